@@ -1,0 +1,29 @@
+"""Recurrent networks as pure functions in JAX, with backward passes derived by hand."""
+
+from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
+from gatedrnn._src.gru import GRU, GRUCarry, GRUParams
+from gatedrnn._src.jordan import Jordan, JordanCarry, JordanParams
+from gatedrnn._src.lstm import LSTM, LSTMCarry, LSTMParams
+from gatedrnn._src.rule import Cell, Rule
+from gatedrnn._src.unroll import trajectory, unroll
+
+__all__ = [
+    "BPTT",
+    "GRU",
+    "LSTM",
+    "Cell",
+    "Elman",
+    "ElmanCarry",
+    "ElmanParams",
+    "GRUCarry",
+    "GRUParams",
+    "Jordan",
+    "JordanCarry",
+    "JordanParams",
+    "LSTMCarry",
+    "LSTMParams",
+    "Rule",
+    "trajectory",
+    "unroll",
+]

@@ -1,0 +1,56 @@
+"""How the backward pass through time runs: one frozen value."""
+
+import dataclasses
+
+from gatedrnn._src import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class BPTT:
+    """Back-propagation through time, exact by default; every field holds on both routes.
+
+    Attributes:
+      rule: None takes the cell's hand-derived rule if it has one and autodiff if not; `"hand"`
+        insists on the rule; `"autodiff"` differentiates the loop itself. A hand-derived rule is
+        reverse mode: `jax.jvp`, `jax.linearize` and `jax.jacfwd` straight through `unroll` raise
+        "can't apply forward-mode differentiation (jvp) to a custom_vjp function"; use
+        `rule="autodiff"` for those. Forward over reverse (`jax.hessian`-vector products,
+        `jax.jvp` of `jax.grad`) and reverse over reverse work on both routes.
+      chunk: how many steps the engine projects, linearizes and contracts at once, at least 1; `T`
+        if that is less; a remainder is one shorter chunk. None: chosen from the sizes, so that the
+        temporaries of a chunk stay in cache.
+      truncate: `k`, to set the gradient that crosses between array positions `jk−1` and `jk` to
+        zero, in both directions, whatever the chunk or mask (Williams & Peng 1990); the forward
+        pass and the gradient of the initial carry's own window are unchanged.
+      cell_path_only: cut the gradient through the recurrent input for the state and keep it for
+        the weights: the truncation of the 1997 LSTM paper. Not exact; Elman and Jordan networks
+        and cells without a rule have no such path.
+      clip: bound every element of `δcarry` to `[−clip, clip]` as it leaves a step of the backward
+        pass (Graves 2013). No forward mode on either route.
+      save: what the forward pass keeps. `"carries"`: the carry of every step; gates are computed
+        again, for a whole chunk at once. `"gates"`: the gates too; fastest where products
+        dominate, about three times the memory. `"boundaries"`: only the carry at the start of each
+        chunk; the chunk's forward pass runs again. On the autodiff route, the same by
+        `jax.checkpoint` of a step, not at all, and of a chunk.
+
+    Raises:
+      ValueError: an unknown option, or a number out of range.
+    """
+
+    rule: str | None = None
+    chunk: int | None = None
+    truncate: int | None = None
+    cell_path_only: bool = False
+    clip: float | None = None
+    save: str = "carries"
+
+    def __post_init__(self) -> None:
+        checks.option("rule", self.rule, (None, "hand", "autodiff"))
+        if self.chunk is not None:
+            checks.size("chunk", self.chunk)
+        if self.truncate is not None:
+            checks.size("truncate", self.truncate)
+        checks.flag("cell_path_only", self.cell_path_only)
+        if self.clip is not None:
+            checks.number("clip", self.clip, above=0)
+        checks.option("save", self.save, ("carries", "gates", "boundaries"))

@@ -1,0 +1,50 @@
+"""Checks of plain values: each error names the argument, what it got and what it expected."""
+
+import operator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def size(name: str, value: Any) -> None:
+    """Raise unless `value` is an integer of at least 1."""
+    try:
+        ok = not isinstance(value, bool) and operator.index(value) >= 1
+    except TypeError:
+        ok = False
+    if not ok:
+        raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
+
+
+def option(name: str, value: Any, options: tuple[Any, ...]) -> None:
+    """Raise unless `value` is one of `options`."""
+    if not any(value is o or (type(value) is type(o) and value == o) for o in options):
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, options))}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: got {value!r}, expected True or False")
+
+
+def number(name: str, value: Any, *, above: float | None = None) -> None:
+    """Raise unless `value` is a finite Python number (and greater than `above`)."""
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    if not ok or (above is not None and value <= above):
+        bound = "" if above is None else f" above {above}"
+        raise ValueError(f"{name}: got {value!r}, expected a finite number{bound}")
+
+
+def rate(name: str, value: Any) -> None:
+    """Raise unless `value` is a number in `[0, 1)`."""
+    number(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1)")
+
+
+def floating(name: str, dtype: Any) -> None:
+    """Raise unless `dtype` is a real floating-point type."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: got {np.dtype(dtype).name}, expected a floating-point dtype")

@@ -1,0 +1,108 @@
+"""The arithmetic that every cell shares: products, sums over time and batch, squashing, initial values.
+
+Axes: `...` any leading axes (time, batch), `I` inputs, `O` outputs.
+Products take their operands in the dtype of the kernel and accumulate in at least float32.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+
+def accumulator(dtype: DTypeLike) -> np.dtype:
+    """The dtype in which values of `dtype` are summed and squashed: at least float32."""
+    dtype = np.dtype(dtype)
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
+def dot(x: Array, kernel: Array) -> Array:
+    """`x W`: `x [..., I]`, `kernel [I, O]` -> `[..., O]` in the accumulator's dtype."""
+    return _dot(x, kernel, kernel_axis=0)
+
+
+def dot_transposed(delta: Array, kernel: Array) -> Array:
+    """`δ Wᵀ`: `delta [..., O]`, `kernel [I, O]` -> `[..., I]` in the accumulator's dtype."""
+    return _dot(delta, kernel, kernel_axis=1)
+
+
+def _dot(x: Array, kernel: Array, kernel_axis: int) -> Array:
+    return lax.dot_general(
+        x.astype(kernel.dtype),
+        kernel,
+        (((x.ndim - 1,), (kernel_axis,)), ((), ())),
+        preferred_element_type=accumulator(kernel.dtype),
+    )
+
+
+def outer(x: Array, delta: Array) -> Array:
+    """`Σ xᵀ δ` over all leading axes: `x [..., I]`, `delta [..., O]` -> `[I, O]`.
+
+    One contraction over time and every batch axis: merging the axes by a reshape instead would make
+    the compiler gather a batch axis that is sharded.
+    """
+    leading = tuple(range(x.ndim - 1))
+    return lax.dot_general(
+        x,
+        delta.astype(x.dtype),
+        ((leading, leading), ((), ())),
+        preferred_element_type=accumulator(x.dtype),
+    )
+
+
+def total(delta: Array) -> Array:
+    """`Σ δ` over all leading axes: `[..., O]` -> `[O]`."""
+    return jnp.sum(delta, axis=tuple(range(delta.ndim - 1)))
+
+
+def matrices_as(params: Any, dtype: DTypeLike) -> Any:
+    """`params` with every matrix in `dtype`; biases and diagonals, which are only added, stay."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
+
+
+def sigmoid(a: Array) -> Array:
+    """The logistic function, as `½ tanh(a/2) + ½`: vectorised on every backend, no overflow."""
+    return 0.5 * jnp.tanh(0.5 * a) + 0.5
+
+
+def squash(a: Array, kinds: str) -> list[Array]:
+    """Split `a [..., nH]` into `n` gates and squash them: `s` logistic, `t` tanh, one per gate.
+
+    A single tanh over the stacked array, between one scale and one shift, is faster than one
+    function per gate: `σ(a) = ½ tanh(a/2) + ½`.
+    """
+    width = a.shape[-1] // len(kinds)
+    scale = np.repeat([0.5 if kind == "s" else 1.0 for kind in kinds], width).astype(a.dtype)
+    shift = np.repeat([0.5 if kind == "s" else 0.0 for kind in kinds], width).astype(a.dtype)
+    return jnp.split(scale * jnp.tanh(scale * a) + shift, len(kinds), axis=-1)
+
+
+class Activation(NamedTuple):
+    """An element-wise function `f` and its derivative, written in terms of the value `y = f(a)`."""
+
+    apply: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+
+
+ACTIVATIONS = {
+    "tanh": Activation(jnp.tanh, lambda y: 1 - y * y),
+    "relu": Activation(lambda a: jnp.maximum(a, 0), lambda y: (y > 0).astype(y.dtype)),
+    "sigmoid": Activation(sigmoid, lambda y: y * (1 - y)),
+    "identity": Activation(lambda a: a, jnp.ones_like),
+}
+
+
+def lecun_normal(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
+    """An input kernel: normal with variance `1 / fan_in`."""
+    return jax.nn.initializers.lecun_normal()(key, tuple(shape), accumulator(dtype)).astype(dtype)
+
+
+def orthogonal_gates(key: Array, rows: int, columns: int, gates: int, dtype: DTypeLike) -> Array:
+    """A recurrent kernel `[rows, gates · columns]`: one (semi-)orthogonal matrix per gate."""
+    make = jax.nn.initializers.orthogonal()
+    blocks = [make(k, (rows, columns), accumulator(dtype)) for k in jax.random.split(key, gates)]
+    return jnp.concatenate(blocks, axis=-1).astype(dtype)

@@ -1,0 +1,73 @@
+"""What a cell is, and what a hand-derived backward rule is made of.
+
+Axes: `*B` any batch axes, `T` time, `I` input features, `F` output features.
+The cells implement this interface and the engine runs it; neither imports the other.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from jax import Array
+from jax.typing import DTypeLike
+
+Params = Any  # a pytree of arrays
+Carry = Any  # a pytree of arrays [*B, ...]
+
+
+class Rule(NamedTuple):
+    """A backward pass derived by hand: five pure functions of a cell, without any loop over time.
+
+    The engine owns time, batch, masks, resets, truncation, clipping and memory; the functions hold
+    the equations. Leading axes are `...`: a batch in the two sequential ones, time and batch in the
+    others, so each must work for any number of them. Kernels (leaves of `params` with two or more
+    axes) arrive in the dtype of `xs`. The output of the cell must be the **first leaf of its
+    carry**, a tuple or NamedTuple.
+
+    Attributes:
+      project: `(cell, params, xs [..., I]) -> a`; all that does not depend on the carry.
+      recur: `(cell, params, carry, a) -> (carry, gates)`; the step. `gates` is any pytree that
+        the backward pass wants and that can be recomputed. The engine calls it step by step
+        forward, and once more on stacked carries to recompute the gates of many steps at once.
+      linearize: `(cell, params, before, after, gates) -> local`; what the reverse step
+        needs, from the carry before and after each step. Element-wise work and large products.
+      backward: `(cell, params, local, dcarry) -> (dcarry, delta)`; the reverse step. `dcarry` is
+        `δcarry_t` in full, what reaches it from the loss at `t` included; `delta` is any pytree.
+      contract: `(cell, params, xs, before, after, gates, delta) -> (dparams, dxs)`; the sums over
+        time and every batch axis, as large products.
+      has_cell_path: whether `recur` and `backward` take `cell_path_only=True`, which cuts the
+        gradient through the recurrent input for the state and keeps it for the weights.
+    """
+
+    project: Callable[..., Any]
+    recur: Callable[..., tuple[Carry, Any]]
+    linearize: Callable[..., Any]
+    backward: Callable[..., tuple[Carry, Any]]
+    contract: Callable[..., tuple[Params, Array]]
+    has_cell_path: bool = False
+
+
+@runtime_checkable
+class Cell(Protocol):
+    """One step of a recurrent network: a hashable value with three methods, usually a frozen dataclass.
+
+    A cell may carry a class attribute `rule` of type `Rule`, its backward pass derived by hand;
+    without one it is differentiated by JAX.
+    """
+
+    def init(self, key: Array, in_features: int, dtype: DTypeLike = ...) -> Params:
+        """New parameters, a pytree of arrays."""
+        ...
+
+    def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = ...) -> Carry:
+        """The initial carry, usually zeros, for inputs of `dtype`."""
+        ...
+
+    def step(self, params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
+        """One time step: `x [*B, I]` -> the new carry and the output `[*B, F]`."""
+        ...
+
+
+class RuledCell(Cell, Protocol):
+    """A cell with a backward rule of its own."""
+
+    rule: ClassVar[Rule]

@@ -1,0 +1,18 @@
+"""A single step of a cell that has a rule, from the rule's own pieces."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gatedrnn._src import inputs
+from gatedrnn._src.numerics import matrices_as
+from gatedrnn._src.rule import Carry, Params, RuledCell
+
+
+def ruled_step(cell: RuledCell, params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
+    """`project` and `recur` for one step: `x [*B, I]` -> the new carry and its first leaf."""
+    x = jnp.asarray(x)
+    carry = inputs.check_step(cell, params, carry, x)
+    params = matrices_as(params, x.dtype)
+    carry, _ = cell.rule.recur(cell, params, carry, cell.rule.project(cell, params, x))
+    return carry, jax.tree.leaves(carry)[0]

@@ -1,0 +1,182 @@
+"""A cell over a whole sequence: the public edge of the engine.
+
+Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src import engine, inputs
+from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.rule import Carry, Cell, Params
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Carry | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_carry: Carry | None = None,
+    reverse: bool = False,
+    bptt: BPTT = BPTT(),  # noqa: B008 (frozen)
+) -> tuple[Carry, Array]:
+    """Run `cell` over the leading axis of `xs`, as `lax.scan` would, and differentiate it well.
+
+    The gradient is the cell's hand-derived rule where it has one, which is reverse mode only:
+    `jax.jvp` and `jax.jacfwd` straight through need `bptt=gr.BPTT(rule="autodiff")`.
+
+    Args:
+      cell: any cell; hashable.
+      params: its parameters, in the dtype of `xs`, or float32 where `xs` is a 16-bit float.
+      xs: `[T, *B, I]`, time first.
+      carry: the initial carry, `[*B, ...]` in every leaf; None: the cell's own, zeros. Cast once to
+        the dtypes that `xs` asks for.
+      lengths: `[*B]`, integers: row `b` has `lengths[b]` steps, the rest is padding.
+      mask: `[T, *B]`, booleans of any pattern, instead of `lengths`. A step that is False is
+        skipped in either direction: it keeps the carry and yields zeros, and whatever it holds, NaN
+        included, reaches no output, carry or gradient.
+      resets: `[T, *B]`, booleans: True at `t` puts a boundary between `t-1` and `t` (an episode or
+        a document starts at `t`). Forward, `t` starts from `reset_carry`; in reverse, the valid
+        step before it does. The reset of a masked step is ignored.
+      reset_carry: what steps start from after a boundary, shaped as `carry`; None: the cell's own.
+      reverse: run from the end; outputs stay in the order of the input.
+      bptt: how the backward pass runs.
+
+    Returns:
+      The carry after the last valid step (the initial one where there is none), and the outputs
+      `ys [T, *B, F]` in the dtype of `xs`.
+
+    Raises:
+      ValueError: a shape, structure or combination that does not fit.
+      TypeError: a dtype that does not fit.
+    """
+    arguments = (lengths, mask, resets, reset_carry, reverse, bptt)
+    final, ys, _ = _run(cell, params, xs, carry, *arguments, every_carry=False)
+    return final, ys
+
+
+def trajectory(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Carry | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_carry: Carry | None = None,
+    reverse: bool = False,
+    bptt: BPTT = BPTT(),  # noqa: B008 (frozen)
+) -> tuple[Carry, Array]:
+    """`unroll` that returns the carry of every step instead of the last.
+
+    Args and errors are those of `unroll`.
+
+    Returns:
+      `(carries, ys)`: `carries` with leaves `[T, *B, ...]`, the carry after each step (before it, a
+      boundary of `resets` may have replaced the one that came in; a masked step repeats the one
+      that it keeps), and the outputs `[T, *B, F]`.
+    """
+    arguments = (lengths, mask, resets, reset_carry, reverse, bptt)
+    _, ys, carries = _run(cell, params, xs, carry, *arguments, every_carry=True)
+    return carries, ys
+
+
+def _run(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    lengths: Array | None,
+    mask: Array | None,
+    resets: Array | None,
+    reset_carry: Carry | None,
+    reverse: bool,
+    bptt: BPTT,
+    every_carry: bool,
+) -> tuple[Carry, Array, Any]:
+    inputs.check_cell(cell)
+    _check_bptt(cell, bptt)
+    xs = jnp.asarray(xs)
+    if xs.ndim < 2:
+        raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
+    inputs.check_floating("xs", xs)
+    inputs.check_params(cell, params, xs)
+    length, batch_shape = len(xs), xs.shape[1:-1]
+    carry = inputs.as_carry(cell, carry, batch_shape, xs)
+    mask = inputs.as_mask(lengths, mask, length, batch_shape)
+    if reset_carry is not None and resets is None:
+        raise ValueError("reset_carry: got one without resets, expected both or neither")
+    if resets is not None:
+        resets = inputs.as_flags("resets", resets, length, batch_shape)
+        resets = _starts(resets, mask, reverse)
+        reset_carry = inputs.as_carry(cell, reset_carry, batch_shape, xs, "reset_carry")
+    steps = engine.Steps(
+        xs=inputs.zero_masked(xs, mask),
+        skips=None if mask is None else ~mask,
+        resets=resets,
+        cuts=None if bptt.truncate is None else _cuts(bptt.truncate, length, reverse),
+    )
+    plan = engine.Plan(cell, bptt, reverse, every_carry)
+    final, ys, carries = engine.run(plan, params, carry, steps, reset_carry)
+    return final, inputs.zero_masked(ys, mask), carries
+
+
+def _check_bptt(cell: Cell, bptt: BPTT) -> None:
+    if not isinstance(bptt, BPTT):
+        raise TypeError(f"bptt: got {bptt!r}, expected a gr.BPTT")
+    rule = getattr(cell, "rule", None)
+    if bptt.rule == "hand" and rule is None:
+        raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")
+    if bptt.cell_path_only and (rule is None or not rule.has_cell_path):
+        raise ValueError(
+            f"cell_path_only: got True, expected False: {cell!r} has no path from state to state "
+            "beside its recurrent input"
+        )
+
+
+def _starts(resets: Array, mask: Array | None, reverse: bool) -> Array:
+    """Which steps start from the reset carry, `[T, *B]`.
+
+    Forward, those with a reset. In reverse, the valid step that comes before one: the reset of the
+    next valid step after `t`, found by a running minimum from the right over `2t + (no reset)`, of
+    which the parity tells whether there is one.
+    """
+    if mask is not None:
+        resets = resets & mask
+    if not reverse:
+        return resets
+    length = len(resets)
+    later = jnp.zeros_like(resets[:1])
+    if mask is None:
+        return jnp.concatenate([resets, later])[1:]
+    step = lax.broadcasted_iota(jnp.int32, resets.shape, 0)
+    coded = jnp.where(mask, 2 * step + (~resets).astype(step.dtype), 2 * length + 1)
+    nearest = lax.cummin(coded, axis=0, reverse=True)
+    return jnp.concatenate([nearest % 2 == 0, later])[1:]
+
+
+def _cuts(truncate: int, length: int, reverse: bool) -> Array:
+    """Which steps pass no gradient on to the step that ran before them, `[T]`.
+
+    The cut lies between positions `jk-1` and `jk`: entering `jk` forward, `jk-1` in reverse.
+    """
+    boundary = jnp.arange(length) + (1 if reverse else 0)
+    return (boundary % truncate == 0) & (boundary > 0) & (boundary < length)
+
+
+def output_features(cell: Cell, in_features: int) -> int:
+    """`F`, the size of the output of `cell` for inputs of `in_features`."""
+
+    def once(key: Array) -> Array:
+        x = jnp.zeros(in_features)
+        return cell.step(cell.init(key, in_features), cell.carry((), x.dtype), x)[1]
+
+    return jax.eval_shape(once, jax.random.key(0)).shape[-1]
