@@ -4,6 +4,12 @@ from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.gru import GRU, GRUCarry, GRUParams
 from gatedrnn._src.jordan import Jordan, JordanCarry, JordanParams
+from gatedrnn._src.layers.bidirectional import bidirectional
+from gatedrnn._src.layers.compose import repeat, residual, stack
+from gatedrnn._src.layers.final import final
+from gatedrnn._src.layers.layer import Layer
+from gatedrnn._src.layers.recurrent import recurrent
+from gatedrnn._src.layers.stepwise import dense, dropout, embed
 from gatedrnn._src.lstm import LSTM, LSTMCarry, LSTMParams
 from gatedrnn._src.rule import Cell, Rule
 from gatedrnn._src.unroll import trajectory, unroll
@@ -23,7 +29,17 @@ __all__ = [
     "JordanParams",
     "LSTMCarry",
     "LSTMParams",
+    "Layer",
     "Rule",
+    "bidirectional",
+    "dense",
+    "dropout",
+    "embed",
+    "final",
+    "recurrent",
+    "repeat",
+    "residual",
+    "stack",
     "trajectory",
     "unroll",
 ]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.rule import Carry, Cell, Params
 
 
@@ -38,6 +39,20 @@ def check_cell(cell: Any) -> None:
         ) from None
 
 
+def check_bptt(cell: Cell, bptt: BPTT) -> None:
+    """Raise unless the backward pass that `bptt` asks for is one that `cell` has."""
+    if not isinstance(bptt, BPTT):
+        raise TypeError(f"bptt: got {bptt!r}, expected a gr.BPTT")
+    rule = getattr(cell, "rule", None)
+    if bptt.rule == "hand" and rule is None:
+        raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")
+    if bptt.cell_path_only and (rule is None or not rule.has_cell_path):
+        raise ValueError(
+            f"cell_path_only: got True, expected False: {cell!r} has no path from state to state "
+            "beside its recurrent input"
+        )
+
+
 def check_params(cell: Cell, params: Params, x: Array, name: str = "xs") -> None:
     """Raise unless `params` are those of `cell` for the features and dtype of `x [..., I]`."""
     expected = _params_template(cell, x.shape[-1])
@@ -56,10 +71,11 @@ def check_params(cell: Cell, params: Params, x: Array, name: str = "xs") -> None
                 f"features on the last axis of {name}, shape {x.shape}"
             )
     if hasattr(cell, "rule"):
-        _check_dtypes(params, x, name)
+        check_dtypes(params, x, name)
 
 
-def _check_dtypes(params: Params, x: Array, name: str) -> None:
+def check_dtypes(params: Params, x: Array, name: str) -> None:
+    """Raise unless `params` are in the dtype of `x`, or in float32 beside a 16-bit `x`."""
     got = sorted({jnp.result_type(leaf).name for leaf in jax.tree.leaves(params)})
     allowed = {x.dtype.name}
     if x.dtype.itemsize == 2:

@@ -103,7 +103,7 @@ def _run(
     every_carry: bool,
 ) -> tuple[Carry, Array, Any]:
     inputs.check_cell(cell)
-    _check_bptt(cell, bptt)
+    inputs.check_bptt(cell, bptt)
     xs = jnp.asarray(xs)
     if xs.ndim < 2:
         raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
@@ -116,7 +116,7 @@ def _run(
         raise ValueError("reset_carry: got one without resets, expected both or neither")
     if resets is not None:
         resets = inputs.as_flags("resets", resets, length, batch_shape)
-        resets = _starts(resets, mask, reverse)
+        resets = steps_that_start(resets, mask, reverse)
         reset_carry = inputs.as_carry(cell, reset_carry, batch_shape, xs, "reset_carry")
     steps = engine.Steps(
         xs=inputs.zero_masked(xs, mask),
@@ -129,20 +129,7 @@ def _run(
     return final, inputs.zero_masked(ys, mask), carries
 
 
-def _check_bptt(cell: Cell, bptt: BPTT) -> None:
-    if not isinstance(bptt, BPTT):
-        raise TypeError(f"bptt: got {bptt!r}, expected a gr.BPTT")
-    rule = getattr(cell, "rule", None)
-    if bptt.rule == "hand" and rule is None:
-        raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")
-    if bptt.cell_path_only and (rule is None or not rule.has_cell_path):
-        raise ValueError(
-            f"cell_path_only: got True, expected False: {cell!r} has no path from state to state "
-            "beside its recurrent input"
-        )
-
-
-def _starts(resets: Array, mask: Array | None, reverse: bool) -> Array:
+def steps_that_start(resets: Array, mask: Array | None, reverse: bool) -> Array:
     """Which steps start from the reset carry, `[T, *B]`.
 
     Forward, those with a reset. In reverse, the valid step that comes before one: the reset of the
@@ -176,7 +163,7 @@ def output_features(cell: Cell, in_features: int) -> int:
     """`F`, the size of the output of `cell` for inputs of `in_features`."""
 
     def once(key: Array) -> Array:
-        x = jnp.zeros(in_features)
+        x = jnp.zeros(in_features, jnp.float32)
         return cell.step(cell.init(key, in_features), cell.carry((), x.dtype), x)[1]
 
     return jax.eval_shape(once, jax.random.key(0)).shape[-1]

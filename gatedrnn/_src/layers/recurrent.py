@@ -1,0 +1,186 @@
+"""A cell lifted over time.
+
+Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from gatedrnn._src import checks, inputs
+from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.layers.layer import as_sequence, last_valid, no_features
+from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.unroll import output_features, unroll
+
+
+class RecurrentParams(NamedTuple):
+    """Parameters of a recurrent layer: the cell's, and the initial carry if it is learned."""
+
+    cell: Params
+    initial: Carry | None  # without batch axes
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+    """A cell unrolled over time; see `recurrent`."""
+
+    cell: Cell
+    bptt: BPTT = BPTT()
+    initial: str = "zeros"
+
+    def __post_init__(self) -> None:
+        inputs.check_cell(self.cell)
+        inputs.check_bptt(self.cell, self.bptt)
+        checks.option("initial", self.initial, ("zeros", "learned"))
+
+    def out_features(self, in_features: int | None) -> int:
+        """The size of the cell's output."""
+        no_features(self, in_features)
+        return output_features(self.cell, in_features)
+
+    def init(
+        self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
+    ) -> RecurrentParams:
+        """The cell's parameters; a learned initial carry starts as the cell's own."""
+        no_features(self, in_features)
+        learned = self.cell.carry((), dtype) if self.initial == "learned" else None
+        if learned is not None:  # parameters are all in one dtype
+            learned = jax.tree.map(lambda leaf: leaf.astype(dtype), learned)
+        return RecurrentParams(self.cell.init(key, in_features, dtype), learned)
+
+    def carry(
+        self,
+        batch_shape: tuple[int, ...],
+        dtype: DTypeLike = jnp.float32,
+        params: RecurrentParams | None = None,
+    ) -> Carry:
+        """The cell's initial carry, or the learned one, which is in `params`."""
+        zeros = self.cell.carry(batch_shape, dtype)
+        if self.initial == "zeros":
+            return zeros
+        if params is None:
+            raise ValueError(
+                "params: got None, expected the layer's parameters: its initial carry is learned"
+            )
+        return jax.tree.map(
+            lambda leaf, zero: jnp.broadcast_to(leaf.astype(zero.dtype), zero.shape),
+            params.initial,
+            zeros,
+        )
+
+    def apply(
+        self,
+        params: RecurrentParams,
+        xs: Array,
+        carry: Carry | None = None,
+        *,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Array]:
+        """`unroll` of the cell: `xs [T, *B, I]` -> the final carry and `ys [T, *B, F]`.
+
+        After a reset too, a step starts from the layer's initial carry.
+        """
+        xs, mask = as_sequence(self, xs, lengths, mask)
+        return self.run(params, xs, carry, mask, resets, reverse=False)
+
+    def run(
+        self,
+        params: RecurrentParams,
+        xs: Array,
+        carry: Carry | None,
+        mask: Array | None,
+        resets: Array | None,
+        reverse: bool,
+    ) -> tuple[Carry, Array]:
+        """`apply` in either direction."""
+        check_recurrent_params(params)
+        initial = self.carry(xs.shape[1:-1], xs.dtype, params)
+        return unroll(
+            self.cell,
+            params.cell,
+            xs,
+            initial if carry is None else carry,
+            mask=mask,
+            resets=resets,
+            reset_carry=None if resets is None else initial,
+            reverse=reverse,
+            bptt=self.bptt,
+        )
+
+    def step(
+        self, params: RecurrentParams, carry: Carry, x: Array, *, key: Array | None = None
+    ) -> tuple[Carry, Array]:
+        """One step of the cell: `x [*B, I]` -> the new carry and `[*B, F]`."""
+        check_recurrent_params(params)
+        return self.cell.step(params.cell, carry, x)
+
+    def final(
+        self,
+        params: RecurrentParams,
+        xs: Array,
+        carry: Carry | None = None,
+        *,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Array]:
+        """The final carry and the output that belongs to it, `[*B, F]`; zeros for an empty row."""
+        xs, mask = as_sequence(self, xs, lengths, mask)
+        return self.run_to_end(params, xs, carry, mask, resets, reverse=False)
+
+    def run_to_end(
+        self,
+        params: RecurrentParams,
+        xs: Array,
+        carry: Carry | None,
+        mask: Array | None,
+        resets: Array | None,
+        reverse: bool,
+    ) -> tuple[Carry, Array]:
+        """`final` in either direction."""
+        carry, ys = self.run(params, xs, carry, mask, resets, reverse)
+        if getattr(self.cell, "rule", None) is None:
+            return carry, last_valid(ys, mask, first=reverse)
+        # the output is the first leaf of the carry: no sequence of outputs is needed at all
+        y = jax.tree.leaves(carry)[0]
+        if len(xs) == 0:
+            return carry, jnp.zeros_like(y)
+        return carry, y if mask is None else inputs.zero_masked(y, jnp.any(mask, axis=0))
+
+
+def check_recurrent_params(params: Any) -> None:
+    """Raise where a cell's parameters stand in for the layer's."""
+    if not isinstance(params, RecurrentParams):
+        raise ValueError(
+            f"params: got {type(params).__name__}, expected RecurrentParams(cell, initial)"
+        )
+
+
+def recurrent(cell: Cell, bptt: BPTT = BPTT(), initial: str = "zeros") -> Recurrent:  # noqa: B008
+    """A layer that runs `cell` over time.
+
+    Args:
+      cell: any cell.
+      bptt: how its backward pass runs.
+      initial: `"zeros"`, the cell's own initial carry, or `"learned"`: the initial carry, also after
+        resets, is a parameter.
+
+    Raises:
+      TypeError: `cell` is not a cell.
+      ValueError: an unknown option.
+    """
+    return Recurrent(cell, bptt, initial)
+
+
+def lift(layer: Any) -> Any:
+    """A layer as it is; a bare cell as a recurrent layer."""
+    return layer if hasattr(layer, "apply") else Recurrent(layer)
