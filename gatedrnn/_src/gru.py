@@ -41,7 +41,7 @@ class GRUCarry(NamedTuple):
 
 
 class GRUGates(NamedTuple):
-    """What a step squashes, each `[..., H]`; `u = h W_s + d_s`, None where the reset comes before."""
+    """The gates, each `[..., H]`; `u = h U_s + d_s`, None where the reset comes before."""
 
     r: Array
     z: Array
@@ -121,7 +121,7 @@ class GRULocal(NamedTuple):
 
 
 class GRUDelta(NamedTuple):
-    """The cotangents of one step: `δa = [δa^r, δa^z, δs] [..., 3H]`, and `δu` (reset after only)."""
+    """Of one step, `δa = [δa^r, δa^z, δs] [..., 3H]` and `δu [..., H]` (reset after only)."""
 
     a: Array
     u: Array | None
@@ -198,8 +198,8 @@ def contract(
 class GRU:
     """Gated recurrent unit; which of the four published forms is said, never assumed.
 
-    `r, z = σ(x W + h U + b)`; `n = tanh(x W_n + (r ⊙ h) U_n + b_n)` where the reset comes before the
-    product, `n = tanh(x W_n + b_n + r ⊙ (h U_n + d_n))` where it comes after. The update gate
+    `r, z = σ(x W + h U + b)`; `n = tanh(x W_n + (r ⊙ h) U_n + b_n)` where the reset comes before
+    the product, `n = tanh(x W_n + b_n + r ⊙ (h U_n + d_n))` where it comes after. The update gate
     writes, `h' = (1−z) ⊙ h + z ⊙ n`, or keeps, `h' = z ⊙ h + (1−z) ⊙ n`: the same model with the
     sign of `z`'s weights flipped. Gate order `r, z, n`.
 

@@ -56,8 +56,7 @@ def check_bptt(cell: Cell, bptt: BPTT) -> None:
 def check_params(cell: Cell, params: Params, x: Array, name: str = "xs") -> None:
     """Raise unless `params` are those of `cell` for the features and dtype of `x [..., I]`."""
     expected = _params_template(cell, x.shape[-1])
-    got_structure, structure = jax.tree.structure(params), jax.tree.structure(expected)
-    if got_structure != structure:
+    if not _alike(params, expected):
         raise ValueError(
             f"params: got {_describe(params)}, expected {_describe(expected)}, those of {cell!r}"
         )
@@ -99,7 +98,7 @@ def as_carry(
     if carry is None:
         return cell.carry(batch_shape, x.dtype)
     expected = jax.eval_shape(lambda: cell.carry(batch_shape, x.dtype))
-    if jax.tree.structure(carry) != jax.tree.structure(expected):
+    if not _alike(carry, expected):
         raise ValueError(
             f"{name}: got {_describe(carry)}, expected {_describe(expected)}, that of {cell!r}"
         )
@@ -176,6 +175,11 @@ def zero_masked(xs: Array, mask: Array | None) -> Array:
         return xs
     mask = mask.reshape(mask.shape + (1,) * (xs.ndim - mask.ndim))
     return jnp.where(mask, xs, jnp.zeros((), xs.dtype))
+
+
+def _alike(tree: Any, other: Any) -> bool:
+    structure: Any = jax.tree.structure(tree)
+    return bool(structure == jax.tree.structure(other))
 
 
 def _describe(tree: Any) -> str:

@@ -103,7 +103,7 @@ def contract(
     h: Array,
     delta: tuple[Array, Array],
 ) -> tuple[JordanParams, Array]:
-    """`δU = Σ xᵀ δa`, `δW = Σ o_{t-1}ᵀ δa`, `δV = Σ hᵀ δe`, `δb = Σ δa`, `δc = Σ δe`; `δx = δa Uᵀ`."""
+    """`δU = Σ xᵀ δa`, `δW = Σ o_{t-1}ᵀ δa`, `δV = Σ hᵀ δe`, `δb`, `δc`; `δx = δa Uᵀ`."""
     da, de = delta
     dparams = JordanParams(
         kernel=outer(xs, da),

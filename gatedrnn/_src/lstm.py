@@ -46,8 +46,9 @@ class LSTMCarry(NamedTuple):
     c: Array
 
 
-# The equations, with a^k = x W_k + r_{t-1} W_kr + b_k (Hochreiter & Schmidhuber 1997; Gers et al. 2000;
-# peepholes: Gers, Schraudolph & Schmidhuber 2002; projection: Sak et al. 2014; coupled: Greff et al. 2017):
+# The equations, with a^k = x W_k + r_{t-1} W_kr + b_k (Hochreiter & Schmidhuber 1997; forget gate:
+# Gers et al. 2000; peepholes: Gers et al. 2002; projection: Sak et al. 2014; coupled: Greff et al.
+# 2017):
 #
 #   i = σ(a^i + c_{t-1} P_i)    f = σ(a^f + c_{t-1} P_f)    g = tanh(a^g)
 #   c_t = f ⊙ c_{t-1} + i ⊙ g
@@ -92,15 +93,18 @@ def _peeped_width(cell: "LSTM") -> int:
 def _peep(cell: "LSTM", c: Array, peephole: Array) -> Array:
     if cell.peephole == "full":
         return dot(c, peephole)
-    return _repeat(c, peephole.shape[-1]) * peephole.astype(c.dtype)
+    return jnp.tile(c, len(peephole) // cell.features) * peephole.astype(c.dtype)
 
 
-def _repeat(c: Array, width: int) -> Array:
-    return jnp.concatenate([c] * (width // c.shape[-1]), axis=-1)
+def _peepholes(cell: "LSTM", params: LSTMParams, kind: str) -> tuple[Array, Array] | None:
+    """`P` of the gates that read the old memory and of `o`, if the peepholes are of this `kind`."""
+    if cell.peephole != kind or params.peephole is None or params.output_peephole is None:
+        return None
+    return params.peephole, params.output_peephole
 
 
-# The rule. With δr_t in full (the loss at t and δa_{t+1} W_rᵀ), the cotangent of c_{t} from step t+1
-# called δc, and m, tanh(c) short for their values at t:
+# The rule. With δr_t in full (the loss at t and δa_{t+1} W_rᵀ), δc what reaches c_t from step t+1
+# and from the loss, and m, c in a product short for their values at t:
 #
 #   δm   = δr_t Rᵀ                                   (δr_t without projection)
 #   δa^o = δm ⊙ k_o                                  k_o = tanh(c) ⊙ o(1−o)
@@ -118,8 +122,8 @@ class LSTMLocal(NamedTuple):
     """The derivatives of one step that the reverse recurrence multiplies by."""
 
     gates: Array  # k_i, k_f, k_g, k_o stacked, [..., nH]
-    into_memory: Array  # ∂c_t/∂m-path, [..., H]
-    keep: Array  # ∂c_t/∂c_{t-1}, [..., H]
+    into_memory: Array  # what multiplies δm on its way into δc_t, [..., H]
+    keep: Array  # what multiplies δc_t on its way into δc_{t-1}, [..., H]
 
 
 def linearize(
@@ -140,9 +144,10 @@ def linearize(
         peeped = jnp.concatenate([g * i * (1 - i), before.c * f * (1 - f)], axis=-1)
     into_memory = o * (1 - tanh_c * tanh_c)
     keep = f
-    if cell.peephole == "diagonal":
-        into_memory = into_memory + k_o * params.output_peephole.astype(k_o.dtype)
-        through = peeped * params.peephole.astype(peeped.dtype)
+    diagonal = _peepholes(cell, params, "diagonal")
+    if diagonal is not None:
+        into_memory = into_memory + k_o * diagonal[1].astype(k_o.dtype)
+        through = peeped * diagonal[0].astype(peeped.dtype)
         keep = keep + sum(jnp.split(through, through.shape[-1] // cell.features, axis=-1))
     return LSTMLocal(jnp.concatenate([peeped, k_g, k_o], axis=-1), into_memory, keep)
 
@@ -160,13 +165,14 @@ def backward(
     projection = params.projection_kernel
     dm = dr if projection is None else dot_transposed(dr, projection)
     dc = dc + dm * local.into_memory
-    if cell.peephole == "full":
-        dc = dc + dot_transposed(dm * local.gates[..., -cell.features :], params.output_peephole)
+    full = _peepholes(cell, params, "full")
+    if full is not None:
+        dc = dc + dot_transposed(dm * local.gates[..., -cell.features :], full[1])
     gates_from_memory = local.gates.shape[-1] // cell.features - 1
     da = local.gates * jnp.concatenate([dc] * gates_from_memory + [dm], axis=-1)
     dc = dc * local.keep
-    if cell.peephole == "full":
-        dc = dc + dot_transposed(da[..., : _peeped_width(cell)], params.peephole)
+    if full is not None:
+        dc = dc + dot_transposed(da[..., : _peeped_width(cell)], full[0])
     before = jnp.zeros_like(dr) if cell_path_only else dot_transposed(da, params.recurrent_kernel)
     return LSTMCarry(before, dc), (da, dr)
 
@@ -180,7 +186,7 @@ def contract(
     gates: tuple[Array, ...],
     delta: tuple[Array, Array],
 ) -> tuple[LSTMParams, Array]:
-    """`δW_kx = Σ xᵀ δa^k`, `δW_kr = Σ r_{t-1}ᵀ δa^k`, `δb = Σ δa`, `δP`, `δR = Σ mᵀ δr`; `δx = δa Wᵀ`."""
+    """`δW = Σ xᵀ δa`, `δW_r = Σ r_{t-1}ᵀ δa`, `δb`, `δP`, `δR = Σ mᵀ δr`; `δx = δa Wᵀ`."""
     da, dr = delta
     peephole = output_peephole = projection = None
     if cell.peephole is not None:
@@ -188,7 +194,7 @@ def contract(
         if cell.peephole == "full":
             peephole, output_peephole = outer(before.c, peeped), outer(after.c, da_o)
         else:
-            peephole = total(_repeat(before.c, peeped.shape[-1]) * peeped)
+            peephole = total(jnp.tile(before.c, peeped.shape[-1] // cell.features) * peeped)
             output_peephole = total(after.c * da_o)
     if cell.projection is not None:
         m = gates[3] * jnp.tanh(after.c)

@@ -1,4 +1,4 @@
-"""The arithmetic that every cell shares: products, sums over time and batch, squashing, initial values.
+"""The arithmetic that cells share: products, sums over time and batch, squashing, initial values.
 
 Axes: `...` any leading axes (time, batch), `I` inputs, `O` outputs.
 Products take their operands in the dtype of the kernel and accumulate in at least float32.

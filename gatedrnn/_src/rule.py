@@ -48,11 +48,15 @@ class Rule(NamedTuple):
 
 @runtime_checkable
 class Cell(Protocol):
-    """One step of a recurrent network: a hashable value with three methods, usually a frozen dataclass.
+    """One step of a recurrent network: a hashable value, usually a frozen dataclass.
 
     A cell may carry a class attribute `rule` of type `Rule`, its backward pass derived by hand;
     without one it is differentiated by JAX.
     """
+
+    def __hash__(self) -> int:
+        """Cells compare by value: compiled programs are looked up by them."""
+        ...
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = ...) -> Params:
         """New parameters, a pytree of arrays."""

@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from gatedrnn._src import engine, inputs
 from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.plan import Plan, Steps
 from gatedrnn._src.rule import Carry, Cell, Params
 
 
@@ -25,7 +26,7 @@ def unroll(
     resets: Array | None = None,
     reset_carry: Carry | None = None,
     reverse: bool = False,
-    bptt: BPTT = BPTT(),  # noqa: B008 (frozen)
+    bptt: BPTT = BPTT(),
 ) -> tuple[Carry, Array]:
     """Run `cell` over the leading axis of `xs`, as `lax.scan` would, and differentiate it well.
 
@@ -73,7 +74,7 @@ def trajectory(
     resets: Array | None = None,
     reset_carry: Carry | None = None,
     reverse: bool = False,
-    bptt: BPTT = BPTT(),  # noqa: B008 (frozen)
+    bptt: BPTT = BPTT(),
 ) -> tuple[Carry, Array]:
     """`unroll` that returns the carry of every step instead of the last.
 
@@ -118,13 +119,13 @@ def _run(
         resets = inputs.as_flags("resets", resets, length, batch_shape)
         resets = steps_that_start(resets, mask, reverse)
         reset_carry = inputs.as_carry(cell, reset_carry, batch_shape, xs, "reset_carry")
-    steps = engine.Steps(
+    steps = Steps(
         xs=inputs.zero_masked(xs, mask),
         skips=None if mask is None else ~mask,
         resets=resets,
         cuts=None if bptt.truncate is None else _cuts(bptt.truncate, length, reverse),
     )
-    plan = engine.Plan(cell, bptt, reverse, every_carry)
+    plan = Plan(cell, bptt, reverse, every_carry)
     final, ys, carries = engine.run(plan, params, carry, steps, reset_carry)
     return final, inputs.zero_masked(ys, mask), carries
 

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, inputs
-from gatedrnn._src.layers.layer import as_sequence, no_features
+from gatedrnn._src.layers.layer import as_sequence, features_of
 from gatedrnn._src.layers.recurrent import Recurrent, lift
 from gatedrnn._src.rule import Carry, Cell
 from gatedrnn._src.unroll import steps_that_start
@@ -52,7 +52,7 @@ class Bidirectional:
 
     def out_features(self, in_features: int | None) -> int:
         """Both outputs side by side, or the size of either."""
-        no_features(self, in_features)
+        in_features = features_of(self, in_features)
         sizes = [layer.out_features(in_features) for layer in (self.forward, self.backward)]
         if self.merge == "concat":
             return sum(sizes)

@@ -112,8 +112,8 @@ def final(layer: Any) -> Final:
     """Many to one: the output that belongs to the final carry of `layer`, without a time axis.
 
     For a causal layer that is the output of each row's last valid step; for a bidirectional one,
-    the forward direction's last and the backward direction's first, merged. Dense layers and dropout
-    on top of a stack see that one output only. Outermost: a stack cannot go on after it.
+    the forward direction's last and the backward direction's first, merged. Dense layers and
+    dropout on top of a stack see that one output only. Outermost: a stack cannot go on after it.
 
     Args:
       layer: a layer or a cell.

@@ -101,10 +101,28 @@ def as_sequence(
     return inputs.zero_masked(xs, mask), mask
 
 
-def no_features(layer: Any, in_features: int | None) -> None:
-    """Raise where a layer that reads features is told that there are none."""
+def features_of(layer: Any, in_features: int | None) -> int:
+    """`in_features` of a layer that reads features; raise where it is told that there are none."""
     if in_features is None:
-        raise ValueError(f"in_features: got None, expected the number of features that {layer} reads")
+        raise ValueError(f"in_features: got None, expected the number that {layer!r} reads")
+    return in_features
+
+
+def same_features(layer: Layer, in_features: int | None) -> int:
+    """`in_features`, if `layer` makes as many; else raise."""
+    in_features = features_of(layer, in_features)
+    out = layer.out_features(in_features)
+    if out != in_features:
+        raise ValueError(
+            f"in_features: got {in_features} for {layer!r}, which makes {out} of them, expected a "
+            "layer that makes as many as it reads"
+        )
+    return out
+
+
+def key_of(key: Array | None, index: int | Array) -> Array | None:
+    """The key of one layer among several."""
+    return None if key is None else jax.random.fold_in(key, index)
 
 
 def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, inputs
 from gatedrnn._src.bptt import BPTT
-from gatedrnn._src.layers.layer import as_sequence, last_valid, no_features
+from gatedrnn._src.layers.layer import as_sequence, features_of, last_valid
 from gatedrnn._src.rule import Carry, Cell, Params
 from gatedrnn._src.unroll import output_features, unroll
 
@@ -40,14 +40,13 @@ class Recurrent:
 
     def out_features(self, in_features: int | None) -> int:
         """The size of the cell's output."""
-        no_features(self, in_features)
-        return output_features(self.cell, in_features)
+        return output_features(self.cell, features_of(self, in_features))
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> RecurrentParams:
         """The cell's parameters; a learned initial carry starts as the cell's own."""
-        no_features(self, in_features)
+        in_features = features_of(self, in_features)
         learned = self.cell.carry((), dtype) if self.initial == "learned" else None
         if learned is not None:  # parameters are all in one dtype
             learned = jax.tree.map(lambda leaf: leaf.astype(dtype), learned)
@@ -165,14 +164,14 @@ def check_recurrent_params(params: Any) -> None:
         )
 
 
-def recurrent(cell: Cell, bptt: BPTT = BPTT(), initial: str = "zeros") -> Recurrent:  # noqa: B008
+def recurrent(cell: Cell, bptt: BPTT = BPTT(), initial: str = "zeros") -> Recurrent:
     """A layer that runs `cell` over time.
 
     Args:
       cell: any cell.
       bptt: how its backward pass runs.
-      initial: `"zeros"`, the cell's own initial carry, or `"learned"`: the initial carry, also after
-        resets, is a parameter.
+      initial: `"zeros"`, the cell's own initial carry, or `"learned"`: the initial carry, also
+        after resets, is a parameter.
 
     Raises:
       TypeError: `cell` is not a cell.

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, inputs
-from gatedrnn._src.layers.layer import as_sequence, no_features
+from gatedrnn._src.layers.layer import as_sequence, features_of
 from gatedrnn._src.numerics import dot, lecun_normal
 
 
@@ -36,14 +36,16 @@ class Dense:
 
     def out_features(self, in_features: int | None) -> int:
         """`F`."""
-        no_features(self, in_features)
+        features_of(self, in_features)
         return self.features
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> DenseParams:
         """Kernel LeCun normal, bias zero."""
+        in_features = features_of(self, in_features)
         checks.size("in_features", in_features)
+        checks.floating("dtype", dtype)
         bias = jnp.zeros(self.features, dtype) if self.use_bias else None
         return DenseParams(lecun_normal(key, (in_features, self.features), dtype), bias)
 
@@ -134,6 +136,7 @@ class Embed:
     ) -> EmbedParams:
         """Rows normal with variance `1 / F`."""
         self.out_features(in_features)
+        checks.floating("dtype", dtype)
         # as a kernel [F, V] whose fan-in is F, transposed
         return EmbedParams(lecun_normal(key, (self.features, self.vocab), dtype).T)
 
@@ -211,15 +214,13 @@ class Dropout:
 
     def out_features(self, in_features: int | None) -> int:
         """As many as come in."""
-        no_features(self, in_features)
-        assert in_features is not None
-        return in_features
+        return features_of(self, in_features)
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> tuple[()]:
         """Nothing."""
-        no_features(self, in_features)
+        features_of(self, in_features)
         return ()
 
     def carry(
@@ -279,7 +280,7 @@ class Dropout:
 
 
 def dropout(rate: float, shared_in_time: bool = False) -> Dropout:
-    """A layer that sets features to zero with probability `rate` and scales the rest by `1/(1-rate)`.
+    """A layer that zeroes features with probability `rate` and scales the rest by `1/(1-rate)`.
 
     The mask follows from the key and the step's number since the initial carry, which the layer's
     carry counts, so that windows and streaming with the same key agree with the whole sequence.

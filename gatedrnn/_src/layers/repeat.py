@@ -1,0 +1,138 @@
+"""The same layer several times, with parameters of its own each time.
+
+Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features, `n` layers.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from gatedrnn._src import checks, engine
+from gatedrnn._src.layers.final import finish
+from gatedrnn._src.layers.layer import (
+    Layer,
+    as_sequence,
+    check_layer,
+    is_causal,
+    key_of,
+    same_features,
+)
+from gatedrnn._src.layers.recurrent import lift
+from gatedrnn._src.rule import Carry, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+    """Equal layers one after another; see `repeat`."""
+
+    layer: Layer
+    n: int
+
+    def __post_init__(self) -> None:
+        check_layer("layer", self.layer)
+        checks.size("n", self.n)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the layer is."""
+        return is_causal(self.layer)
+
+    def out_features(self, in_features: int | None) -> int | None:
+        """As many as come in."""
+        return same_features(self.layer, in_features)
+
+    def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
+        """The layer's parameters with a leading axis `n`."""
+        self.out_features(in_features)
+        keys = jax.random.split(key, self.n)
+        return jax.vmap(lambda key: self.layer.init(key, in_features, dtype))(keys)
+
+    def carry(
+        self,
+        batch_shape: tuple[int, ...],
+        dtype: DTypeLike = jnp.float32,
+        params: Params | None = None,
+    ) -> Carry:
+        """The layer's initial carry with a leading axis `n`."""
+        make = jax.vmap(
+            lambda p: self.layer.carry(batch_shape, dtype, p), axis_size=self.n, out_axes=0
+        )
+        return make(params)
+
+    def apply(
+        self,
+        params: Params,
+        xs: Array,
+        carry: Carry | None = None,
+        *,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Array]:
+        """One scan over depth: final carries with a leading axis `n`, and `ys [T, *B, F]`."""
+        xs, mask = as_sequence(self, xs, lengths, mask)
+        carry = self.carry(xs.shape[1:-1], xs.dtype, params) if carry is None else carry
+
+        def one(xs: Array, layer: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
+            p, c, index = layer
+            c, ys = self.layer.apply(p, xs, c, mask=mask, resets=resets, key=key_of(key, index))
+            return ys, c
+
+        ys, carry = engine.scan_layers(one, xs, (params, carry, jnp.arange(self.n)))
+        return carry, ys
+
+    def step(
+        self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
+    ) -> tuple[Carry, Array]:
+        """One step through all layers."""
+
+        def one(x: Array, layer: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
+            p, c, index = layer
+            c, y = self.layer.step(p, c, x, key=key_of(key, index))
+            return y, c
+
+        y, carry = engine.scan_layers(one, x, (params, carry, jnp.arange(self.n)))
+        return carry, y
+
+    def final(
+        self,
+        params: Params,
+        xs: Array,
+        carry: Carry | None = None,
+        *,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Array]:
+        """The final carries, and the output `[*B, F]` that belongs to the last one."""
+        xs, mask = as_sequence(self, xs, lengths, mask)
+        carry = self.carry(xs.shape[1:-1], xs.dtype, params) if carry is None else carry
+        options = {"mask": mask, "resets": resets}
+        below, last = self.n - 1, jax.tree.map(lambda v: v[-1], (params, carry))
+        carries = []
+        if below:
+            rest = jax.tree.map(lambda v: v[:-1], (params, carry))
+            c, xs = Repeat(self.layer, below).apply(rest[0], xs, rest[1], **options, key=key)
+            carries.append(c)
+        c, y = finish(self.layer, last[0], xs, last[1], **options, key=key_of(key, below))
+        carries.append(jax.tree.map(lambda v: v[None], c))
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *carries), y
+
+
+def repeat(layer: Any, n: int) -> Repeat:
+    """`n` equal layers with parameters of their own, compiled as one: a scan over depth.
+
+    Args:
+      layer: a layer (or a cell) that makes as many features as it reads.
+      n: how many.
+
+    Raises:
+      ValueError: `n` below 1, or (at `init`) a layer that changes the number of features.
+    """
+    return Repeat(lift(layer), n)

@@ -1,0 +1,67 @@
+"""Pytrees of arrays that run along time: selecting, shifting, and what they are summed in.
+
+Axes: `T` time, `*B` batch.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src.numerics import accumulator
+
+
+def first_leaf(carry: Any) -> Array:
+    """The output of a cell with a rule is the first leaf of its carry."""
+    return jax.tree.leaves(carry)[0]
+
+
+def shift(start: Any, carries: Any, reverse: bool) -> Any:
+    """The carry before each step, from the one that starts the chunk and those after each step."""
+    if reverse:
+        return jax.tree.map(lambda s, v: jnp.concatenate([v, s[None]])[1:], start, carries)
+    return jax.tree.map(lambda s, v: jnp.concatenate([s[None], v])[:-1], start, carries)
+
+
+def where(flag: Array | None, this: Any, other: Any) -> Any:
+    """Leaf by leaf, `this` where `flag [T, *B]` (or `[*B]`) holds, else `other`; None: `other`."""
+    if flag is None:
+        return other
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(flag.reshape(flag.shape + (1,) * (b.ndim - flag.ndim)), a, b)
+
+    return jax.tree.map(pick, this, other)
+
+
+def zeros(tree: Any) -> Any:
+    """Zeros shaped as `tree`, to be summed into: in at least float32."""
+    return jax.tree.map(lambda v: jnp.zeros(v.shape, accumulator(v.dtype)), tree)
+
+
+def wide(tree: Any) -> Any:
+    """`tree` in at least float32."""
+    return jax.tree.map(lambda v: v.astype(accumulator(v.dtype)), tree)
+
+
+def as_dtypes(tree: Any, like: Any) -> Any:
+    """`tree` in the dtypes of `like`."""
+    return jax.tree.map(lambda v, w: v.astype(w.dtype), tree, like)
+
+
+def vary_alike(tree: Any, like: Any = None) -> Any:
+    """Inside `shard_map`, make `tree` vary over every mesh axis that it or `like` varies over.
+
+    The gradients of replicated parameters are then summed once, by the transpose of this cast,
+    outside every loop; and what is created here can go through a loop with what came from outside.
+    """
+    axes: frozenset = frozenset()
+    for leaf in jax.tree.leaves((tree, like)):
+        axes |= jax.typeof(leaf).mat.varying
+
+    def vary(leaf: Array) -> Array:
+        missing = axes - jax.typeof(leaf).mat.varying
+        return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree)
