@@ -1,6 +1,7 @@
 """Recurrent networks as pure functions in JAX, with backward passes derived by hand."""
 
 from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.check_rule import RuleReport, check_rule
 from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.gru import GRU, GRUCarry, GRUParams
 from gatedrnn._src.jordan import Jordan, JordanCarry, JordanParams
@@ -33,7 +34,9 @@ __all__ = [
     "LSTMParams",
     "Layer",
     "Rule",
+    "RuleReport",
     "bidirectional",
+    "check_rule",
     "dense",
     "dropout",
     "embed",

@@ -90,7 +90,7 @@ class Activation(NamedTuple):
 
 ACTIVATIONS = {
     "tanh": Activation(jnp.tanh, lambda y: 1 - y * y),
-    "relu": Activation(lambda a: jnp.maximum(a, 0), lambda y: (y > 0).astype(y.dtype)),
+    "relu": Activation(jax.nn.relu, lambda y: (y > 0).astype(y.dtype)),
     "sigmoid": Activation(sigmoid, lambda y: y * (1 - y)),
     "identity": Activation(lambda a: a, jnp.ones_like),
 }
