@@ -47,7 +47,7 @@ def run(plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Car
 
 def scan_layers(body: Callable, carry: Any, stacked: Any) -> tuple[Any, Any]:
     """A scan over depth: equal layers one after the other, `stacked` along a leading layer axis."""
-    return lax.scan(body, carry, stacked)
+    return lax.scan(body, *vary_alike((carry, stacked)))
 
 
 # ------------------------------------------------------------------------------ forward

@@ -1,0 +1,92 @@
+"""Every cell and option: the hand-derived rule is autodiff, and finite differences; second order."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.test_util import check_grads
+from reference import ALL_CELLS, CELLS, random_carry, random_params
+
+import gatedrnn as gr
+from gatedrnn._app import check
+
+I, T, B = 3, 3, 2
+
+
+@pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=ALL_CELLS)
+def test_rule_is_autodiff_and_finite_differences(cell):
+    """To 1e-10 for parameters, inputs and initial carry, whatever the loss looks at."""
+    report = gr.check_rule(cell, in_features=I, steps=3)
+    assert report.largest <= 1e-10, report
+    assert report.largest_difference <= 1e-7, report
+    names = [name.split(".")[0] for name in report.autodiff]
+    assert set(names) == {"params", "xs", "carry"}
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_second_order(cell):
+    """Reverse over reverse by finite differences; forward over reverse equals autodiff's."""
+    params, carry = random_params(cell, I), random_carry(cell, (B,))
+    xs = jax.random.normal(jax.random.key(0), (T, B, I))
+    primals = (params, carry, xs)
+
+    def outputs(rule):
+        def run(params, carry, xs):
+            final, ys = gr.unroll(cell, params, xs, carry, bptt=gr.BPTT(rule))
+            return jax.tree.leaves(final)[-1], jnp.sin(ys)
+
+        return run
+
+    check_grads(jax.jit(outputs("hand")), primals, order=2, modes=["rev"], eps=1e-4)
+
+    def product(rule):
+        """The Hessian of a loss, times the point itself."""
+
+        def loss(*primals):
+            return sum(jnp.sum(jnp.square(leaf)) for leaf in outputs(rule)(*primals))
+
+        return jax.jit(lambda p: jax.jvp(jax.grad(loss, argnums=(0, 1, 2)), p, p)[1])(primals)
+
+    chex.assert_trees_all_close(product("hand"), product("autodiff"), rtol=1e-9, atol=1e-12)
+
+
+def test_check_rule_finds_a_wrong_rule():
+    """A rule that is wrong in one term is reported, in the leaves that it spoils."""
+
+    class Wrong(gr.GRU):
+        """The gate's own derivative left out, as some lecture notes print it."""
+
+        rule = gr.GRU.rule._replace(
+            linearize=lambda cell, params, before, after, gates: gr.GRU.rule.linearize(
+                cell, params, before, after, gates
+            )._replace(z=before.h - gates.n)
+        )
+
+    report = gr.check_rule(Wrong(4))
+    assert report.largest > 1e-2
+    assert report.largest_difference > 1e-2
+    assert "params.kernel" in str(report)
+
+
+def test_check_rule_where_the_gradient_is_not_exact():
+    """Against autodiff all the same; finite differences have nothing to say there."""
+    report = gr.check_rule(gr.LSTM(3), bptt=gr.BPTT(truncate=2, cell_path_only=True, clip=0.5))
+    assert report.largest <= 1e-10
+    assert report.differences is None
+    assert report.largest_difference is None
+
+
+def test_check_rule_needs_a_rule():
+    """A cell without a rule has nothing to check."""
+
+    class Plain:
+        init, carry, step = gr.GRU.init, gr.GRU.carry, gr.GRU.step
+
+    with pytest.raises(ValueError, match="cell: got .*Plain.*, expected a cell with a rule"):
+        gr.check_rule(Plain())
+
+
+def test_the_command_covers_every_cell_and_option():
+    """What `gatedrnn check` runs over is what the tests call supported."""
+    supported = {cell for name, cell in ALL_CELLS.items() if name != "lstm-forget"}
+    assert set(check.cells()) == supported
