@@ -228,9 +228,7 @@ def test_truncation_is_windows_run_apart(cell, reverse):
         return gr.unroll(cell, params, xs, carry, reverse=reverse, bptt=bptt)
 
     def gradients(run):
-        return jax.jit(jax.grad(lambda *a: weighted(run(*a)), argnums=(0, 1, 2)))(
-            params, carry, xs
-        )
+        return jax.jit(jax.grad(lambda *a: weighted(run(*a)), argnums=(0, 1, 2)))(params, carry, xs)
 
     close(gradients(whole), gradients(windows))
 

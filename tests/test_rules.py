@@ -1,4 +1,4 @@
-"""Every cell and option: the hand-derived rule is autodiff, and finite differences; second order."""
+"""Every cell and option: the hand-derived rule is autodiff, to second order."""
 
 import chex
 import jax
@@ -82,7 +82,7 @@ def test_check_rule_needs_a_rule():
     class Plain:
         init, carry, step = gr.GRU.init, gr.GRU.carry, gr.GRU.step
 
-    with pytest.raises(ValueError, match="cell: got .*Plain.*, expected a cell with a rule"):
+    with pytest.raises(ValueError, match=r"cell: got .*Plain.*, expected a cell with a rule"):
         gr.check_rule(Plain())
 
 

@@ -1,0 +1,140 @@
+"""The command line: what it accepts, and how it ends.
+
+Exit codes: 0 done, 1 failed on the way, 2 cannot be done as asked, 130 interrupted by Ctrl-C.
+"""
+
+import argparse
+import importlib.util
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from gatedrnn._app.errors import CommandError
+
+# module -> the package that has it
+TRAINING = {
+    "optax": "optax",
+    "orbax": "orbax-checkpoint",
+    "tqdm": "tqdm",
+    "matplotlib": "matplotlib",
+    "tomli_w": "tomli-w",
+}
+SAMPLING = {"orbax": "orbax-checkpoint"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` (by default the process's own arguments) asks for."""
+    args = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "?" where a terminal cannot show a character
+    for name in ("absl", "asyncio", "jax", "matplotlib"):
+        # orbax and the event loop report with a traceback what they also raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        return args.command(args) or 0
+    except CommandError as error:
+        print(f"gatedrnn {args.name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"gatedrnn {args.name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output has gone; nor must the interpreter's last flush find it gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gatedrnn", description="Train and sample recurrent networks; check their rules."
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    train = _add(commands, "train", _train, "train a character-level language model on a text")
+    train.add_argument("config", help="a TOML file, such as configs/char_lm.toml")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting, such as train.steps=500 or data.path=FILE (repeatable)",
+    )
+    existing = train.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the run in the folder, as soon as the new one has saved parameters",
+    )
+    existing.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in the folder; train.steps alone may differ from its settings",
+    )
+
+    sample = _add(commands, "sample", _sample, "continue a text with a trained model")
+    sample.add_argument("run", help="the folder of a run, such as runs/char_lm")
+    sample.add_argument("--prompt", default="The ", help="the text to continue (default: 'The ')")
+    sample.add_argument(
+        "--length", type=int, default=300, help="how many characters to add (default: 300)"
+    )
+    sample.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="1 samples from the model as it is, less makes likely characters likelier, 0 always"
+        " takes the likeliest (default: 0.8)",
+    )
+    sample.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
+
+    check = _add(commands, "check", _check, "compare the hand-derived gradients with autodiff")
+    check.add_argument("--cell", metavar="NAME", help="only cells whose name contains NAME")
+    return parser
+
+
+def _add(commands: Any, name: str, command: Callable[..., Any], text: str) -> Any:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=command)
+    return parser
+
+
+# Each command is imported when it runs: the core needs JAX alone, and --help needs nothing.
+
+
+def _train(args: argparse.Namespace) -> int:
+    _need(TRAINING)
+    from gatedrnn._app import train
+
+    return train.run(args.config, args.set, overwrite=args.overwrite, resume=args.resume)
+
+
+def _sample(args: argparse.Namespace) -> int:
+    _need(SAMPLING)
+    from gatedrnn._app import sample
+
+    return sample.run(
+        args.run,
+        prompt=args.prompt,
+        length=args.length,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+
+
+def _check(args: argparse.Namespace) -> int:
+    from gatedrnn._app import check
+
+    return check.run(args)
+
+
+def _need(packages: dict[str, str]) -> None:
+    """Raise unless all of ``packages`` are installed."""
+    missing: Iterable[str] = [
+        package for module, package in packages.items() if not importlib.util.find_spec(module)
+    ]
+    if missing:
+        raise CommandError(
+            f'this command needs {", ".join(missing)}; install with: pip install "gatedrnn[train]"'
+        )

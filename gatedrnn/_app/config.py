@@ -1,0 +1,211 @@
+"""Configurations: TOML, read into typed, frozen values.
+
+A configuration states every setting (the one exception is ``data.path``); there are no defaults in
+the code, so the file that a run leaves behind is the whole truth about it.
+"""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+from gatedrnn._app.errors import CommandError, reason
+
+
+class Rule(NamedTuple):
+    """What a setting may be: the words for it, and the test of a value of the right type."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+
+
+Count = Annotated[int, Rule("an integer of at least 1", lambda v: v >= 1)]
+Seed = Annotated[int, Rule("an integer from 0 to 2**32 - 1", lambda v: 0 <= v < 2**32)]
+Positive = Annotated[float, Rule("a positive number", lambda v: 0 < v < math.inf)]
+Fraction = Annotated[float, Rule("a number between 0 and 1", lambda v: 0 < v < 1)]
+Rate = Annotated[float, Rule("a number of at least 0 and below 1", lambda v: 0 <= v < 1)]
+Text = Annotated[str, Rule("a string that is not empty", lambda v: bool(v.strip()))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The text. ``path`` names a UTF-8 file; without it, the help text of the running CPython."""
+
+    validation_fraction: Fraction
+    path: Text | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """``layers`` LSTM layers of ``features`` units on embeddings of ``embedding`` features."""
+
+    embedding: Count
+    features: Count
+    layers: Count
+    dropout: Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """Adam after clipping by the global norm.
+
+    The learning rate falls along half a cosine, from ``learning_rate`` at step 0 to
+    ``final_learning_rate`` at the last step.
+    """
+
+    learning_rate: Positive
+    final_learning_rate: Positive
+    clip_norm: Positive
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """``steps`` updates, each from ``window`` characters of each of ``batch`` streams."""
+
+    window: Count
+    batch: Count
+    steps: Count
+    validate_every: Count
+    seed: Seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where the run is kept."""
+
+    folder: Text
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole configuration, one field per table of the TOML file."""
+
+    data: Data
+    model: Model
+    optimiser: Optimiser
+    train: Train
+    run: Run
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in the TOML file ``path``, with ``overrides`` (each ``"a.b=value"``)."""
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CommandError(f"cannot read the configuration {path}: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"the configuration {path} is not UTF-8: {reason(error)}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise CommandError(f"the configuration {path} is not TOML: {reason(error)}") from error
+    for override in overrides:
+        _apply(table, override)
+    return _build(Config, table, prefix="")
+
+
+def to_table(config: Config) -> dict[str, dict[str, Any]]:
+    """``config`` as nested dictionaries that TOML can hold; ``load`` reads them back equal."""
+    return {
+        section: {key: value for key, value in settings.items() if value is not None}
+        for section, settings in dataclasses.asdict(config).items()
+    }
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configurations differ: dotted key -> (old, new)."""
+    flat_old, flat_new = _flat(old), _flat(new)
+    return {k: (flat_old[k], flat_new[k]) for k in flat_old if flat_old[k] != flat_new[k]}
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    tables = dataclasses.asdict(config)
+    return {
+        f"{section}.{key}": value for section in tables for key, value in tables[section].items()
+    }
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    """Write one ``"a.b=value"`` into ``table``."""
+    dotted, equals, raw = override.partition("=")
+    path = dotted.strip().split(".")
+    if not equals or not all(path):
+        raise CommandError(f"--set: got {override!r}, expected key=value, such as train.steps=500")
+    section = table
+    for name in path[:-1]:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise CommandError(f"--set {dotted.strip()}: {name} is no table of settings")
+    section[path[-1]] = _Raw(raw.strip())
+
+
+class _Raw(str):
+    """The text of a value from the command line, whose type the setting decides."""
+
+
+def _parse(raw: str, *, is_text: bool) -> Any:
+    """The TOML value that ``raw`` spells; a setting that is text also takes it without quotes."""
+    value: Any = str(raw)
+    try:
+        table = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        table = {}
+    if len(table) == 1:  # more of them: `raw` holds a line break, and is no value
+        value = table["value"]
+    return str(raw) if is_text and not isinstance(value, str) else value
+
+
+def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
+    """An instance of the dataclass ``cls`` from ``table``; ``prefix`` is ``"section."`` or ""."""
+    hints = get_type_hints(cls, include_extras=True)
+    for key in table:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f" (did you mean {prefix}{near[0]}?)" if near else ""
+            raise CommandError(
+                f"{prefix}{key}: got an unknown key{hint}, expected one of {', '.join(hints)}"
+            )
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        key, hint = f"{prefix}{field.name}", hints[field.name]
+        if field.name in table:
+            values[field.name] = _value(key, hint, table[field.name])
+        elif field.default is dataclasses.MISSING:
+            kind = "a table of settings" if isinstance(hint, type) else _rule(hint)[1].expected
+            raise CommandError(f"{key}: got nothing, expected {kind}")
+    return cls(**values)
+
+
+def _value(key: str, hint: Any, value: Any) -> Any:
+    if isinstance(hint, type):  # a section
+        if not isinstance(value, Mapping):
+            raise CommandError(f"{key}: got {_shown(value)}, expected a table of settings")
+        return _build(hint, value, prefix=f"{key}.")
+    kind, rule = _rule(hint)
+    if isinstance(value, _Raw):
+        value = _parse(value, is_text=kind is str)
+    if kind is float and type(value) is int:
+        value = float(value)
+    # `type` rather than isinstance: True is an int to Python, and not to us
+    if type(value) is not kind or not rule.accepts(value):
+        raise CommandError(f"{key}: got {_shown(value)}, expected {rule.expected}")
+    return value
+
+
+def _rule(hint: Any) -> tuple[type, Rule]:
+    """The type and the rule of ``Annotated[type, rule]``, also where None is allowed besides."""
+    if get_origin(hint) is not Annotated:
+        (hint,) = (arg for arg in get_args(hint) if arg is not types.NoneType)
+    kind, rule = get_args(hint)
+    return kind, rule
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, _Raw):
+        value = str(value)
+    names = {str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
+    names |= {dict: "a table", list: "an array"}
+    kind = names.get(type(value), f"a {type(value).__name__}")
+    return kind if isinstance(value, (dict, list)) else f"{value!r}, {kind}"

@@ -1,0 +1,25 @@
+"""The one exception that the program turns into a line for its user."""
+
+import re
+
+
+class CommandError(Exception):
+    """Something the user can act on: ``main`` prints its message as one line, without a traceback.
+
+    ``exit_code`` is 2 where the request cannot be carried out as it stands (a configuration, a
+    file, an option), found before anything is written, and 1 where it failed on the way.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 2):
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in the words of the system, or else of the exception, as one short line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = " ".join(str(error).split()) or type(error).__name__
+    # a chain of causes has the first of them last; then come tensorstore's own settings
+    words = re.sub(r" \[\w+(\[\d+\])?='.*", "", words)
+    return words if len(words) <= 200 else "…" + words[-200:]

@@ -1,0 +1,82 @@
+"""A tiny text and configuration, and the program run in this process."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gatedrnn._app.cli import main
+
+CONFIG = """
+[data]
+path = "text.txt"
+validation_fraction = 0.2
+
+[model]
+embedding = 4
+features = 8
+layers = 1
+dropout = 0.1
+
+[optimiser]
+learning_rate = 1e-2
+final_learning_rate = 1e-3
+clip_norm = 1.0
+
+[train]
+window = 8
+batch = 4
+steps = 6
+validate_every = 2
+seed = 0
+
+[run]
+folder = "runs/tiny"
+"""
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder to stand in, with ``text.txt`` and ``tiny.toml``."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("the cat sat on the mat. " * 20, encoding="utf-8")
+    Path("tiny.toml").write_text(CONFIG, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def command(workplace, capsys):
+    """The program: ``command("train", "tiny.toml")`` is its exit code and what it wrote."""
+
+    def run(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as error:  # argparse
+            code = error.code
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refuses(command, workplace):
+    """Assert that the program ends with one line that holds ``words``, and changes nothing."""
+
+    def check(*arguments: str, words: tuple[str, ...], code: int = 2) -> None:
+        before = sorted(workplace.rglob("*"))
+        outcome = command(*arguments)
+        assert outcome.code == code
+        assert outcome.err.count("\n") == 1, outcome.err
+        assert outcome.err.startswith(f"gatedrnn {arguments[0]}: ")
+        for word in words:
+            assert word in outcome.err
+        assert sorted(workplace.rglob("*")) == before
+
+    return check

@@ -1,0 +1,141 @@
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from gatedrnn._app import config
+from gatedrnn._app.errors import CommandError
+
+SHIPPED = Path(__file__).parents[2] / "configs" / "char_lm.toml"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_shipped_configuration_is_two_layers_on_the_help_text():
+    loaded = config.load(SHIPPED)
+    assert loaded.model.layers == 2
+    assert loaded.data.path is None
+    assert loaded.run.folder == "runs/char_lm"
+
+
+@pytest.mark.parametrize("overrides", [[], ["data.path=a b.txt", "train.seed=4294967295"]])
+def test_round_trip(tmp_path, overrides):
+    loaded = config.load(SHIPPED, overrides)
+    path = write(tmp_path / "config.toml", tomli_w.dumps(config.to_table(loaded)))
+    assert config.load(path) == loaded
+
+
+def test_configurations_are_frozen_and_hashable():
+    loaded = config.load(SHIPPED)
+    assert hash(loaded) == hash(config.load(SHIPPED))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        loaded.train.steps = 3
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.steps=7", 7),
+        ("train.steps = 7", 7),
+        ("train.steps=1_000", 1000),
+        ("optimiser.learning_rate=1", 1.0),
+        ("optimiser.learning_rate=1e-4", 1e-4),
+        ("model.dropout=0", 0.0),
+        ("data.path=some/file.txt", "some/file.txt"),
+        ('data.path="quoted.txt"', "quoted.txt"),
+        ("data.path=2024", "2024"),
+        ("data.path=true", "true"),
+        ("data.path=a=b.txt", "a=b.txt"),
+    ],
+)
+def test_overrides(override, value):
+    section, key = override.partition("=")[0].strip().split(".")
+    got = getattr(getattr(config.load(SHIPPED, [override]), section), key)
+    assert (got, type(got)) == (value, type(value))
+
+
+def test_the_last_of_two_overrides_counts():
+    assert config.load(SHIPPED, ["train.steps=7", "train.steps=8"]).train.steps == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=0", "train.steps: got 0, an integer, expected an integer of at least 1"),
+        ("train.steps=many", "train.steps: got 'many', a string, expected an integer"),
+        ("train.steps=1.5", "train.steps: got 1.5, a number, expected an integer"),
+        ("train.batch=true", "train.batch: got True, a boolean, expected an integer"),
+        ("train.batch=[4]", "train.batch: got an array, expected an integer"),
+        ("train.window=", "train.window: got '', a string, expected an integer"),
+        (
+            "train.seed=-1",
+            "train.seed: got -1, an integer, expected an integer from 0 to 2**32 - 1",
+        ),
+        ("model.dropout=1.0", "model.dropout: got 1.0, a number, expected a number of at least 0"),
+        ("model.dropout=-0.1", "model.dropout: got -0.1"),
+        ("model.dropout=nan", "model.dropout: got nan"),
+        ("optimiser.learning_rate=inf", "optimiser.learning_rate: got inf"),
+        ("optimiser.clip_norm=0", "optimiser.clip_norm: got 0.0, a number, expected a positive"),
+        ("data.validation_fraction=1", "data.validation_fraction: got 1.0"),
+        ("data.path=", "data.path: got '', a string, expected a string that is not empty"),
+        ("train.bacth=3", "train.bacth: got an unknown key (did you mean train.batch?), expected"),
+        ("trian.batch=3", "trian: got an unknown key (did you mean train?), expected one of data"),
+        ("train=3", "train: got '3', a string, expected a table of settings"),
+        ("train.batch.size=3", "--set train.batch.size: batch is no table of settings"),
+        ("train.batch", "--set: got 'train.batch', expected key=value"),
+        ("=3", "--set: got '=3', expected key=value"),
+        ("train.batch=3\nsteps = 4", "train.batch: got '3\\nsteps = 4', a string, expected"),
+    ],
+)
+def test_bad_overrides_name_the_key_and_what_was_expected(override, message):
+    with pytest.raises(CommandError) as caught:
+        config.load(SHIPPED, [override])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "steps = 1500",
+            "stepz = 1500",
+            "train.stepz: got an unknown key (did you mean train.steps?)",
+        ),
+        ("seed = 0", "", "train.seed: got nothing, expected an integer from 0 to 2**32 - 1"),
+        ("[run]\nfolder", "#", "run: got nothing, expected a table of settings"),
+        ('"runs/char_lm"', "3", "run.folder: got 3, an integer, expected a string"),
+        ('"runs/char_lm"', "", "is not TOML: "),
+        ("[data]", "data = 3\n[more]", "expected one of data, model"),
+    ],
+)
+def test_bad_files(tmp_path, old, new, message):
+    text = SHIPPED.read_text(encoding="utf-8")
+    assert old in text
+    with pytest.raises(CommandError) as caught:
+        config.load(write(tmp_path / "bad.toml", text.replace(old, new)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(CommandError, match=r"cannot read the configuration .*: No such file"):
+        config.load(tmp_path / "missing.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    with pytest.raises(CommandError, match="is not UTF-8"):
+        config.load(tmp_path / "latin.toml")
+
+
+def test_differences():
+    old, new = config.load(SHIPPED), config.load(SHIPPED, ["train.seed=3", "data.path=a"])
+    assert config.differences(old, new) == {"train.seed": (0, 3), "data.path": (None, "a")}
+    assert config.differences(old, old) == {}
+
+
+def test_shipped_file_states_every_setting_but_the_path():
+    table = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+    assert table == config.to_table(config.load(SHIPPED))

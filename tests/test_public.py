@@ -1,0 +1,175 @@
+"""The public surface is documented and complete, and the arrows between modules hold."""
+
+import ast
+import dataclasses
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gatedrnn as gr
+
+PACKAGE = Path(gr.__file__).parent
+SOURCES = sorted((PACKAGE / "_src").rglob("*.py"))
+CELLS = {"elman", "jordan", "lstm", "gru"}
+
+in_all = pytest.mark.parametrize("name", gr.__all__)
+in_source = pytest.mark.parametrize(
+    "path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE / "_src"))
+)
+
+
+# What is public ---------------------------------------------------------------------------------
+
+
+@in_all
+def test_public_names_have_docstrings(name):
+    """A docstring of their own, not the one that a dataclass or NamedTuple generates."""
+    value = getattr(gr, name)
+    assert value.__doc__
+    assert not value.__doc__.startswith(f"{name}(")
+
+
+@in_all
+def test_public_methods_have_docstrings(name):
+    """Every method of a public class that does not start with an underscore."""
+    value = getattr(gr, name)
+    if inspect.isclass(value):
+        for method, function in vars(value).items():
+            if inspect.isfunction(function) and not method.startswith("_"):
+                assert function.__doc__, method
+
+
+def documented_names(value):
+    """The parameters of a function, or the fields of a dataclass."""
+    if dataclasses.is_dataclass(value):
+        return [field.name for field in dataclasses.fields(value)]
+    if inspect.isfunction(value):
+        return list(inspect.signature(value).parameters)
+    return []
+
+
+@in_all
+def test_docstrings_mention_every_parameter(name):
+    """Or say that they are those of another function, which does."""
+    value = getattr(gr, name)
+    doc = inspect.getdoc(value)
+    if name == "trajectory":
+        assert "those of `unroll`" in doc
+        assert list(inspect.signature(value).parameters) == documented_names(gr.unroll)
+        doc += inspect.getdoc(gr.unroll)
+    assert [item for item in documented_names(value) if f"{item}:" not in doc] == []
+
+
+def test_nothing_else_is_public():
+    """What `dir` shows is `__all__` and modules that start with an underscore."""
+    assert {name for name in dir(gr) if not name.startswith("_")} == set(gr.__all__)
+    assert sorted(set(gr.__all__)) == sorted(gr.__all__)
+
+
+# Which module imports which ---------------------------------------------------------------------
+
+
+def imports(path):
+    """The absolute names of all modules that a file imports, or imports something from."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def path_of(module):
+    """The file of a module of this package, None for anything else."""
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    found = [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
+    return found[0] if module.split(".")[0] == "gatedrnn" and found else None
+
+
+def reached_from(name):
+    """The names of all modules of `_src` that importing one of them runs, itself left out."""
+    start = path_of(f"gatedrnn._src.{name}")
+    seen, left = set(), [start]
+    while left:
+        path = left.pop()
+        if path not in seen:
+            seen.add(path)
+            left += [found for module in imports(path) if (found := path_of(module))]
+    return {path.stem for path in seen - {start}}
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_cells_never_import_the_engine(cell):
+    """Neither themselves nor through others, nor one another."""
+    reached = reached_from(cell)
+    assert "rule" in reached
+    assert not reached & {"engine", "plan", "unroll"}
+    assert not reached & CELLS
+
+
+def test_the_engine_never_imports_a_cell():
+    """Neither itself nor through others; layers and checks of inputs stay outside as well."""
+    reached = reached_from("engine")
+    assert "rule" in reached
+    assert not reached & CELLS
+    assert not any("layers" in module for module in imports(PACKAGE / "_src" / "engine.py"))
+
+
+LOOPS = {"scan", "while_loop", "fori_loop", "custom_vjp", "custom_jvp"}
+
+
+def loops_in(path):
+    """The names of JAX's loops and custom derivatives that a file mentions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.name.split(".")[-1])
+    return found & LOOPS
+
+
+@in_source
+def test_only_the_engine_loops(path):
+    """It alone knows `lax.scan` and `jax.custom_vjp`."""
+    if path.stem == "engine":
+        assert loops_in(path) == {"scan", "custom_vjp"}
+    else:
+        assert not loops_in(path)
+
+
+@in_source
+def test_the_library_needs_jax_and_numpy_only(path):
+    """Nothing else beside the standard library and itself."""
+    allowed = {"jax", "numpy", "gatedrnn"} | sys.stdlib_module_names
+    assert {module.split(".")[0] for module in imports(path)} <= allowed
+    assert not any(module.startswith("gatedrnn._app") for module in imports(path))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_modules_are_short(path):
+    """None above 300 lines, those of the commands included."""
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_import_needs_nothing_optional():
+    """`import gatedrnn` works without what the commands and tests need, and loads no command."""
+    program = """
+import sys
+for name in ("optax", "orbax", "flax", "matplotlib", "tqdm", "tomli_w", "hypothesis"):
+    sys.modules[name] = None  # an import of it raises
+import gatedrnn
+assert not [name for name in sys.modules if name.startswith("gatedrnn._app")]
+assert gatedrnn.LSTM(3).carry((2,)).h.shape == (2, 3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,168 @@
+"""A user's own cell, with a rule and without: everything that a shipped cell does."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gatedrnn as gr
+
+T, B, I, H = 6, 3, 2, 4
+
+
+class Params(NamedTuple):
+    """Of a minimal gated unit (Zhou et al. 2016), without a bias."""
+
+    kernel: jax.Array  # [I, 2H]
+    recurrent_kernel: jax.Array  # [H, 2H]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """A cell with its three methods only: a plain dict for a carry, an output that is not in it."""
+
+    features: int
+
+    def init(self, key, in_features, dtype=jnp.float32):
+        shapes = (in_features, 2 * self.features), (self.features, 2 * self.features)
+        keys = jax.random.split(key)
+        return Params(
+            *(0.5 * jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True))
+        )
+
+    def carry(self, batch_shape, dtype=jnp.float32):
+        return {"h": jnp.zeros((*batch_shape, self.features), dtype)}
+
+    def step(self, params, carry, x):
+        h = carry["h"]
+        a_f, a_n = jnp.split(x @ params.kernel, 2, axis=-1)
+        u_f, u_n = jnp.split(params.recurrent_kernel, 2, axis=-1)
+        f = jax.nn.sigmoid(a_f + h @ u_f)
+        h = (1 - f) * h + f * jnp.tanh(a_n + (f * h) @ u_n)
+        return {"h": h}, 2 * h
+
+
+class Carry(NamedTuple):
+    """The output first."""
+
+    h: jax.Array
+
+
+def _recur(cell, params, carry, a):
+    n = jnp.tanh(a + carry.h @ params.recurrent_kernel)
+    return Carry(carry.h + 0.3 * (n - carry.h)), n
+
+
+def _contract(cell, params, xs, before, after, n, da):
+    leading = "...i,...o->io"
+    dparams = Params(jnp.einsum(leading, xs, da), jnp.einsum(leading, before.h, da))
+    return dparams, da @ params.kernel.T
+
+
+@dataclasses.dataclass(frozen=True)
+class Ruled:
+    """A leaky network with a rule."""
+
+    features: int
+
+    rule: ClassVar = gr.Rule(
+        project=lambda cell, params, xs: xs @ params.kernel,
+        recur=_recur,
+        linearize=lambda cell, params, before, after, n: 0.3 * (1 - n * n),
+        backward=lambda cell, params, slope, dcarry: (
+            Carry(0.7 * dcarry.h + (dcarry.h * slope) @ params.recurrent_kernel.T),
+            dcarry.h * slope,
+        ),
+        contract=_contract,
+    )
+
+    def init(self, key, in_features, dtype=jnp.float32):
+        shapes = (in_features, self.features), (self.features, self.features)
+        keys = jax.random.split(key)
+        return Params(
+            *(0.5 * jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True))
+        )
+
+    def carry(self, batch_shape, dtype=jnp.float32):
+        return Carry(jnp.zeros((*batch_shape, self.features), dtype))
+
+    def step(self, params, carry, x):
+        carry, _ = _recur(self, params, carry, x @ params.kernel)
+        return carry, carry.h
+
+
+CELLS = {"plain": Plain(H), "ruled": Ruled(H)}
+
+
+def loop(cell, params, carry, xs, mask):
+    """One step after another."""
+    ys = []
+    for x, m in zip(xs, mask, strict=True):
+        new, y = cell.step(params, carry, x)
+        carry = jax.tree.map(lambda a, b, m=m: jnp.where(m[:, None], a, b), new, carry)
+        ys.append(jnp.where(m[:, None], y, 0))
+    return carry, jnp.stack(ys)
+
+
+@pytest.mark.parametrize("save", ["carries", "gates", "boundaries"])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_unroll_is_the_loop(cell, save):
+    """Values and gradients, masked, in chunks with a remainder, whatever is saved."""
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (T, B, I))
+    mask = jnp.asarray(np.arange(T)[:, None] < np.array([T, 0, 4]))
+    carry = jax.tree.map(lambda v: v + 0.1, cell.carry((B,), jnp.float64))
+
+    def loss(run):
+        def of(params, carry, xs):
+            return sum(jnp.sum(jnp.sin(v)) for v in jax.tree.leaves(run(params, carry, xs)))
+
+        return jax.jit(jax.value_and_grad(of, argnums=(0, 1, 2)))(params, carry, xs)
+
+    bptt = gr.BPTT(save=save, chunk=4)
+    got = loss(lambda p, c, x: gr.unroll(cell, p, x, c, mask=mask, bptt=bptt))
+    expected = loss(lambda p, c, x: loop(cell, p, c, x, mask))
+    chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_in_every_layer(cell):
+    """Lifted, repeated, in both directions, learned, and streamed."""
+    xs = jax.random.normal(jax.random.key(1), (T, B, I))
+    net = gr.stack(
+        gr.recurrent(cell, initial="learned"), gr.repeat(gr.residual(cell), 2), gr.dense(3)
+    )
+    params = net.init(jax.random.key(0), I, jnp.float64)
+    _, ys = net.apply(params, xs)
+    carry = net.carry((B,), jnp.float64, params)
+    for x, y in zip(xs, ys, strict=True):
+        carry, streamed = net.step(params, carry, x)
+        np.testing.assert_allclose(streamed, y, rtol=1e-10)
+
+    both = gr.bidirectional(cell)
+    params = both.init(jax.random.key(0), I, jnp.float64)
+    _, ys = both.apply(params, xs)
+    _, ends = gr.final(both).apply(params, xs)
+    expected = jnp.concatenate([ys[-1, :, :H], ys[0, :, H:]], axis=-1)
+    np.testing.assert_allclose(ends, expected, rtol=1e-10)
+
+
+def test_a_rule_of_ones_own_is_checked():
+    """By the same function as the shipped ones; and it is what runs."""
+    report = gr.check_rule(Ruled(H))
+    assert report.largest <= 1e-10
+    assert report.largest_difference <= 1e-7
+    with pytest.raises(TypeError, match="forward-mode"):
+        run_forward(Ruled(H), gr.BPTT())
+    for cell, bptt in [(Ruled(H), gr.BPTT(rule="autodiff")), (Plain(H), gr.BPTT())]:
+        run_forward(cell, bptt)
+
+
+def run_forward(cell, bptt):
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    xs = jnp.ones((T, B, I))
+    return jax.jvp(lambda xs: gr.unroll(cell, params, xs, bptt=bptt)[1], (xs,), (xs,))
