@@ -1,4 +1,4 @@
-"""``python -m gatedrnn``: the same program as the command ``gatedrnn``."""
+"""`python -m gatedrnn`: the same program as the command `gatedrnn`."""
 
 import sys
 

@@ -164,7 +164,7 @@ layers = st.recursive(
 networks = st.lists(layers, min_size=1, max_size=2).map(lambda parts: gr.stack(*parts))
 
 
-@settings(deadline=None, max_examples=20, derandomize=True, database=None)
+@settings(deadline=None, max_examples=15, derandomize=True, database=None)
 @given(
     net=networks,
     length=st.integers(1, 4),

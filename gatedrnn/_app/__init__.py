@@ -1,1 +1,1 @@
-"""The program ``gatedrnn``: training, sampling and the check of the hand-derived rules."""
+"""The program `gatedrnn`: training, sampling and the check of the hand-derived rules."""

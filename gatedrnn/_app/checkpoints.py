@@ -1,4 +1,4 @@
-"""Pytrees of arrays on disk, by orbax: ``<folder>/<step>/``, of which the greatest step counts.
+"""Pytrees of arrays on disk, by orbax: `<folder>/<step>/`, of which the greatest step counts.
 
 A new checkpoint is complete under another name before it takes its own, and only then do older ones
 go: whatever interrupts, one complete checkpoint is there.
@@ -19,7 +19,7 @@ from gatedrnn._app.errors import CommandError, reason
 
 
 def save(folder: Path, step: int, tree: Any) -> None:
-    """Write ``tree`` as the checkpoint of ``step`` in ``folder``, and remove all others."""
+    """Write `tree` as the checkpoint of `step` in `folder`, and remove all others."""
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]
 
     new, final = folder / f"{step}.new", folder / str(step)
@@ -43,13 +43,13 @@ def save(folder: Path, step: int, tree: Any) -> None:
 
 
 def latest_step(folder: Path) -> int | None:
-    """The step of the checkpoint in ``folder``, or None."""
+    """The step of the checkpoint in `folder`, or None."""
     names = os.listdir(folder) if folder.is_dir() else []
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 def restore(folder: Path, like: Any) -> Any:
-    """The checkpoint in ``folder``: the structure, shapes and dtypes of ``like``, as JAX arrays."""
+    """The checkpoint in `folder`: the structure, shapes and dtypes of `like`, as JAX arrays."""
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]
 
     step = latest_step(folder)

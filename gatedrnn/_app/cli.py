@@ -26,7 +26,7 @@ SAMPLING = {"orbax": "orbax-checkpoint"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` (by default the process's own arguments) asks for."""
+    """Run the command that `argv` (by default the process's own arguments) asks for."""
     args = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # "?" where a terminal cannot show a character
@@ -130,7 +130,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _need(packages: dict[str, str]) -> None:
-    """Raise unless all of ``packages`` are installed."""
+    """Raise unless all of `packages` are installed."""
     missing: Iterable[str] = [
         package for module, package in packages.items() if not importlib.util.find_spec(module)
     ]

@@ -1,6 +1,6 @@
 """Configurations: TOML, read into typed, frozen values.
 
-A configuration states every setting (the one exception is ``data.path``); there are no defaults in
+A configuration states every setting (the one exception is `data.path`); there are no defaults in
 the code, so the file that a run leaves behind is the whole truth about it.
 """
 
@@ -33,7 +33,7 @@ Text = Annotated[str, Rule("a string that is not empty", lambda v: bool(v.strip(
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The text. ``path`` names a UTF-8 file; without it, the help text of the running CPython."""
+    """The text. `path` names a UTF-8 file; without it, the help text of the running CPython."""
 
     validation_fraction: Fraction
     path: Text | None = None
@@ -41,7 +41,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """``layers`` LSTM layers of ``features`` units on embeddings of ``embedding`` features."""
+    """`layers` LSTM layers of `features` units on embeddings of `embedding` features."""
 
     embedding: Count
     features: Count
@@ -53,8 +53,8 @@ class Model:
 class Optimiser:
     """Adam after clipping by the global norm.
 
-    The learning rate falls along half a cosine, from ``learning_rate`` at step 0 to
-    ``final_learning_rate`` at the last step.
+    The learning rate falls along half a cosine, from `learning_rate` at step 0 to
+    `final_learning_rate` at the last step.
     """
 
     learning_rate: Positive
@@ -64,7 +64,7 @@ class Optimiser:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """``steps`` updates, each from ``window`` characters of each of ``batch`` streams."""
+    """`steps` updates, each from `window` characters of each of `batch` streams."""
 
     window: Count
     batch: Count
@@ -92,7 +92,7 @@ class Config:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in the TOML file ``path``, with ``overrides`` (each ``"a.b=value"``)."""
+    """The configuration in the TOML file `path`, with `overrides` (each `"a.b=value"`)."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -107,7 +107,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def to_table(config: Config) -> dict[str, dict[str, Any]]:
-    """``config`` as nested dictionaries that TOML can hold; ``load`` reads them back equal."""
+    """`config` as nested dictionaries that TOML can hold; `load` reads them back equal."""
     return {
         section: {key: value for key, value in settings.items() if value is not None}
         for section, settings in dataclasses.asdict(config).items()
@@ -128,7 +128,7 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
-    """Write one ``"a.b=value"`` into ``table``."""
+    """Write one `"a.b=value"` into `table`."""
     dotted, equals, raw = override.partition("=")
     path = dotted.strip().split(".")
     if not equals or not all(path):
@@ -146,7 +146,7 @@ class _Raw(str):
 
 
 def _parse(raw: str, *, is_text: bool) -> Any:
-    """The TOML value that ``raw`` spells; a setting that is text also takes it without quotes."""
+    """The TOML value that `raw` spells; a setting that is text also takes it without quotes."""
     value: Any = str(raw)
     try:
         table = tomllib.loads(f"value = {raw}")
@@ -158,7 +158,7 @@ def _parse(raw: str, *, is_text: bool) -> Any:
 
 
 def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
-    """An instance of the dataclass ``cls`` from ``table``; ``prefix`` is ``"section."`` or ""."""
+    """An instance of the dataclass `cls` from `table`; `prefix` is `"section."` or ""."""
     hints = get_type_hints(cls, include_extras=True)
     for key in table:
         if key not in hints:
@@ -195,7 +195,7 @@ def _value(key: str, hint: Any, value: Any) -> Any:
 
 
 def _rule(hint: Any) -> tuple[type, Rule]:
-    """The type and the rule of ``Annotated[type, rule]``, also where None is allowed besides."""
+    """The type and the rule of `Annotated[type, rule]`, also where None is allowed besides."""
     if get_origin(hint) is not Annotated:
         (hint,) = (arg for arg in get_args(hint) if arg is not types.NoneType)
     kind, rule = get_args(hint)

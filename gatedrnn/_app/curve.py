@@ -13,7 +13,7 @@ POINTS = 200  # at most, of the training curve: each the mean of neighbouring st
 
 
 def draw(folder: RunFolder) -> None:
-    """Draw the metrics of ``folder`` into its PNG: bits per character over steps."""
+    """Draw the metrics of `folder` into its PNG: bits per character over steps."""
     figure = plot(folder.metrics())
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)

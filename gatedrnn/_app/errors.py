@@ -4,9 +4,9 @@ import re
 
 
 class CommandError(Exception):
-    """Something the user can act on: ``main`` prints its message as one line, without a traceback.
+    """Something the user can act on: `main` prints its message as one line, without a traceback.
 
-    ``exit_code`` is 2 where the request cannot be carried out as it stands (a configuration, a
+    `exit_code` is 2 where the request cannot be carried out as it stands (a configuration, a
     file, an option), found before anything is written, and 1 where it failed on the way.
     """
 

@@ -29,7 +29,7 @@ class State(NamedTuple):
 
 
 def optimiser(settings: Optimiser, steps: int | jax.Array) -> optax.GradientTransformation:
-    """Global-norm clipping, then Adam, with the learning rate of ``settings`` over ``steps``."""
+    """Global-norm clipping, then Adam, with the learning rate of `settings` over `steps`."""
 
     def learning_rate(count: jax.Array) -> jax.Array:
         progress = jnp.minimum(count.astype(jnp.float32) / steps, 1.0)
@@ -43,7 +43,7 @@ def optimiser(settings: Optimiser, steps: int | jax.Array) -> optax.GradientTran
 def initial_state(
     key: jax.Array, steps: int, *, net: Any, settings: Optimiser, batch: int
 ) -> State:
-    """The state before the first of ``steps`` steps, with B = ``batch`` streams."""
+    """The state before the first of `steps` steps, with B = `batch` streams."""
     params = net.init(key, in_features=None)
     carry = net.carry((batch,), params=params)
     return State(jnp.int32(0), params, optimiser(settings, steps).init(params), carry)
@@ -60,10 +60,10 @@ def train_step(
     net: Any,
     settings: Optimiser,
 ) -> tuple[State, jax.Array]:
-    """One update from ``inputs`` and ``targets`` [T, B], and the loss before it, a scalar.
+    """One update from `inputs` and `targets` [T, B], and the loss before it, a scalar.
 
     The gradient ends where the window begins, since it is taken with respect to the parameters
-    alone; the state goes on. ``key`` is that of the whole run, of ``steps`` steps: the number of
+    alone; the state goes on. `key` is that of the whole run, of `steps` steps: the number of
     the step is folded in.
     """
 
@@ -90,14 +90,14 @@ def window_loss(
     *,
     net: Any,
 ) -> tuple[Any, jax.Array]:
-    """The carry after one window [T, B], and the sum of ``weights`` times the losses, a scalar."""
+    """The carry after one window [T, B], and the sum of `weights` times the losses, a scalar."""
     carry, logits = net.apply(params, inputs, carry)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return carry, (losses * weights).sum()
 
 
 def validation_bits(net: Any, params: Any, windows: Windows) -> float:
-    """Bits per character over ``windows`` [W, T, B], each stream from a fresh state, no dropout."""
+    """Bits per character over `windows` [W, T, B], each stream from a fresh state, no dropout."""
     carry = net.carry((windows.inputs.shape[-1],), params=params)
     total = 0.0
     for inputs, targets, weights in zip(*windows, strict=True):

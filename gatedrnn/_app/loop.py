@@ -49,7 +49,7 @@ class Training:
         return int(self.state.step)
 
     def go(self, stop: Callable[[], bool]) -> None:
-        """Train to the last step, or until ``stop()``; validate and save on the way."""
+        """Train to the last step, or until `stop()`; validate and save on the way."""
         train = self._settings.train
         characters = train.window * train.batch  # of one step
         with tqdm(

@@ -26,7 +26,7 @@ class Counts(NamedTuple):
     counts: np.ndarray  # int64 [distinct]
 
     def of(self, codes: np.ndarray) -> np.ndarray:
-        """How often each of ``codes`` occurs, int64, in the shape of ``codes``."""
+        """How often each of `codes` occurs, int64, in the shape of `codes`."""
         if not len(self.codes):
             return np.zeros(codes.shape, np.int64)
         place = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
@@ -44,10 +44,10 @@ class Frequencies(NamedTuple):
 def bits_per_character(
     train: np.ndarray, validation: np.ndarray, vocabulary: int
 ) -> dict[str, float]:
-    """Mean of -log₂ P over ``validation[1:]``, for each model, fitted on ``train``.
+    """Mean of -log₂ P over `validation[1:]`, for each model, fitted on `train`.
 
-    ``train`` [N] and ``validation`` [N'] are tokens below ``vocabulary``, one text in two parts:
-    the first character that counts has the end of ``train`` in its context.
+    `train` [N] and `validation` [N'] are tokens below `vocabulary`, one text in two parts:
+    the first character that counts has the end of `train` in its context.
     """
     kept = len(train) - max(1, int(len(train) * HELD_OUT))
     rest = count(train[:kept], vocabulary)
@@ -60,7 +60,7 @@ def bits_per_character(
 
 
 def count(tokens: np.ndarray, vocabulary: int) -> Frequencies:
-    """Count the n-grams of ``tokens`` [N]."""
+    """Count the n-grams of `tokens` [N]."""
     grams, contexts = [], []
     for n in (1, 2, 3):
         gram, context = _codes(tokens, n, vocabulary), _codes(tokens[:-1], n - 1, vocabulary)
@@ -70,7 +70,7 @@ def count(tokens: np.ndarray, vocabulary: int) -> Frequencies:
 
 
 def components(frequencies: Frequencies, tokens: np.ndarray) -> np.ndarray:
-    """The K probabilities of each of ``tokens[2:]`` that the mixture weighs: float64 [N - 2, K]."""
+    """The K probabilities of each of `tokens[2:]` that the mixture weighs: float64 [N - 2, K]."""
     columns = [np.full(len(tokens) - 2, 1.0 / frequencies.vocabulary)]
     for n in (1, 2, 3):
         gram = _codes(tokens[3 - n :], n, frequencies.vocabulary)
@@ -82,7 +82,7 @@ def components(frequencies: Frequencies, tokens: np.ndarray) -> np.ndarray:
 
 
 def fit_weights(probabilities: np.ndarray, iterations: int = 100) -> np.ndarray:
-    """The mixture weights [K] that fit ``probabilities`` [N, K] best, by EM.
+    """The mixture weights [K] that fit `probabilities` [N, K] best, by EM.
 
     Each component counts as having explained one character more than it did, so that none vanishes:
     the uniform one alone can explain a character that is new.
@@ -97,7 +97,7 @@ def fit_weights(probabilities: np.ndarray, iterations: int = 100) -> np.ndarray:
 
 
 def _codes(tokens: np.ndarray, n: int, vocabulary: int) -> np.ndarray:
-    """Each run of ``n`` tokens as one integer in base ``vocabulary``: int64 [N - n + 1].
+    """Each run of `n` tokens as one integer in base `vocabulary`: int64 [N - n + 1].
 
     The empty run, n = 0, is 0, and there is one before every token and one after the last.
     """

@@ -29,7 +29,7 @@ NAMES = frozenset({CONFIG, VOCABULARY, METRICS, CURVE, BEST, LATEST})
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run: ``home`` is where it belongs, ``path`` where it is now.
+    """The folder of a run: `home` is where it belongs, `path` where it is now.
 
     They differ while a run that is to replace another has not saved any parameters yet.
     """
@@ -62,12 +62,12 @@ class RunFolder:
             raise CommandError(f"cannot read {self.path / METRICS}: {reason(error)}") from error
 
     def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps after ``step``, which are about to be run again."""
+        """Drop the metrics of steps after `step`, which are about to be run again."""
         kept = [record for record in self.metrics() if record.get("step", 0) <= step]
         self.write(METRICS, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write the file ``name``, whole or not at all."""
+        """Write the file `name`, whole or not at all."""
         part = self.path / f".{name}.part"
         with _writing(self.path / name):
             part.write_bytes(content)
@@ -110,7 +110,7 @@ class RunFolder:
 
 
 def check_free(folder: str, *, overwrite: bool) -> None:
-    """Raise unless a run may be written to ``folder``: new, or a run that is to be overwritten."""
+    """Raise unless a run may be written to `folder`: new, or a run that is to be overwritten."""
     path = Path(folder)
     if not os.path.lexists(path):
         return
@@ -128,7 +128,7 @@ def check_free(folder: str, *, overwrite: bool) -> None:
 
 
 def create(config: Config, corpus: Corpus, *, overwrite: bool) -> RunFolder:
-    """A new run in its folder, or beside it while there is an older run to ``overwrite``."""
+    """A new run in its folder, or beside it while there is an older run to `overwrite`."""
     home = path = Path(config.run.folder).resolve()
     if overwrite and home.exists():
         path = home.with_name(f".{home.name}.new")
@@ -149,7 +149,7 @@ def create(config: Config, corpus: Corpus, *, overwrite: bool) -> RunFolder:
 
 
 def find(folder: str) -> RunFolder:
-    """The run that ``folder`` holds."""
+    """The run that `folder` holds."""
     path = Path(folder).resolve()
     if not path.is_dir():
         raise CommandError(f"{folder}: there is no such folder, and so no run")
@@ -160,7 +160,7 @@ def find(folder: str) -> RunFolder:
 
 
 def _foreign(path: Path) -> Iterator[str]:
-    """The entries of ``path`` that no run writes."""
+    """The entries of `path` that no run writes."""
     for name in os.listdir(path):
         if name not in NAMES and not (name.startswith(".") and name.endswith(".part")):
             yield name

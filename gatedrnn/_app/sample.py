@@ -1,4 +1,4 @@
-"""``gatedrnn sample``: continue a text with the model of a run, one step at a time."""
+"""`gatedrnn sample`: continue a text with the model of a run, one step at a time."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from gatedrnn._app.text import UNKNOWN, Vocabulary
 
 
 def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int) -> int:
-    """Write ``prompt`` and ``length`` more characters to the standard output; the exit code."""
+    """Write `prompt` and `length` more characters to the standard output; the exit code."""
     if length < 1:
         raise CommandError(f"--length: got {length}, expected at least 1")
     if not 0 <= temperature < math.inf:
@@ -58,7 +58,7 @@ def continuation(
     temperature: float,
     seed: int,
 ) -> Iterator[str]:
-    """The ``length`` characters that follow ``prompt``, each as soon as it is drawn.
+    """The `length` characters that follow `prompt`, each as soon as it is drawn.
 
     Temperature 0 takes the likeliest character; otherwise the logits are divided by it. The unknown
     symbol is never drawn.
@@ -80,7 +80,7 @@ def _step(params: Any, carry: Any, token: jax.Array, *, net: Any) -> tuple[Any, 
 
 @jax.jit
 def _draw(logits: jax.Array, temperature: jax.Array, key: jax.Array) -> jax.Array:
-    """One token for each row of ``logits`` [B, V], int32 [B]; ``temperature`` is a scalar."""
+    """One token for each row of `logits` [B, V], int32 [B]; `temperature` is a scalar."""
     logits = logits.at[:, UNKNOWN].set(-jnp.inf)
     # the greatest becomes 0, which no temperature, however low, makes infinite
     logits -= logits.max(axis=-1, keepdims=True)

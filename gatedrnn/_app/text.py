@@ -16,7 +16,7 @@ UNKNOWN = 0  # the token of every character that the training text does not cont
 
 
 class Vocabulary(NamedTuple):
-    """Characters and their tokens: token 0 is the unknown symbol, ``characters[i]`` is i + 1."""
+    """Characters and their tokens: token 0 is the unknown symbol, `characters[i]` is i + 1."""
 
     characters: str
 
@@ -26,7 +26,7 @@ class Vocabulary(NamedTuple):
         return len(self.characters) + 1
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens of ``text``, int32 [N]."""
+        """The tokens of `text`, int32 [N]."""
         table = {character: token for token, character in enumerate(self.characters, start=1)}
         return np.array([table.get(character, UNKNOWN) for character in text], np.int32)
 
@@ -53,7 +53,7 @@ class Windows(NamedTuple):
 
 
 def load_text(path: str | None) -> str:
-    """The text of the UTF-8 file ``path``, or CPython's help pages in the order of their names."""
+    """The text of the UTF-8 file `path`, or CPython's help pages in the order of their names."""
     if path is None:
         try:
             from pydoc_data.topics import topics
@@ -75,9 +75,9 @@ def load_text(path: str | None) -> str:
 
 
 def prepare(text: str, *, validation_fraction: float, window: int) -> Corpus:
-    """Split ``text``, the last ``validation_fraction`` for validation, and number its characters.
+    """Split `text`, the last `validation_fraction` for validation, and number its characters.
 
-    Each part must hold one window of ``window`` characters, and the one that follows it.
+    Each part must hold one window of `window` characters, and the one that follows it.
     """
     cut = len(text) - round(len(text) * validation_fraction)
     for part, length in (("training", cut), ("validation", len(text) - cut)):
@@ -100,7 +100,7 @@ def training_window(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The inputs and targets of one step, int32 [T, B] each.
 
-    The text ``tokens`` [N] is read as a circle. The B streams start at equal distances and go
+    The text `tokens` [N] is read as a circle. The B streams start at equal distances and go
     round for ever, so that step s continues every stream where step s - 1 left it, no text is
     dropped, and a window is a function of its step alone.
     """
@@ -111,9 +111,9 @@ def training_window(
 
 
 def evaluation_windows(tokens: np.ndarray, *, window: int, batch: int) -> Windows:
-    """Cut ``tokens`` [N] into at most ``batch`` streams that together predict tokens 1 to N - 1.
+    """Cut `tokens` [N] into at most `batch` streams that together predict tokens 1 to N - 1.
 
-    There are fewer streams where ``batch`` of them would be shorter than one window each.
+    There are fewer streams where `batch` of them would be shorter than one window each.
     """
     targets = len(tokens) - 1
     streams = min(batch, max(1, targets // window))

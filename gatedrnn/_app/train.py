@@ -1,4 +1,4 @@
-"""``gatedrnn train``: a character-level language model, from a configuration to a folder."""
+"""`gatedrnn train`: a character-level language model, from a configuration to a folder."""
 
 import time
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ MAY_CHANGE = {"train.steps", "run.folder"}
 
 
 def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
-    """Train as the configuration ``path`` says; the exit code of the program."""
+    """Train as the configuration `path` says; the exit code of the program."""
     config = configuration.load(path, overrides)
     corpus = prepare(
         load_text(config.data.path),
@@ -64,7 +64,7 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
 
 
 def _resume(config: Config, corpus: Corpus, like: State) -> tuple[RunFolder, State]:
-    """The run in the folder that ``config`` names, and its latest state, shaped like ``like``."""
+    """The run in the folder that `config` names, and its latest state, shaped like `like`."""
     folder = run_folder.find(config.run.folder)
     changes = configuration.differences(folder.config(), config)
     for key in sorted(changes.keys() - MAY_CHANGE):

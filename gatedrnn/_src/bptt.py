@@ -28,8 +28,8 @@ class BPTT:
       clip: bound every element of `δcarry` to `[−clip, clip]` as it leaves a step of the backward
         pass (Graves 2013). No forward mode on either route.
       save: what the forward pass keeps. `"carries"`: the carry of every step; gates are computed
-        again, for a whole chunk at once. `"gates"`: the gates too; fastest where products
-        dominate, about three times the memory. `"boundaries"`: only the carry at the start of each
+        again, for a whole chunk at once. `"gates"`: the gates too; faster where products
+        dominate, about twice the memory. `"boundaries"`: only the carry at the start of each
         chunk; the chunk's forward pass runs again. On the autodiff route, the same by
         `jax.checkpoint` of a step, not at all, and of a chunk.
 

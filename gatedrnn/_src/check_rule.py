@@ -92,7 +92,7 @@ def check_rule(
     with jax.enable_x64(True):
         point = {
             "params": jax.eval_shape(
-                lambda key: cell.init(key, in_features, jnp.float64), jax.random.key(0)
+                lambda: cell.init(jax.random.key(0), in_features, jnp.float64)
             ),
             "xs": jax.ShapeDtypeStruct((steps, *batch_shape, in_features), jnp.float64),
             "carry": jax.eval_shape(lambda: cell.carry(batch_shape, jnp.float64)),

@@ -88,7 +88,7 @@ def check_dtypes(params: Params, x: Array, name: str) -> None:
 
 @functools.lru_cache(maxsize=512)
 def _params_template(cell: Cell, in_features: int) -> Params:
-    return jax.eval_shape(lambda key: cell.init(key, in_features), jax.random.key(0))
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
 
 
 def as_carry(

@@ -4,7 +4,8 @@ Axes: `...` any leading axes (time, batch), `I` inputs, `O` outputs.
 Products take their operands in the dtype of the kernel and accumulate in at least float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -96,13 +97,16 @@ ACTIVATIONS = {
 }
 
 
-def lecun_normal(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def lecun_normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """An input kernel: normal with variance `1 / fan_in`."""
-    return jax.nn.initializers.lecun_normal()(key, tuple(shape), accumulator(dtype)).astype(dtype)
+    return jax.nn.initializers.lecun_normal()(key, shape, accumulator(dtype)).astype(dtype)
 
 
+@partial(jax.jit, static_argnames=("rows", "columns", "gates", "dtype"))
 def orthogonal_gates(key: Array, rows: int, columns: int, gates: int, dtype: DTypeLike) -> Array:
     """A recurrent kernel `[rows, gates · columns]`: one (semi-)orthogonal matrix per gate."""
     make = jax.nn.initializers.orthogonal()
-    blocks = [make(k, (rows, columns), accumulator(dtype)) for k in jax.random.split(key, gates)]
-    return jnp.concatenate(blocks, axis=-1).astype(dtype)
+    keys = jax.random.split(key, gates)
+    blocks = jax.vmap(lambda k: make(k, (rows, columns), accumulator(dtype)))(keys)
+    return jnp.concatenate(list(blocks), axis=-1).astype(dtype)

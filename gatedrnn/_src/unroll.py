@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import engine, inputs
+from gatedrnn._src import checks, engine, inputs
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.plan import Plan, Steps
 from gatedrnn._src.rule import Carry, Cell, Params
@@ -105,6 +105,7 @@ def _run(
 ) -> tuple[Carry, Array, Any]:
     inputs.check_cell(cell)
     inputs.check_bptt(cell, bptt)
+    checks.flag("reverse", reverse)
     xs = jnp.asarray(xs)
     if xs.ndim < 2:
         raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
@@ -163,8 +164,9 @@ def _cuts(truncate: int, length: int, reverse: bool) -> Array:
 def output_features(cell: Cell, in_features: int) -> int:
     """`F`, the size of the output of `cell` for inputs of `in_features`."""
 
-    def once(key: Array) -> Array:
+    def once() -> Array:
+        params = cell.init(jax.random.key(0), in_features)
         x = jnp.zeros(in_features, jnp.float32)
-        return cell.step(cell.init(key, in_features), cell.carry((), x.dtype), x)[1]
+        return cell.step(params, cell.carry((), x.dtype), x)[1]
 
-    return jax.eval_shape(once, jax.random.key(0)).shape[-1]
+    return jax.eval_shape(once).shape[-1]

@@ -1,1 +1,1 @@
-"""Tests of the program ``gatedrnn``."""
+"""Tests of the program `gatedrnn`."""

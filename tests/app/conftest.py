@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty folder to stand in, with ``text.txt`` and ``tiny.toml``."""
+    """An empty folder to stand in, with `text.txt` and `tiny.toml`."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("the cat sat on the mat. " * 20, encoding="utf-8")
     Path("tiny.toml").write_text(CONFIG, encoding="utf-8")
@@ -52,7 +52,7 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(workplace, capsys):
-    """The program: ``command("train", "tiny.toml")`` is its exit code and what it wrote."""
+    """The program: `command("train", "tiny.toml")` is its exit code and what it wrote."""
 
     def run(*arguments: str) -> Outcome:
         capsys.readouterr()
@@ -67,7 +67,7 @@ def command(workplace, capsys):
 
 @pytest.fixture
 def refuses(command, workplace):
-    """Assert that the program ends with one line that holds ``words``, and changes nothing."""
+    """Assert that the program ends with one line that holds `words`, and changes nothing."""
 
     def check(*arguments: str, words: tuple[str, ...], code: int = 2) -> None:
         before = sorted(workplace.rglob("*"))

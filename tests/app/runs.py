@@ -43,7 +43,7 @@ def saved_steps(kind):
 
 
 def at_step(monkeypatch, step, action):
-    """Have ``action(loss)``, which returns the loss to report, in training step ``step``."""
+    """Have `action(loss)`, which returns the loss to report, in training step `step`."""
     real = learning.train_step
 
     def train_step(state, *args, **kwargs):
