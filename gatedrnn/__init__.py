@@ -6,13 +6,14 @@ from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.gru import GRU, GRUCarry, GRUParams
 from gatedrnn._src.jordan import Jordan, JordanCarry, JordanParams
 from gatedrnn._src.layers.bidirectional import bidirectional
+from gatedrnn._src.layers.dropout import dropout
 from gatedrnn._src.layers.final import final
 from gatedrnn._src.layers.layer import Layer
 from gatedrnn._src.layers.recurrent import recurrent
 from gatedrnn._src.layers.repeat import repeat
 from gatedrnn._src.layers.residual import residual
 from gatedrnn._src.layers.stack import stack
-from gatedrnn._src.layers.stepwise import dense, dropout, embed
+from gatedrnn._src.layers.stepwise import dense, embed
 from gatedrnn._src.lstm import LSTM, LSTMCarry, LSTMParams
 from gatedrnn._src.rule import Cell, Rule
 from gatedrnn._src.unroll import trajectory, unroll

@@ -13,7 +13,7 @@ class BPTT:
       rule: None takes the cell's hand-derived rule if it has one and autodiff if not; `"hand"`
         insists on the rule; `"autodiff"` differentiates the loop itself. A hand-derived rule is
         reverse mode: `jax.jvp`, `jax.linearize` and `jax.jacfwd` straight through `unroll` raise
-        "can't apply forward-mode differentiation (jvp) to a custom_vjp function"; use
+        "can't apply forward-mode autodiff (jvp) to a custom_vjp function"; use
         `rule="autodiff"` for those. Forward over reverse (`jax.hessian`-vector products,
         `jax.jvp` of `jax.grad`) and reverse over reverse work on both routes.
       chunk: how many steps the engine projects, linearizes and contracts at once, at least 1; `T`

@@ -1,6 +1,5 @@
 """Checks of plain values: each error names the argument, what it got and what it expected."""
 
-import operator
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,11 +8,7 @@ import numpy as np
 
 def size(name: str, value: Any) -> None:
     """Raise unless `value` is an integer of at least 1."""
-    try:
-        ok = not isinstance(value, bool) and operator.index(value) >= 1
-    except TypeError:
-        ok = False
-    if not ok:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
 
 

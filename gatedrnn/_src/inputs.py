@@ -24,8 +24,10 @@ def check_floating(name: str, x: Array) -> None:
 def check_cell(cell: Any) -> None:
     """Raise unless `cell` is a hashable value with the methods of a cell."""
     missing = [name for name in ("init", "carry", "step") if not hasattr(cell, name)]
-    if missing or isinstance(cell, type):
-        what = "a class, not a value" if isinstance(cell, type) else f"no {', '.join(missing)}"
+    what = f"no {', '.join(missing)}" if missing else ""
+    what = "a class, not a value" if isinstance(cell, type) else what
+    what = "a layer, not a cell" if hasattr(cell, "apply") else what
+    if what:
         raise TypeError(
             f"cell: got {cell!r} ({what}), expected a value with init, carry and step, "
             "like gr.LSTM(256)"
@@ -56,21 +58,26 @@ def check_bptt(cell: Cell, bptt: BPTT) -> None:
 def check_params(cell: Cell, params: Params, x: Array, name: str = "xs") -> None:
     """Raise unless `params` are those of `cell` for the features and dtype of `x [..., I]`."""
     expected = _params_template(cell, x.shape[-1])
-    if not _alike(params, expected):
-        raise ValueError(
-            f"params: got {_describe(params)}, expected {_describe(expected)}, those of {cell!r}"
-        )
-    for (path, leaf), wanted in zip(
-        jax.tree.leaves_with_path(params), jax.tree.leaves(expected), strict=True
-    ):
-        if jnp.shape(leaf) != wanted.shape:
-            raise ValueError(
-                f"params and {name} disagree: params{jax.tree_util.keystr(path)} got shape "
-                f"{jnp.shape(leaf)}, expected {wanted.shape} for {cell!r} and the {x.shape[-1]} "
-                f"features on the last axis of {name}, shape {x.shape}"
-            )
+    beside = f"the {x.shape[-1]} features on the last axis of {name}, shape {x.shape}"
+    check_shapes("params", params, expected, cell, beside)
     if hasattr(cell, "rule"):
         check_dtypes(params, x, name)
+
+
+def check_shapes(name: str, tree: Any, expected: Any, owner: Any, beside: str = "") -> None:
+    """Raise unless `tree` has the structure and the shapes of `expected`, which `owner` needs."""
+    if not _alike(tree, expected):
+        raise ValueError(
+            f"{name}: got {_describe(tree)}, expected {_describe(expected)}, as in {owner!r}"
+        )
+    leaves = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True)
+    for (path, leaf), wanted in leaves:
+        if jnp.shape(leaf) != wanted.shape:
+            reason = f" and {beside}" if beside else ""
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, expected "
+                f"{wanted.shape} for {owner!r}{reason}"
+            )
 
 
 def check_dtypes(params: Params, x: Array, name: str) -> None:
@@ -92,22 +99,15 @@ def _params_template(cell: Cell, in_features: int) -> Params:
 
 
 def as_carry(
-    cell: Cell, carry: Carry | None, batch_shape: tuple[int, ...], x: Array, name: str = "carry"
+    cell: Cell, carry: Carry, batch_shape: tuple[int, ...], x: Array, name: str = "carry"
 ) -> Carry:
-    """`carry` checked and cast to the dtypes that `x` asks for, or the cell's own initial one."""
-    if carry is None:
-        return cell.carry(batch_shape, x.dtype)
+    """`carry` checked and cast to the dtypes that `x` asks for."""
     expected = jax.eval_shape(lambda: cell.carry(batch_shape, x.dtype))
-    if not _alike(carry, expected):
-        raise ValueError(
-            f"{name}: got {_describe(carry)}, expected {_describe(expected)}, that of {cell!r}"
-        )
+    check_shapes(name, carry, expected, cell)
 
     def cast(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
         leaf = jnp.asarray(leaf)
         where = name + jax.tree_util.keystr(path)
-        if leaf.shape != wanted.shape:
-            raise ValueError(f"{where}: got shape {leaf.shape}, expected {wanted.shape}")
         both_real = all(jnp.issubdtype(v.dtype, jnp.floating) for v in (leaf, wanted))
         if leaf.dtype != wanted.dtype and not both_real:
             raise TypeError(f"{where}: got dtype {leaf.dtype.name}, expected {wanted.dtype.name}")
@@ -148,8 +148,8 @@ def as_mask(
                 f"lengths: got values from {least} to {most}, expected them between 0 and "
                 f"the {length} steps of xs"
             )
-    steps = lax.iota(lengths.dtype, length)
-    return steps.reshape(-1, *(1,) * lengths.ndim) < lengths
+    steps = lax.iota(jnp.int32, length)
+    return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)
 
 
 def _concrete(x: Any) -> np.ndarray | None:

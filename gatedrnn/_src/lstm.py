@@ -103,8 +103,8 @@ def _peepholes(cell: "LSTM", params: LSTMParams, kind: str) -> tuple[Array, Arra
     return params.peephole, params.output_peephole
 
 
-# The rule. With δr_t in full (the loss at t and δa_{t+1} W_rᵀ), δc what reaches c_t from step t+1
-# and from the loss, and m, c in a product short for their values at t:
+# The rule. With δr_t in full (the loss at t and δa_{t+1} W_rᵀ), and δc what reaches c_t from step
+# t+1 and from the loss; c without an index is c_t:
 #
 #   δm   = δr_t Rᵀ                                   (δr_t without projection)
 #   δa^o = δm ⊙ k_o                                  k_o = tanh(c) ⊙ o(1−o)
@@ -127,11 +127,7 @@ class LSTMLocal(NamedTuple):
 
 
 def linearize(
-    cell: "LSTM",
-    params: LSTMParams,
-    before: LSTMCarry,
-    after: LSTMCarry,
-    gates: tuple[Array, ...],
+    cell: "LSTM", params: LSTMParams, before: LSTMCarry, after: LSTMCarry, gates: tuple[Array, ...]
 ) -> LSTMLocal:
     """The local derivatives of the steps that lead from `before` to `after`."""
     i, f, g, o = gates
@@ -212,7 +208,7 @@ def contract(
 
 @dataclasses.dataclass(frozen=True)
 class LSTM:
-    """Long short-term memory, without peepholes, projection or coupling unless asked for.
+    """Long short-term memory.
 
     `i, f, o = σ(x W + r W_r + c P + b)`, `g = tanh(x W_g + r W_gr + b_g)`,
     `c' = f ⊙ c + i ⊙ g`, `m = o ⊙ tanh(c')`, `r' = m R`; the output is `r'`. The peephole of `o`
@@ -276,11 +272,8 @@ class LSTM:
             output_peephole = orthogonal_gates(keys[3], features, features, 1, dtype)
         if self.use_bias:
             shift = 1.0 if self.forget_bias is None else self.forget_bias
-            bias = jnp.zeros(gates * features, dtype)
-            if self.coupled:
-                bias = bias.at[:features].add(-shift)
-            else:
-                bias = bias.at[features : 2 * features].add(shift)
+            start, shift = (0, -shift) if self.coupled else (features, shift)
+            bias = jnp.zeros(gates * features, dtype).at[start : start + features].set(shift)
         if self.projection is not None:
             projection = lecun_normal(keys[4], (features, self.projection), dtype)
         return LSTMParams(

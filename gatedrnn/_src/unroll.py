@@ -3,6 +3,7 @@
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -112,14 +113,14 @@ def _run(
     inputs.check_floating("xs", xs)
     inputs.check_params(cell, params, xs)
     length, batch_shape = len(xs), xs.shape[1:-1]
-    carry = inputs.as_carry(cell, carry, batch_shape, xs)
+    carry = _carry_or_initial("carry", cell, carry, xs)
     mask = inputs.as_mask(lengths, mask, length, batch_shape)
     if reset_carry is not None and resets is None:
         raise ValueError("reset_carry: got one without resets, expected both or neither")
     if resets is not None:
         resets = inputs.as_flags("resets", resets, length, batch_shape)
         resets = steps_that_start(resets, mask, reverse)
-        reset_carry = inputs.as_carry(cell, reset_carry, batch_shape, xs, "reset_carry")
+        reset_carry = _carry_or_initial("reset_carry", cell, reset_carry, xs)
     steps = Steps(
         xs=inputs.zero_masked(xs, mask),
         skips=None if mask is None else ~mask,
@@ -129,6 +130,13 @@ def _run(
     plan = Plan(cell, bptt, reverse, every_carry)
     final, ys, carries = engine.run(plan, params, carry, steps, reset_carry)
     return final, inputs.zero_masked(ys, mask), carries
+
+
+def _carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> Carry:
+    batch_shape = xs.shape[1:-1]
+    if carry is None:
+        return cell.carry(batch_shape, xs.dtype)
+    return inputs.as_carry(cell, carry, batch_shape, xs, name)
 
 
 def steps_that_start(resets: Array, mask: Array | None, reverse: bool) -> Array:
@@ -161,6 +169,7 @@ def _cuts(truncate: int, length: int, reverse: bool) -> Array:
     return (boundary % truncate == 0) & (boundary > 0) & (boundary < length)
 
 
+@functools.lru_cache(maxsize=512)
 def output_features(cell: Cell, in_features: int) -> int:
     """`F`, the size of the output of `cell` for inputs of `in_features`."""
 

@@ -147,15 +147,18 @@ class Bidirectional:
 
         In one loop, the backward direction sees, and returns, a sequence that is flipped.
         """
-        xs, mask = as_sequence(self, xs, lengths, mask)
-        carry = Directions(None, None) if carry is None else Directions(*carry)
-        params = Directions(*params)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
+        params = _both_of("params", params)
+        carry = Directions(None, None) if carry is None else _both_of("carry", carry)
+        self.out_features(xs.shape[-1])
         if not self._one_loop:
             forward = run(self.forward, params.forward, xs, carry.forward, mask, resets, False)
             backward = run(self.backward, params.backward, xs, carry.backward, mask, resets, True)
             return Directions(forward[0], backward[0]), Directions(forward[1], backward[1])
+        for layer, p in ((self.forward, params.forward), (self.backward, params.backward)):
+            layer.check(p)
+            inputs.check_params(layer.cell, p.cell, xs)
         if resets is not None:
-            resets = inputs.as_flags("resets", resets, len(xs), xs.shape[1:-1])
             resets = jnp.stack([resets, jnp.flip(steps_that_start(resets, mask, reverse=True), 0)])
         pairs = jax.tree.map(
             lambda ahead, back: jnp.stack([ahead, back]),
@@ -192,6 +195,15 @@ def bidirectional(
     """
     forward = lift(cell)
     return Bidirectional(forward, forward if other is None else lift(other), merge)
+
+
+def _both_of(name: str, pair: Any) -> Directions:
+    """`pair` as one of each direction, checked."""
+    if not isinstance(pair, tuple) or len(pair) != 2 or any(one is None for one in pair):
+        raise ValueError(
+            f"{name}: got {type(pair).__name__}, expected Directions(forward, backward)"
+        )
+    return Directions(*pair)
 
 
 def _flip(tree: Any) -> Any:

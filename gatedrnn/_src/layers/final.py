@@ -98,7 +98,7 @@ class Final:
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
         """`xs [T, *B, I]` -> the final carry and its output `[*B, F]`, zeros for an empty row."""
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         return finish(self.layer, params, xs, carry, mask=mask, resets=resets, key=key)
 
     def step(

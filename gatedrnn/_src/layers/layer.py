@@ -3,7 +3,7 @@
 Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,24 @@ def check_layer(name: str, layer: Any) -> None:
         )
 
 
+@runtime_checkable
+class Stepwise(Layer, Protocol):
+    """A layer that treats every step alike and alone, and so can be applied to the last only."""
+
+    stepwise: bool
+
+    def apply_last(
+        self, params: Params, y: Array, carry: Carry, length: int, *, key: Array | None = None
+    ) -> tuple[Carry, Array]:
+        """What `apply` does at the last of `length` steps: `y [*B, I]` -> `[*B, F]`."""
+        ...
+
+
+def is_stepwise(layer: Layer) -> TypeGuard[Stepwise]:
+    """Whether the layer treats every step alike and alone."""
+    return getattr(layer, "stepwise", False)
+
+
 def is_causal(layer: Layer) -> bool:
     """Whether the output at a step depends on that step and those before only."""
     return getattr(layer, "causal", True)
@@ -86,9 +104,13 @@ def reads_tokens(layer: Layer) -> bool:
 
 
 def as_sequence(
-    layer: Layer, xs: ArrayLike, lengths: Array | None, mask: Array | None
+    layer: Layer,
+    xs: ArrayLike,
+    lengths: Array | None,
+    mask: Array | None,
+    resets: Array | None,
 ) -> tuple[Array, Array | None]:
-    """`xs` of a layer, checked, with zeros where it is masked, and its mask `[T, *B]` or None."""
+    """`xs` of a layer, zeros where it is masked, and its mask `[T, *B]` or None; all checked."""
     xs = jnp.asarray(xs)
     tokens = reads_tokens(layer)
     if xs.ndim < (1 if tokens else 2):
@@ -98,6 +120,8 @@ def as_sequence(
         inputs.check_floating("xs", xs)
     batch_shape = xs.shape[1:] if tokens else xs.shape[1:-1]
     mask = inputs.as_mask(lengths, mask, len(xs), batch_shape)
+    if resets is not None:
+        inputs.as_flags("resets", resets, len(xs), batch_shape)
     return inputs.zero_masked(xs, mask), mask
 
 

@@ -47,9 +47,9 @@ class Recurrent:
     ) -> RecurrentParams:
         """The cell's parameters; a learned initial carry starts as the cell's own."""
         in_features = features_of(self, in_features)
-        learned = self.cell.carry((), dtype) if self.initial == "learned" else None
-        if learned is not None:  # parameters are all in one dtype
-            learned = jax.tree.map(lambda leaf: leaf.astype(dtype), learned)
+        learned = None
+        if self.initial == "learned":  # in one dtype, as all parameters
+            learned = jax.tree.map(lambda leaf: leaf.astype(dtype), self.cell.carry((), dtype))
         return RecurrentParams(self.cell.init(key, in_features, dtype), learned)
 
     def carry(
@@ -66,6 +66,7 @@ class Recurrent:
             raise ValueError(
                 "params: got None, expected the layer's parameters: its initial carry is learned"
             )
+        self.check(params)
         return jax.tree.map(
             lambda leaf, zero: jnp.broadcast_to(leaf.astype(zero.dtype), zero.shape),
             params.initial,
@@ -87,7 +88,7 @@ class Recurrent:
 
         After a reset too, a step starts from the layer's initial carry.
         """
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         return self.run(params, xs, carry, mask, resets, reverse=False)
 
     def run(
@@ -100,7 +101,7 @@ class Recurrent:
         reverse: bool,
     ) -> tuple[Carry, Array]:
         """`apply` in either direction."""
-        check_recurrent_params(params)
+        self.check(params)
         initial = self.carry(xs.shape[1:-1], xs.dtype, params)
         return unroll(
             self.cell,
@@ -114,11 +115,25 @@ class Recurrent:
             bptt=self.bptt,
         )
 
+    def check(self, params: RecurrentParams) -> None:
+        """Raise unless `params` are a layer's of this kind; the cell's are checked where used."""
+        if not isinstance(params, RecurrentParams):
+            raise ValueError(
+                f"params: got {type(params).__name__}, expected RecurrentParams(cell, initial)"
+            )
+        if self.initial == "learned":
+            expected = jax.eval_shape(lambda: self.cell.carry((), jnp.float32))
+            inputs.check_shapes("params.initial", params.initial, expected, self)
+        elif params.initial is not None:
+            raise ValueError(
+                f"params.initial: got a learned carry, expected None: {self} starts from zeros"
+            )
+
     def step(
         self, params: RecurrentParams, carry: Carry, x: Array, *, key: Array | None = None
     ) -> tuple[Carry, Array]:
         """One step of the cell: `x [*B, I]` -> the new carry and `[*B, F]`."""
-        check_recurrent_params(params)
+        self.check(params)
         return self.cell.step(params.cell, carry, x)
 
     def final(
@@ -133,7 +148,7 @@ class Recurrent:
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
         """The final carry and the output that belongs to it, `[*B, F]`; zeros for an empty row."""
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         return self.run_to_end(params, xs, carry, mask, resets, reverse=False)
 
     def run_to_end(
@@ -147,21 +162,15 @@ class Recurrent:
     ) -> tuple[Carry, Array]:
         """`final` in either direction."""
         carry, ys = self.run(params, xs, carry, mask, resets, reverse)
-        if getattr(self.cell, "rule", None) is None:
+        # a cut in the padding would part the final carry from the step that it belongs to
+        parted = mask is not None and self.bptt.truncate is not None
+        if parted or getattr(self.cell, "rule", None) is None:
             return carry, last_valid(ys, mask, first=reverse)
         # the output is the first leaf of the carry: no sequence of outputs is needed at all
         y = jax.tree.leaves(carry)[0]
         if len(xs) == 0:
             return carry, jnp.zeros_like(y)
         return carry, y if mask is None else inputs.zero_masked(y, jnp.any(mask, axis=0))
-
-
-def check_recurrent_params(params: Any) -> None:
-    """Raise where a cell's parameters stand in for the layer's."""
-    if not isinstance(params, RecurrentParams):
-        raise ValueError(
-            f"params: got {type(params).__name__}, expected RecurrentParams(cell, initial)"
-        )
 
 
 def recurrent(cell: Cell, bptt: BPTT = BPTT(), initial: str = "zeros") -> Recurrent:

@@ -4,6 +4,7 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features, `n
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from gatedrnn._src.layers.layer import (
     as_sequence,
     check_layer,
     is_causal,
+    is_stepwise,
     key_of,
     same_features,
 )
@@ -40,6 +42,11 @@ class Repeat:
     def causal(self) -> bool:
         """Whether the layer is."""
         return is_causal(self.layer)
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether the layer is."""
+        return is_stepwise(self.layer)
 
     def out_features(self, in_features: int | None) -> int | None:
         """As many as come in."""
@@ -75,29 +82,55 @@ class Repeat:
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
         """One scan over depth: final carries with a leading axis `n`, and `ys [T, *B, F]`."""
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         carry = self.carry(xs.shape[1:-1], xs.dtype, params) if carry is None else carry
 
-        def one(xs: Array, layer: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
-            p, c, index = layer
-            c, ys = self.layer.apply(p, xs, c, mask=mask, resets=resets, key=key_of(key, index))
-            return ys, c
+        def one(layer: Any, params: Params, xs: Array, carry: Carry, key: Array | None) -> Any:
+            return layer.apply(params, xs, carry, mask=mask, resets=resets, key=key)
 
-        ys, carry = engine.scan_layers(one, xs, (params, carry, jnp.arange(self.n)))
-        return carry, ys
+        return self._through(one, params, xs, carry, key)
 
     def step(
         self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
     ) -> tuple[Carry, Array]:
         """One step through all layers."""
 
-        def one(x: Array, layer: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
-            p, c, index = layer
-            c, y = self.layer.step(p, c, x, key=key_of(key, index))
-            return y, c
+        def one(layer: Any, params: Params, x: Array, carry: Carry, key: Array | None) -> Any:
+            return layer.step(params, carry, x, key=key)
 
-        y, carry = engine.scan_layers(one, x, (params, carry, jnp.arange(self.n)))
-        return carry, y
+        return self._through(one, params, x, carry, key)
+
+    def _through(
+        self, one: Callable, params: Params, xs: Array, carry: Carry, key: Array | None
+    ) -> tuple[Carry, Array]:
+        """`one(layer, params, xs, carry, key) -> (carry, ys)` for each layer, in one scan."""
+        for name, tree in (("params", params), ("carry", carry)):
+            for path, leaf in jax.tree.leaves_with_path(tree):
+                if jnp.shape(leaf)[:1] != (self.n,):
+                    raise ValueError(
+                        f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, "
+                        f"expected a leading axis of {self.n}, the layers of gr.repeat"
+                    )
+
+        def body(xs: Array, each: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
+            params, carry, index = each
+            carry, ys = one(self.layer, params, xs, carry, key_of(key, index))
+            return ys, carry
+
+        ys, carry = engine.scan_layers(body, xs, (params, carry, jnp.arange(self.n)))
+        return carry, ys
+
+    def apply_last(
+        self, params: Params, y: Array, carry: Carry, length: int, *, key: Array | None = None
+    ) -> tuple[Carry, Array]:
+        """What `apply` does at the last of `length` steps, alone, if the layer is stepwise."""
+
+        def one(layer: Any, params: Params, y: Array, carry: Carry, key: Array | None) -> Any:
+            return layer.apply_last(params, y, carry, length, key=key)
+
+        if carry is None:
+            carry = self.carry(y.shape[:-1], y.dtype, params)
+        return self._through(one, params, y, carry, key)
 
     def final(
         self,
@@ -111,7 +144,7 @@ class Repeat:
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
         """The final carries, and the output `[*B, F]` that belongs to the last one."""
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         carry = self.carry(xs.shape[1:-1], xs.dtype, params) if carry is None else carry
         options = {"mask": mask, "resets": resets}
         below, last = self.n - 1, jax.tree.map(lambda v: v[-1], (params, carry))

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src.layers.layer import Layer, as_sequence, check_layer, is_causal, same_features
+from gatedrnn._src.layers.layer import (
+    Layer,
+    as_sequence,
+    check_layer,
+    is_causal,
+    is_stepwise,
+    same_features,
+)
 from gatedrnn._src.layers.recurrent import lift
 from gatedrnn._src.rule import Carry, Params
 
@@ -28,6 +35,11 @@ class Residual:
     def causal(self) -> bool:
         """Whether the layer is."""
         return is_causal(self.layer)
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether the layer is."""
+        return is_stepwise(self.layer)
 
     def out_features(self, in_features: int | None) -> int | None:
         """As many as come in."""
@@ -59,16 +71,32 @@ class Residual:
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
         """`ys = xs + layer(xs)`, `[T, *B, F]`, with the layer's final carry."""
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         carry, ys = self.layer.apply(params, xs, carry, mask=mask, resets=resets, key=key)
-        return carry, xs + ys
+        return carry, self._add(xs, ys)
+
+    def apply_last(
+        self, params: Params, y: Array, carry: Carry, length: int, *, key: Array | None = None
+    ) -> tuple[Carry, Array]:
+        """What `apply` does at the last of `length` steps, alone, if the layer is stepwise."""
+        assert is_stepwise(self.layer)
+        carry, out = self.layer.apply_last(params, y, carry, length, key=key)
+        return carry, self._add(y, out)
 
     def step(
         self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
     ) -> tuple[Carry, Array]:
         """`y = x + layer(x)` for one step."""
         carry, y = self.layer.step(params, carry, x, key=key)
-        return carry, x + y
+        return carry, self._add(x, y)
+
+    def _add(self, x: Array, y: Array) -> Array:
+        if x.shape != y.shape:
+            raise ValueError(
+                f"x: got shape {x.shape} for {self.layer!r}, which makes {y.shape} of it, "
+                "expected a layer that makes as many features as it reads"
+            )
+        return x + y
 
 
 def residual(layer: Any) -> Residual:

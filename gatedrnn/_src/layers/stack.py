@@ -18,6 +18,7 @@ from gatedrnn._src.layers.layer import (
     as_sequence,
     check_layer,
     is_causal,
+    is_stepwise,
     key_of,
     reads_tokens,
 )
@@ -46,6 +47,11 @@ class Stack:
     def causal(self) -> bool:
         """Whether every layer is."""
         return all(is_causal(layer) for layer in self.layers)
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether every layer is."""
+        return all(is_stepwise(layer) for layer in self.layers)
 
     def out_features(self, in_features: int | None) -> int | None:
         """The size of the last layer's output."""
@@ -85,7 +91,7 @@ class Stack:
         key: Array | None = None,
     ) -> tuple[tuple[Carry, ...], Array]:
         """Each layer over the whole output of the one before: the final carries, and `ys`."""
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         carries = []
         for index, (layer, p, c) in enumerate(self._each(params, carry)):
             c, xs = layer.apply(p, xs, c, mask=mask, resets=resets, key=key_of(key, index))
@@ -107,6 +113,22 @@ class Stack:
             carries.append(c)
         return tuple(carries), x
 
+    def apply_last(
+        self,
+        params: tuple[Params, ...],
+        y: Array,
+        carry: tuple[Carry, ...] | None,
+        length: int,
+        *,
+        key: Array | None = None,
+    ) -> tuple[tuple[Carry, ...], Array]:
+        """What `apply` does at the last of `length` steps, alone, if every layer is stepwise."""
+        carries = []
+        for index, (layer, p, c) in enumerate(self._each(params, carry)):
+            c, y = layer.apply_last(p, y, c, length, key=key_of(key, index))
+            carries.append(c)
+        return tuple(carries), y
+
     def final(
         self,
         params: tuple[Params, ...],
@@ -122,10 +144,10 @@ class Stack:
 
         The layers on top that treat every step alike see the last output of those below only.
         """
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         length, any_step = len(xs), None if mask is None else jnp.any(mask, axis=0)
         top = len(self.layers) - 1
-        while top > 0 and hasattr(self.layers[top], "apply_last"):
+        while top > 0 and is_stepwise(self.layers[top]):
             top -= 1
         carries = []
         for index, (layer, p, c) in enumerate(self._each(params, carry)):

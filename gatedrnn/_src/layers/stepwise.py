@@ -1,4 +1,4 @@
-"""Layers that treat every step alike: dense, embedding, dropout.
+"""Layers that map every step alike: dense, embedding.
 
 Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features, `V` vocabulary.
 """
@@ -6,7 +6,6 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features, `V
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -29,6 +28,8 @@ class Dense:
 
     features: int
     use_bias: bool = True
+
+    stepwise = True
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
@@ -67,7 +68,7 @@ class Dense:
         key: Array | None = None,
     ) -> tuple[tuple[()], Array]:
         """`xs [T, *B, I]` -> `((), ys [T, *B, F])`."""
-        xs, mask = as_sequence(self, xs, lengths, mask)
+        xs, mask = as_sequence(self, xs, lengths, mask, resets)
         return (), inputs.zero_masked(self._map(params, xs), mask)
 
     def step(
@@ -83,6 +84,10 @@ class Dense:
         return self.step(params, carry, y)
 
     def _map(self, params: DenseParams, x: Array) -> Array:
+        x = jnp.asarray(x)
+        if x.ndim < 1:
+            raise ValueError(f"x: got shape {x.shape}, expected [*B, I]")
+        inputs.check_floating("x", x)
         inputs.check_params(self, params, x, "x")
         inputs.check_dtypes(params, x, "x")
         y = dot(x, params.kernel.astype(x.dtype))
@@ -158,7 +163,7 @@ class Embed:
         key: Array | None = None,
     ) -> tuple[tuple[()], Array]:
         """Tokens `xs [T, *B]` -> `((), ys [T, *B, F])`."""
-        tokens, mask = as_sequence(self, xs, lengths, mask)
+        tokens, mask = as_sequence(self, xs, lengths, mask, resets)
         return (), inputs.zero_masked(self._look_up(params, tokens), mask)
 
     def step(
@@ -176,6 +181,7 @@ class Embed:
         if shape != expected:
             raise ValueError(f"params.table: got shape {shape}, expected {expected} for {self}")
         # a token out of range shows as NaN, instead of another token's row; a negative one is one
+        tokens = tokens.astype(jnp.int32)
         tokens = jnp.where(tokens < 0, self.vocab, tokens)
         return params.table.at[tokens].get(mode="fill", fill_value=jnp.nan)
 
@@ -193,103 +199,3 @@ def embed(vocab: int, features: int) -> Embed:
       ValueError: sizes below 1.
     """
     return Embed(vocab, features)
-
-
-class DropoutCarry(NamedTuple):
-    """How many steps have gone by."""
-
-    step: Array  # int32, no axes
-
-
-@dataclasses.dataclass(frozen=True)
-class Dropout:
-    """Features set to zero at random; see `dropout`."""
-
-    rate: float
-    shared_in_time: bool = False
-
-    def __post_init__(self) -> None:
-        checks.rate("rate", self.rate)
-        checks.flag("shared_in_time", self.shared_in_time)
-
-    def out_features(self, in_features: int | None) -> int:
-        """As many as come in."""
-        return features_of(self, in_features)
-
-    def init(
-        self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
-    ) -> tuple[()]:
-        """Nothing."""
-        features_of(self, in_features)
-        return ()
-
-    def carry(
-        self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, params: Any = None
-    ) -> DropoutCarry:
-        """The step number 0."""
-        return DropoutCarry(jnp.zeros((), jnp.int32))
-
-    def apply(
-        self,
-        params: tuple[()],
-        xs: Array,
-        carry: DropoutCarry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[DropoutCarry, Array]:
-        """`xs [T, *B, F]` -> the steps so far, and `ys [T, *B, F]`; unchanged without a key."""
-        xs, _ = as_sequence(self, xs, lengths, mask)
-        start = (self.carry(()) if carry is None else carry).step
-        following = DropoutCarry(start + len(xs))
-        if key is None or self.rate == 0:
-            return following, xs
-        if self.shared_in_time:
-            return following, self._drop(xs, self._kept(key, xs.shape[1:]))
-        steps = start + jnp.arange(len(xs), dtype=start.dtype)
-        kept = jax.vmap(lambda step: self._kept(jax.random.fold_in(key, step), xs.shape[1:]))
-        return following, self._drop(xs, kept(steps))
-
-    def step(
-        self, params: tuple[()], carry: DropoutCarry, x: Array, *, key: Array | None = None
-    ) -> tuple[DropoutCarry, Array]:
-        """`x [*B, F]` -> the steps so far, and `y [*B, F]`, as `apply` has it at that step."""
-        carry, ys = self.apply(params, x[None], carry, key=key)
-        return carry, ys[0]
-
-    def apply_last(
-        self,
-        params: tuple[()],
-        y: Array,
-        carry: DropoutCarry | None,
-        length: int,
-        *,
-        key: Array | None = None,
-    ) -> tuple[DropoutCarry, Array]:
-        """What `apply` does at the last of `length` steps, alone."""
-        start = self.carry(()) if carry is None else carry
-        return self.step(params, DropoutCarry(start.step + (length - 1)), y, key=key)
-
-    def _kept(self, key: Array, shape: tuple[int, ...]) -> Array:
-        return jax.random.bernoulli(key, 1 - self.rate, shape)
-
-    def _drop(self, xs: Array, kept: Array) -> Array:
-        return jnp.where(kept, xs / (1 - self.rate), jnp.zeros((), xs.dtype))
-
-
-def dropout(rate: float, shared_in_time: bool = False) -> Dropout:
-    """A layer that zeroes features with probability `rate` and scales the rest by `1/(1-rate)`.
-
-    The mask follows from the key and the step's number since the initial carry, which the layer's
-    carry counts, so that windows and streaming with the same key agree with the whole sequence.
-
-    Args:
-      rate: in `[0, 1)`.
-      shared_in_time: one mask for all steps (Gal & Ghahramani 2016) instead of one per step.
-
-    Raises:
-      ValueError: a rate out of range.
-    """
-    return Dropout(rate, shared_in_time)
