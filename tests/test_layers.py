@@ -637,3 +637,41 @@ def test_nothing_gives_nothing(length, batch, final):
     if length == 0:
         assert_trees_equal(carry, initial)
     assert jax.tree.map(jnp.shape, carry) == jax.tree.map(jnp.shape, initial)
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda dense: gr.stack(gr.dropout(0.0), dense),
+        gr.residual,
+        lambda dense: gr.repeat(gr.stack(dense), 2),
+    ],
+    ids=["stack", "residual", "repeat"],
+)
+def test_what_is_on_top_of_both_ends_may_be_nested(nest):
+    """Stepwise layers see the one output of the layers below, however they are put together."""
+    below, top = gr.bidirectional(gr.GRU(2)), nest(gr.dense(4))
+    net = gr.stack(below, top)
+    params, xs = random_params(net, IN), normal(T, B, IN)
+    lengths = jnp.array([T, 2, 1, 0])
+    _, ends = gr.final(below).apply(params[0], xs, lengths=lengths)
+    _, expected = top.apply(params[1], ends[None])
+    _, got = gr.final(net).apply(params, xs, lengths=lengths)
+    np.testing.assert_allclose(got[:3], expected[0, :3], rtol=1e-12)
+    assert not got[3].any()  # an empty row
+
+
+def test_lengths_in_a_small_dtype():
+    """Steps are counted beyond what the dtype of `lengths` can hold."""
+    cell, xs = gr.Elman(2), normal(300, 1, IN)
+    _, ys = gr.unroll(cell, random_params(cell, IN), xs, lengths=jnp.array([100], jnp.int8))
+    assert not ys[100:].any()
+
+
+def test_tokens_in_a_small_dtype():
+    """A vocabulary may be larger than what the dtype of the tokens can hold."""
+    layer = gr.embed(200, 2)
+    params = random_params(layer, None)
+    _, ys = layer.apply(params, jnp.array([[3], [-1]], jnp.int8))
+    np.testing.assert_array_equal(ys[0, 0], params.table[3])
+    assert jnp.isnan(ys[1]).all()

@@ -65,10 +65,18 @@ class Repeat:
         params: Params | None = None,
     ) -> Carry:
         """The layer's initial carry with a leading axis `n`."""
-        make = jax.vmap(
-            lambda p: self.layer.carry(batch_shape, dtype, p), axis_size=self.n, out_axes=0
-        )
+        self._check("params", params)
+        make = jax.vmap(lambda p: self.layer.carry(batch_shape, dtype, p), axis_size=self.n)
         return make(params)
+
+    def _check(self, name: str, tree: Any) -> None:
+        """Raise unless every leaf has one entry for each layer."""
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            if jnp.shape(leaf)[:1] != (self.n,):
+                raise ValueError(
+                    f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, "
+                    f"expected a leading axis of {self.n}, the layers of gr.repeat"
+                )
 
     def apply(
         self,
@@ -104,13 +112,8 @@ class Repeat:
         self, one: Callable, params: Params, xs: Array, carry: Carry, key: Array | None
     ) -> tuple[Carry, Array]:
         """`one(layer, params, xs, carry, key) -> (carry, ys)` for each layer, in one scan."""
-        for name, tree in (("params", params), ("carry", carry)):
-            for path, leaf in jax.tree.leaves_with_path(tree):
-                if jnp.shape(leaf)[:1] != (self.n,):
-                    raise ValueError(
-                        f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, "
-                        f"expected a leading axis of {self.n}, the layers of gr.repeat"
-                    )
+        self._check("params", params)
+        self._check("carry", carry)
 
         def body(xs: Array, each: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
             params, carry, index = each
