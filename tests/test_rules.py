@@ -23,7 +23,16 @@ def test_rule_is_autodiff_and_finite_differences(cell):
     assert set(names) == {"params", "xs", "carry"}
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+# a bias enters every structure alike: without one, the plain structures are enough
+WITHOUT_BIAS = {"elman-tanh", "lstm", "lstm-coupled", "gru-before-writes", "gru-after-keeps"}
+SECOND_ORDER = {
+    name: cell
+    for name, cell in CELLS.items()
+    if not name.endswith("-nobias") or name.removesuffix("-nobias") in WITHOUT_BIAS
+}
+
+
+@pytest.mark.parametrize("cell", SECOND_ORDER.values(), ids=SECOND_ORDER)
 def test_second_order(cell):
     """Reverse over reverse by finite differences; forward over reverse equals autodiff's."""
     params, carry = random_params(cell, I), random_carry(cell, (B,))
@@ -37,7 +46,7 @@ def test_second_order(cell):
 
         return run
 
-    check_grads(jax.jit(outputs("hand")), primals, order=2, modes=["rev"], eps=1e-4)
+    check_grads(outputs("hand"), primals, order=2, modes=["rev"], eps=1e-4)
 
     def product(rule):
         """The Hessian of a loss, times the point itself."""
