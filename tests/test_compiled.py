@@ -54,6 +54,35 @@ def test_equal_cells_do_not_retrace():
         step(Counted(H), params, xs)
 
 
+@pytest.mark.parametrize("of", ["apply", "step", "grad"])
+def test_no_call_outside_jit_compiles_twice(of):
+    """Every layer, eager: the second call with equal shapes finds what the first compiled."""
+    net = gr.stack(
+        gr.recurrent(gr.LSTM(H), initial="learned"),
+        gr.dropout(0.1),
+        gr.repeat(gr.residual(gr.GRU(H)), 2),
+        *(() if of == "step" else (gr.bidirectional(gr.GRU(H)),)),
+        gr.dense(2),
+    )
+    params = net.init(jax.random.key(0), I, jnp.float64)
+    key, xs, lengths = jax.random.key(1), inputs(4), jnp.array([4, 0, 1, 2, 3, 4, 4, 4])
+
+    def call():
+        if of == "step":
+            return net.step(params, net.carry((B,), jnp.float64, params), xs[0], key=key)
+        if of == "apply":
+            return net.apply(params, xs, lengths=lengths, key=key)
+        return jax.grad(lambda p: jnp.sum(net.apply(p, xs, lengths=lengths, key=key)[1]))(params)
+
+    call()
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    call()
+    assert not compiled
+
+
 @pytest.mark.parametrize("remainder", [0, 1])
 def test_the_program_is_bounded_in_time(remainder):
     """Ten times the steps make the same program, but for its numbers."""
@@ -166,6 +195,26 @@ def test_data_parallel(layer, mesh):
     chex.assert_trees_all_close(compiled(params, xs, lengths), expected, rtol=1e-10)
     found = collectives(compiled.as_text())
     assert found == [(0, "all-reduce")]
+
+
+def test_data_parallel_over_what_a_scan_over_depth_closes_over(mesh):
+    """Inputs on every device alike, but resets and dropout keys of its own."""
+    layer = gr.repeat(gr.stack(gr.GRU(I), gr.dropout(0.5)), 2)
+    params, xs = layer.init(jax.random.key(0), I, jnp.float64), inputs(batch=2)
+    resets = jnp.asarray(np.random.default_rng(0).random((4, T, 2)) < 0.3)
+    keys = jax.random.split(jax.random.key(1), 4)
+
+    def gradient(params, resets, keys):
+        def loss(params):
+            return jnp.sum(layer.apply(params, xs, resets=resets[0], key=keys[0])[1])
+
+        return jax.grad(loss)(params)
+
+    whole, each = PartitionSpec(), PartitionSpec("data")
+    run = jax.shard_map(gradient, mesh=mesh, in_specs=(whole, each, each), out_specs=whole)
+    expected = [gradient(params, resets[i : i + 1], keys[i : i + 1]) for i in range(4)]
+    total = jax.tree.map(lambda *v: sum(v), *expected)
+    chex.assert_trees_all_close(jax.jit(run)(params, resets, keys), total, rtol=1e-10)
 
 
 # ------------------------------------------------------------------------------- memory

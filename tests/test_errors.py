@@ -804,7 +804,7 @@ LAYERS = [
         "stack-params-list",
         apply(STACKED, list(random_params(STACKED, IN))),
         ValueError,
-        "params: got [",
+        "params: got list",
         "expected a tuple of 2, one for each layer",
     ),
     (

@@ -675,3 +675,24 @@ def test_tokens_in_a_small_dtype():
     _, ys = layer.apply(params, jnp.array([[3], [-1]], jnp.int8))
     np.testing.assert_array_equal(ys[0, 0], params.table[3])
     assert jnp.isnan(ys[1]).all()
+
+
+def test_numpy_parameters_and_scalars():
+    """Parameters from a file may be NumPy's, and so may a rate: neither changes a dtype."""
+    net = gr.stack(gr.embed(5, H), gr.dropout(np.float64(0.5)), gr.GRU(H), gr.dense(2))
+    params = random_params(net, None, dtype=jnp.float32)
+    tokens, key = jnp.array([[1], [4]]), jax.random.key(0)
+    _, expected = net.apply(params, tokens, key=key)
+    _, got = net.apply(jax.tree.map(np.asarray, params), tokens, key=key)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_numpy_numbers_in_bptt():
+    """A bound of NumPy's does not promote, and a truncation may be longer than any sequence."""
+    cell, xs = gr.Elman(H), normal(T, B, IN, dtype=np.float32)
+    params = random_params(cell, IN, dtype=jnp.float32)
+    for rule in ("hand", "autodiff"):
+        bptt = gr.BPTT(rule=rule, clip=np.float64(1.0), truncate=2**40)
+        gradient = jax.grad(lambda p, b=bptt: jnp.sum(gr.unroll(cell, p, xs, bptt=b)[1]))(params)
+        assert gradient.kernel.dtype == jnp.float32

@@ -77,6 +77,35 @@ def test_check_rule_finds_a_wrong_rule():
     assert "params.kernel" in str(report)
 
 
+def test_check_rule_sees_nan():
+    """A gradient that is not a number is no small error."""
+
+    class Broken(gr.GRU):
+        """NaN in one gradient of several."""
+
+        rule = gr.GRU.rule._replace(contract=lambda *args: spoil(*gr.GRU.rule.contract(*args)))
+
+    def spoil(dparams, dxs):
+        return dparams._replace(recurrent_kernel=dparams.recurrent_kernel * jnp.nan), dxs
+
+    report = gr.check_rule(Broken(4))
+    assert jnp.isnan(report.largest)
+    assert jnp.isnan(report.largest_difference)
+
+
+def test_check_rule_sees_a_step_of_another_function():
+    """What streams must be what unrolls."""
+
+    class Doubled(gr.GRU):
+        """Its step is not what its rule computes."""
+
+        def step(self, params, carry, x):
+            carry, y = super().step(params, carry, x)
+            return gr.GRUCarry(2 * carry.h), y
+
+    assert gr.check_rule(Doubled(4)).largest > 1e-2
+
+
 def test_check_rule_where_the_gradient_is_not_exact():
     """Against autodiff all the same; finite differences have nothing to say there."""
     report = gr.check_rule(gr.LSTM(3), bptt=gr.BPTT(truncate=2, cell_path_only=True, clip=0.5))

@@ -166,3 +166,67 @@ def run_forward(cell, bptt):
     params = cell.init(jax.random.key(0), I, jnp.float64)
     xs = jnp.ones((T, B, I))
     return jax.jvp(lambda xs: gr.unroll(cell, params, xs, bptt=bptt)[1], (xs,), (xs,))
+
+
+@pytest.mark.parametrize("params_dtype", [jnp.float32, jnp.bfloat16])
+def test_sixteen_bits_without_a_rule(params_dtype):
+    """float32 parameters go with bfloat16 inputs here too: the carry keeps its dtype."""
+    cell = Mixed(H)
+    params = cell.init(jax.random.key(0), I, params_dtype)
+    xs = jnp.ones((T, B, I), jnp.bfloat16)
+    carry, ys = gr.unroll(cell, params, xs, lengths=jnp.array([T, 0, 2]))
+    assert carry["h"].dtype == ys.dtype == jnp.bfloat16
+
+
+class Mixed(Plain):
+    """A cell that leaves promotion to JAX."""
+
+    def step(self, params, carry, x):
+        with jax.numpy_dtype_promotion("standard"):
+            carry, y = super().step(params, carry, x)
+            return carry, y.astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(Plain):
+    """A cell that also counts its steps, in a leaf `[*B]` of integers, or without batch axes."""
+
+    batched: bool = True
+
+    def carry(self, batch_shape, dtype=jnp.float32):
+        shape = batch_shape if self.batched else ()
+        return {**super().carry(batch_shape, dtype), "steps": jnp.zeros(shape, jnp.int32)}
+
+    def step(self, params, carry, x):
+        inner, y = super().step(params, {"h": carry["h"]}, x)
+        return {**inner, "steps": carry["steps"] + 1}, y
+
+
+@pytest.mark.parametrize("save", ["carries", "gates", "boundaries"])
+def test_integers_in_a_carry(save):
+    """They are masked and reset as all is, and no option of the backward pass minds them."""
+    cell, lengths = Counting(H), jnp.array([T, 0, 2])
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (T, B, I))
+    bptt = gr.BPTT(clip=10.0, truncate=100, save=save, chunk=4)
+
+    def loss(params, cell, bptt):
+        carry, ys = gr.unroll(cell, params, xs, lengths=lengths, bptt=bptt)
+        return jnp.sum(jnp.sin(ys)), carry
+
+    gradient, carry = jax.grad(loss, has_aux=True)(params, cell, bptt)
+    expected, _ = jax.grad(loss, has_aux=True)(params, Plain(H), gr.BPTT())
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-12)
+    np.testing.assert_array_equal(carry["steps"], lengths)
+
+
+def test_a_leaf_without_batch_axes():
+    """Works where all rows step together; a mask says that it cannot choose rows of it."""
+    cell = Counting(H, batched=False)
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    xs = jnp.ones((T, B, I))
+    assert gr.unroll(cell, params, xs)[0]["steps"] == T
+    with pytest.raises(
+        ValueError, match=r"carry\['steps'\]: got shape \(\), expected the batch axes"
+    ):
+        gr.unroll(cell, params, xs, lengths=jnp.array([T, 0, 2]))

@@ -9,13 +9,17 @@ from gatedrnn._src import checks
 class BPTT:
     """Back-propagation through time, exact by default; every field holds on both routes.
 
+    Where what is asked for is not the exact gradient (`truncate`, `cell_path_only`, `clip`), the
+    routes agree on it, but not on its own derivative: the rule's is that of the function that the
+    rule computes, autodiff's leaves out what was cut in the forward pass too.
+
     Attributes:
       rule: None takes the cell's hand-derived rule if it has one and autodiff if not; `"hand"`
         insists on the rule; `"autodiff"` differentiates the loop itself. A hand-derived rule is
-        reverse mode: `jax.jvp`, `jax.linearize` and `jax.jacfwd` straight through `unroll` raise
-        "can't apply forward-mode autodiff (jvp) to a custom_vjp function"; use
-        `rule="autodiff"` for those. Forward over reverse (`jax.hessian`-vector products,
-        `jax.jvp` of `jax.grad`) and reverse over reverse work on both routes.
+        reverse mode: `jax.jvp` and `jax.jacfwd` straight through `unroll`, and what `jax.linearize`
+        returns, raise "can't apply forward-mode autodiff (jvp) to a custom_vjp function"; use
+        `rule="autodiff"` for those. Forward over reverse (`jax.jvp` of `jax.grad`, `jax.hessian`)
+        and reverse over reverse work on both routes.
       chunk: how many steps the engine projects, linearizes and contracts at once, at least 1; `T`
         if that is less; a remainder is one shorter chunk. None: chosen from the sizes, so that the
         temporaries of a chunk stay in cache.
@@ -28,10 +32,10 @@ class BPTT:
       clip: bound every element of `δcarry` to `[−clip, clip]` as it leaves a step of the backward
         pass (Graves 2013). No forward mode on either route.
       save: what the forward pass keeps. `"carries"`: the carry of every step; gates are computed
-        again, for a whole chunk at once. `"gates"`: the gates too; faster where products
-        dominate, about twice the memory. `"boundaries"`: only the carry at the start of each
-        chunk; the chunk's forward pass runs again. On the autodiff route, the same by
-        `jax.checkpoint` of a step, not at all, and of a chunk.
+        again, for a whole chunk at once. `"gates"`: the gates too; faster where products dominate,
+        for twice the memory and a little more. `"boundaries"`: only the carry at the start of each
+        chunk, whose forward pass runs again. On the autodiff route, the same by `jax.checkpoint`
+        of a step, not at all, and of a chunk.
 
     Raises:
       ValueError: an unknown option, or a number out of range.
@@ -53,4 +57,5 @@ class BPTT:
         checks.flag("cell_path_only", self.cell_path_only)
         if self.clip is not None:
             checks.number("clip", self.clip, above=0)
+            object.__setattr__(self, "clip", float(self.clip))  # NumPy's would promote
         checks.option("save", self.save, ("carries", "gates", "boundaries"))

@@ -14,7 +14,7 @@ from jax import Array
 
 from gatedrnn._src import checks, inputs
 from gatedrnn._src.bptt import BPTT
-from gatedrnn._src.rule import Cell
+from gatedrnn._src.rule import Cell, rule_of
 from gatedrnn._src.unroll import trajectory
 
 # the five-point formula's error is of order step⁴, its rounding of order ε / step
@@ -30,20 +30,23 @@ class RuleReport(NamedTuple):
         largest difference between the rule's gradient and autodiff's.
       differences: the same between the rule's derivative along a random direction of the leaf and
         finite differences; None where what was asked for is not the exact gradient.
+      step: the largest difference between the carries that `cell.step` makes, one after another,
+        and those that the rule's `project` and `recur` make.
     """
 
     autodiff: dict[str, float]
     differences: dict[str, float] | None
+    step: float
 
     @property
     def largest(self) -> float:
-        """The largest error against autodiff."""
-        return max(self.autodiff.values())
+        """The largest error against autodiff and of `step`; NaN if any is."""
+        return float(np.max([self.step, *self.autodiff.values()]))
 
     @property
     def largest_difference(self) -> float | None:
-        """The largest error against finite differences."""
-        return None if self.differences is None else max(self.differences.values())
+        """The largest error against finite differences; NaN if any is."""
+        return None if self.differences is None else float(np.max([*self.differences.values()]))
 
     def __str__(self) -> str:
         """A table with a line for each leaf."""
@@ -51,7 +54,7 @@ class RuleReport(NamedTuple):
         for name, error in self.autodiff.items():
             difference = "-" if self.differences is None else f"{self.differences[name]:.1e}"
             lines.append(f"{name:<34}{error:>14.1e}{difference:>18}")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"{'step, carry by carry':<34}{self.step:>14.1e}"])
 
 
 def check_rule(
@@ -86,7 +89,7 @@ def check_rule(
     inputs.check_cell(cell)
     checks.size("in_features", in_features)
     checks.size("steps", steps)
-    if getattr(cell, "rule", None) is None:
+    if rule_of(cell) is None:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule")
     noise = np.random.default_rng(seed)
     with jax.enable_x64(True):
@@ -105,7 +108,7 @@ def check_rule(
         little: dict[str, Any] = {"xla_backend_optimization_level": 0}
         arguments = (point, _moved(point, along), along, weights)
         quickly = measure.lower(*arguments).compile(little)
-        by_autodiff, by_differences = quickly(*arguments)
+        by_autodiff, by_differences, step = quickly(*arguments)
     names = [
         jax.tree_util.keystr(path, simple=True, separator=".")
         for path, _ in jax.tree.leaves_with_path(point)
@@ -114,6 +117,7 @@ def check_rule(
     return RuleReport(
         autodiff=dict(zip(names, map(float, by_autodiff), strict=True)),
         differences=dict(zip(names, map(float, by_differences), strict=True)) if exact else None,
+        step=float(step),
     )
 
 
@@ -141,8 +145,8 @@ def _moved(point: dict, along: dict) -> dict:
 
 def _errors(
     cell: Cell, bptt: BPTT, point: dict, moved: dict, along: dict, weights: Any
-) -> tuple[list[Array], list[Array]]:
-    """The error of the gradient of each leaf, against autodiff and against differences."""
+) -> tuple[list[Array], list[Array], Array]:
+    """The error of each leaf's gradient, against autodiff and differences, and of `step`."""
 
     def loss(rule: str, point: dict) -> Array:
         reached = _reached(cell, bptt, rule, point)
@@ -156,13 +160,25 @@ def _errors(
     return (
         [_error(g, a) for g, a in zip(gradients, by_autodiff, strict=True)],
         [
-            jnp.abs(jnp.vdot(g, way) - slope) / jnp.linalg.norm(g * way)
+            _error(jnp.vdot(g, way), slope, scale=jnp.linalg.norm(g * way))
             for g, way, slope in zip(gradients, jax.tree.leaves(along), slopes, strict=True)
         ],
+        _error_of_step(cell, point, _reached(cell, bptt, "hand", point)),
     )
 
 
-def _error(got: Array, expected: Array) -> Array:
+def _error_of_step(cell: Cell, point: dict, reached: Any) -> Array:
+    """The largest error of any carry or output that `step` makes."""
+    carry, made = point["carry"], []
+    for x in point["xs"]:
+        carry, y = cell.step(point["params"], carry, x)
+        made.append((carry, y))
+    stacked = jax.tree.map(lambda *steps: jnp.stack(steps), *made)
+    errors = jax.tree.map(_error, stacked, reached)
+    return jnp.max(jnp.stack(jax.tree.leaves(errors)))
+
+
+def _error(got: Array, expected: Array, scale: Array | None = None) -> Array:
     """The largest difference, relative to the largest element (0 where both are 0 throughout)."""
-    scale = jnp.max(jnp.abs(expected))
+    scale = jnp.max(jnp.abs(expected)) if scale is None else scale
     return jnp.max(jnp.abs(got - expected)) / jnp.where(scale == 0, 1, scale)

@@ -20,7 +20,16 @@ from jax import Array, lax
 from gatedrnn._src.numerics import matrices_as
 from gatedrnn._src.plan import Plan, Steps, pieces, sized
 from gatedrnn._src.rule import Carry, Params
-from gatedrnn._src.trees import as_dtypes, first_leaf, shift, vary_alike, where, wide, zeros
+from gatedrnn._src.trees import (
+    as_dtypes,
+    clipped,
+    first_leaf,
+    shift,
+    vary_alike,
+    where,
+    wide,
+    zeros,
+)
 
 
 @partial(jax.jit, static_argnames="plan")
@@ -45,9 +54,25 @@ def run(plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Car
     return final, first_leaf(kept), kept if plan.every_carry else None
 
 
-def scan_layers(body: Callable, carry: Any, stacked: Any) -> tuple[Any, Any]:
-    """A scan over depth: equal layers one after the other, `stacked` along a leading layer axis."""
-    return lax.scan(body, *vary_alike((carry, stacked)))
+@partial(jax.jit, static_argnames=("call", "layer"))
+def scan_layers(
+    call: Callable, layer: Any, params: Params, carries: Carry, xs: Array, shared: Any
+) -> tuple[Carry, Array]:
+    """A scan over depth: `call(layer, params, carry, xs, shared, index)` for layers in turn.
+
+    `params` and `carries` have a leading axis over layers; `call` returns a carry and the `xs` of
+    the next layer. Jitted, so that outside `jit` too equal layers and shapes compile once.
+    """
+    params, carries, xs, shared = vary_alike((params, carries, xs, shared))
+
+    def body(xs: Array, each: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
+        params, carry, index = each
+        carry, xs = call(layer, params, carry, xs, shared, index)
+        return xs, carry
+
+    index = jnp.arange(len(jax.tree.leaves((params, carries))[0]))
+    xs, carries = lax.scan(body, xs, (params, carries, index))
+    return carries, xs
 
 
 # ------------------------------------------------------------------------------ forward
@@ -200,7 +225,7 @@ def _backward_chunk(
         live = where(skip, none, dcarry)
         dbefore, delta = rule.backward(cell, matrices, local, live, **cut_path)
         if bptt.clip is not None:
-            dbefore = _clip(bptt.clip, dbefore)
+            dbefore = clipped(bptt.clip, dbefore)
         dreset = flow.dreset
         if reset is not None:
             dreset = jax.tree.map(jnp.add, dreset, where(reset, dbefore, none))
@@ -228,10 +253,6 @@ def _add_direct(plan: Plan, dcarry: Carry, direct: Any) -> Carry:
 # ------------------------------------------------------------------------------- clipping
 
 
-def _clip(bound: float, dcarry: Carry) -> Carry:
-    return jax.tree.map(lambda d: jnp.clip(d, -bound, bound), dcarry)
-
-
 @partial(jax.custom_vjp, nondiff_argnames=("bound",))
 def _clip_cotangent(bound: float, carry: Carry) -> Carry:
     """The identity; backward, every element of the cotangent is clipped to `[-bound, bound]`."""
@@ -239,7 +260,7 @@ def _clip_cotangent(bound: float, carry: Carry) -> Carry:
 
 
 _clip_cotangent.defvjp(
-    lambda bound, carry: (carry, None), lambda bound, _, dcarry: (_clip(bound, dcarry),)
+    lambda bound, carry: (carry, None), lambda bound, _, dcarry: (clipped(bound, dcarry),)
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from gatedrnn._src.bptt import BPTT
-from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.rule import Carry, Cell, Params, rule_of
 
 
 def check_floating(name: str, x: Array) -> None:
@@ -45,7 +45,7 @@ def check_bptt(cell: Cell, bptt: BPTT) -> None:
     """Raise unless the backward pass that `bptt` asks for is one that `cell` has."""
     if not isinstance(bptt, BPTT):
         raise TypeError(f"bptt: got {bptt!r}, expected a gr.BPTT")
-    rule = getattr(cell, "rule", None)
+    rule = rule_of(cell)
     if bptt.rule == "hand" and rule is None:
         raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")
     if bptt.cell_path_only and (rule is None or not rule.has_cell_path):
@@ -60,7 +60,7 @@ def check_params(cell: Cell, params: Params, x: Array, name: str = "xs") -> None
     expected = _params_template(cell, x.shape[-1])
     beside = f"the {x.shape[-1]} features on the last axis of {name}, shape {x.shape}"
     check_shapes("params", params, expected, cell, beside)
-    if hasattr(cell, "rule"):
+    if rule_of(cell) is not None:
         check_dtypes(params, x, name)
 
 
@@ -107,13 +107,24 @@ def as_carry(
 
     def cast(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
         leaf = jnp.asarray(leaf)
-        where = name + jax.tree_util.keystr(path)
-        both_real = all(jnp.issubdtype(v.dtype, jnp.floating) for v in (leaf, wanted))
-        if leaf.dtype != wanted.dtype and not both_real:
+        if leaf.dtype == wanted.dtype:
+            return leaf
+        if not all(jnp.issubdtype(v.dtype, jnp.floating) for v in (leaf, wanted)):
+            where = name + jax.tree_util.keystr(path)
             raise TypeError(f"{where}: got dtype {leaf.dtype.name}, expected {wanted.dtype.name}")
         return leaf.astype(wanted.dtype)
 
     return jax.tree.map_with_path(cast, carry, expected)
+
+
+def check_batched(name: str, carry: Carry, batch_shape: tuple[int, ...]) -> None:
+    """Raise unless every leaf has the batch axes, row by row of which a mask or reset decides."""
+    for path, leaf in jax.tree.leaves_with_path(carry):
+        if leaf.shape[: len(batch_shape)] != batch_shape:
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)}: got shape {leaf.shape}, expected the batch "
+                f"axes {batch_shape} in front, for lengths, mask or resets to choose rows"
+            )
 
 
 def check_step(cell: Cell, params: Params, carry: Carry, x: Array) -> Carry:

@@ -246,6 +246,7 @@ class LSTM:
         checks.flag("use_bias", self.use_bias)
         if self.forget_bias is not None:
             checks.number("forget_bias", self.forget_bias)
+            object.__setattr__(self, "forget_bias", float(self.forget_bias))
             if not self.use_bias:
                 raise ValueError(
                     f"forget_bias: got {self.forget_bias} with use_bias=False, expected None: "

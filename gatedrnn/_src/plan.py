@@ -12,8 +12,8 @@ from jax import Array
 
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.numerics import matrices_as
-from gatedrnn._src.rule import Carry, Cell, Params, Rule
-from gatedrnn._src.trees import first_leaf
+from gatedrnn._src.rule import Carry, Cell, Params, Rule, rule_of
+from gatedrnn._src.trees import as_real_dtypes, first_leaf
 
 # A chunk has as many steps as keep its temporaries near this size: on a CPU larger ones are fresh
 # memory, whose page faults cost more than the arithmetic on it.
@@ -34,7 +34,7 @@ class Plan:
     @property
     def rule(self) -> Rule | None:
         """The cell's own backward rule, unless autodiff is asked for."""
-        return None if self.bptt.rule == "autodiff" else getattr(self.cell, "rule", None)
+        return None if self.bptt.rule == "autodiff" else rule_of(self.cell)
 
 
 class Steps(NamedTuple):
@@ -48,9 +48,14 @@ class Steps(NamedTuple):
 
 def pieces(plan: Plan, params: Params, xs: Array) -> tuple[Any, Callable]:
     """What to scan over, and `advance(carry, a) -> (carry, y, gates)`."""
-    cell, rule = plan.cell, getattr(plan.cell, "rule", None)
+    cell, rule = plan.cell, rule_of(plan.cell)
     if rule is None:
-        return xs, lambda carry, x: (*cell.step(params, carry, x), None)
+
+        def advance_unruled(carry: Carry, x: Array) -> tuple[Carry, Array, None]:
+            new, y = cell.step(params, carry, x)
+            return as_real_dtypes(new, carry), y, None
+
+        return xs, advance_unruled
     params = matrices_as(params, xs.dtype)
     cut = {"cell_path_only": True} if plan.rule is None and plan.bptt.cell_path_only else {}
 

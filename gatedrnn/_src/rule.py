@@ -71,6 +71,11 @@ class Cell(Protocol):
         ...
 
 
+def rule_of(cell: Cell) -> Rule | None:
+    """The backward rule of `cell`, if it has one."""
+    return getattr(cell, "rule", None)
+
+
 class RuledCell(Cell, Protocol):
     """A cell with a backward rule of its own."""
 

@@ -50,6 +50,25 @@ def as_dtypes(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda v, w: v.astype(w.dtype), tree, like)
 
 
+def clipped(bound: float, tree: Any) -> Any:
+    """`tree` with every element in `[-bound, bound]`; cotangents of integers as they are."""
+
+    def clip(d: Array) -> Array:
+        return jnp.clip(d, -bound, bound) if jnp.issubdtype(d.dtype, jnp.floating) else d
+
+    return jax.tree.map(clip, tree)
+
+
+def as_real_dtypes(tree: Any, like: Any) -> Any:
+    """`tree` with its floating-point leaves in the dtypes of `like`; others as they are."""
+
+    def cast(v: Array, w: Array) -> Array:
+        real = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (v, w))
+        return v.astype(w.dtype) if real and v.dtype != w.dtype else v
+
+    return jax.tree.map(cast, tree, like)
+
+
 def vary_alike(tree: Any, like: Any = None) -> Any:
     """Inside `shard_map`, make `tree` vary over every mesh axis that it or `like` varies over.
 

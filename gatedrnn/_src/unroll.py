@@ -43,7 +43,8 @@ def unroll(
       lengths: `[*B]`, integers: row `b` has `lengths[b]` steps, the rest is padding.
       mask: `[T, *B]`, booleans of any pattern, instead of `lengths`. A step that is False is
         skipped in either direction: it keeps the carry and yields zeros, and whatever it holds, NaN
-        included, reaches no output, carry or gradient.
+        included, reaches no output, carry or gradient. (The step sees zeros in its place: one of
+        your own without a rule must be differentiable there.)
       resets: `[T, *B]`, booleans: True at `t` puts a boundary between `t-1` and `t` (an episode or
         a document starts at `t`). Forward, `t` starts from `reset_carry`; in reverse, the valid
         step before it does. The reset of a masked step is ignored.
@@ -121,6 +122,8 @@ def _run(
         resets = inputs.as_flags("resets", resets, length, batch_shape)
         resets = steps_that_start(resets, mask, reverse)
         reset_carry = _carry_or_initial("reset_carry", cell, reset_carry, xs)
+    if mask is not None or resets is not None:
+        inputs.check_batched("carry", carry, batch_shape)
     steps = Steps(
         xs=inputs.zero_masked(xs, mask),
         skips=None if mask is None else ~mask,
@@ -166,7 +169,7 @@ def _cuts(truncate: int, length: int, reverse: bool) -> Array:
     The cut lies between positions `jk-1` and `jk`: entering `jk` forward, `jk-1` in reverse.
     """
     boundary = jnp.arange(length) + (1 if reverse else 0)
-    return (boundary % truncate == 0) & (boundary > 0) & (boundary < length)
+    return (boundary % min(truncate, max(length, 1)) == 0) & (boundary > 0) & (boundary < length)
 
 
 @functools.lru_cache(maxsize=512)

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks, inputs
 from gatedrnn._src.layers.layer import as_sequence, features_of
 from gatedrnn._src.layers.recurrent import Recurrent, lift
-from gatedrnn._src.rule import Carry, Cell
+from gatedrnn._src.rule import Carry, Cell, rule_of
 from gatedrnn._src.unroll import steps_that_start
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
@@ -158,6 +158,17 @@ class Bidirectional:
         for layer, p in ((self.forward, params.forward), (self.backward, params.backward)):
             layer.check(p)
             inputs.check_params(layer.cell, p.cell, xs)
+        if rule_of(self.forward.cell) is not None:
+            inputs.check_dtypes(params, xs, "xs")
+        carry = Directions(
+            *(
+                one if one is None else inputs.as_carry(layer.cell, one, xs.shape[1:-1], xs, name)
+                for layer, one, name in (
+                    (self.forward, carry.forward, "carry.forward"),
+                    (self.backward, carry.backward, "carry.backward"),
+                )
+            )
+        )
         if resets is not None:
             resets = jnp.stack([resets, jnp.flip(steps_that_start(resets, mask, reverse=True), 0)])
         pairs = jax.tree.map(

@@ -32,6 +32,7 @@ class Dropout:
 
     def __post_init__(self) -> None:
         checks.rate("rate", self.rate)
+        object.__setattr__(self, "rate", float(self.rate))  # NumPy's would promote
         checks.flag("shared_in_time", self.shared_in_time)
 
     def out_features(self, in_features: int | None) -> int:

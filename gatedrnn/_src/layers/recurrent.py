@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks, inputs
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.layers.layer import as_sequence, features_of, last_valid
-from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.rule import Carry, Cell, Params, rule_of
 from gatedrnn._src.unroll import output_features, unroll
 
 
@@ -164,7 +164,7 @@ class Recurrent:
         carry, ys = self.run(params, xs, carry, mask, resets, reverse)
         # a cut in the padding would part the final carry from the step that it belongs to
         parted = mask is not None and self.bptt.truncate is not None
-        if parted or getattr(self.cell, "rule", None) is None:
+        if parted or rule_of(self.cell) is None:
             return carry, last_valid(ys, mask, first=reverse)
         # the output is the first leaf of the carry: no sequence of outputs is needed at all
         y = jax.tree.leaves(carry)[0]

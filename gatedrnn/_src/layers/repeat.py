@@ -16,6 +16,7 @@ from gatedrnn._src import checks, engine
 from gatedrnn._src.layers.final import finish
 from gatedrnn._src.layers.layer import (
     Layer,
+    Stepwise,
     as_sequence,
     check_layer,
     is_causal,
@@ -92,48 +93,28 @@ class Repeat:
         """One scan over depth: final carries with a leading axis `n`, and `ys [T, *B, F]`."""
         xs, mask = as_sequence(self, xs, lengths, mask, resets)
         carry = self.carry(xs.shape[1:-1], xs.dtype, params) if carry is None else carry
-
-        def one(layer: Any, params: Params, xs: Array, carry: Carry, key: Array | None) -> Any:
-            return layer.apply(params, xs, carry, mask=mask, resets=resets, key=key)
-
-        return self._through(one, params, xs, carry, key)
+        return self._through(_apply, params, carry, xs, (mask, resets, key))
 
     def step(
         self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
     ) -> tuple[Carry, Array]:
         """One step through all layers."""
-
-        def one(layer: Any, params: Params, x: Array, carry: Carry, key: Array | None) -> Any:
-            return layer.step(params, carry, x, key=key)
-
-        return self._through(one, params, x, carry, key)
+        return self._through(_step, params, carry, x, key)
 
     def _through(
-        self, one: Callable, params: Params, xs: Array, carry: Carry, key: Array | None
+        self, call: Callable, params: Params, carry: Carry, xs: Array, shared: Any
     ) -> tuple[Carry, Array]:
-        """`one(layer, params, xs, carry, key) -> (carry, ys)` for each layer, in one scan."""
         self._check("params", params)
         self._check("carry", carry)
-
-        def body(xs: Array, each: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
-            params, carry, index = each
-            carry, ys = one(self.layer, params, xs, carry, key_of(key, index))
-            return ys, carry
-
-        ys, carry = engine.scan_layers(body, xs, (params, carry, jnp.arange(self.n)))
-        return carry, ys
+        return engine.scan_layers(call, self.layer, params, carry, jnp.asarray(xs), shared)
 
     def apply_last(
         self, params: Params, y: Array, carry: Carry, length: int, *, key: Array | None = None
     ) -> tuple[Carry, Array]:
         """What `apply` does at the last of `length` steps, alone, if the layer is stepwise."""
-
-        def one(layer: Any, params: Params, y: Array, carry: Carry, key: Array | None) -> Any:
-            return layer.apply_last(params, y, carry, length, key=key)
-
         if carry is None:
             carry = self.carry(y.shape[:-1], y.dtype, params)
-        return self._through(one, params, y, carry, key)
+        return self._through(_apply_last, params, carry, y, (length, key))
 
     def final(
         self,
@@ -159,6 +140,24 @@ class Repeat:
         c, y = finish(self.layer, last[0], xs, last[1], **options, key=key_of(key, below))
         carries.append(jax.tree.map(lambda v: v[None], c))
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *carries), y
+
+
+def _apply(
+    layer: Layer, params: Params, carry: Carry, xs: Array, shared: tuple, index: Array
+) -> Any:
+    mask, resets, key = shared
+    return layer.apply(params, xs, carry, mask=mask, resets=resets, key=key_of(key, index))
+
+
+def _step(layer: Layer, params: Params, carry: Carry, x: Array, key: Array, index: Array) -> Any:
+    return layer.step(params, carry, x, key=key_of(key, index))
+
+
+def _apply_last(
+    layer: Stepwise, params: Params, carry: Carry, y: Array, shared: tuple, index: Array
+) -> Any:
+    length, key = shared
+    return layer.apply_last(params, y, carry, length, key=key_of(key, index))
 
 
 def repeat(layer: Any, n: int) -> Repeat:

@@ -168,7 +168,9 @@ class Stack:
         carry = (None,) * count if carry is None else carry
         for name, values in (("params", params), ("carry", carry)):
             if not isinstance(values, tuple) or len(values) != count:
-                got = f"{len(values)} entries" if isinstance(values, tuple) else repr(values)
+                got = (
+                    f"{len(values)} entries" if isinstance(values, tuple) else type(values).__name__
+                )
                 raise ValueError(
                     f"{name}: got {got}, expected a tuple of {count}, one for each layer"
                 )

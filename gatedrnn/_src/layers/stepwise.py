@@ -183,7 +183,7 @@ class Embed:
         # a token out of range shows as NaN, instead of another token's row; a negative one is one
         tokens = tokens.astype(jnp.int32)
         tokens = jnp.where(tokens < 0, self.vocab, tokens)
-        return params.table.at[tokens].get(mode="fill", fill_value=jnp.nan)
+        return jnp.asarray(params.table).at[tokens].get(mode="fill", fill_value=jnp.nan)
 
 
 def embed(vocab: int, features: int) -> Embed:
