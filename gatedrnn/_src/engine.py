@@ -40,17 +40,13 @@ def run(plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Car
     """
     params, carry, steps, reset_carry = vary_alike((params, carry, steps, reset_carry))
     plan = sized(plan, params, carry, steps)
+    arguments = (plan, params, carry, steps, reset_carry)
     if plan.rule is None:
         final, (outputs, carries), _ = _forward(
-            plan,
-            params,
-            carry,
-            steps,
-            reset_carry,
-            keep=lambda carry, y, gates: (y, carry if plan.every_carry else None),
+            *arguments, lambda carry, y, gates: (y, carry if plan.every_carry else None)
         )
         return final, outputs, carries
-    final, kept = _ruled(plan, params, carry, steps, reset_carry)
+    final, kept = _ruled(*arguments)
     return final, first_leaf(kept), kept if plan.every_carry else None
 
 
@@ -153,10 +149,7 @@ def _ruled_fwd(
         )
 
     final, (carries, gates), starts = _forward(plan, params, carry, steps, reset_carry, keep)
-    if save == "boundaries":
-        kept, carries = carries, None
-    else:
-        kept = _kept(plan, carries)
+    kept, carries = (carries, None) if save == "boundaries" else (_kept(plan, carries), carries)
     return (final, kept), Residuals(params, steps, reset_carry, starts, carries, gates)
 
 
