@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator
 
 import gatedrnn as gr
+from gatedrnn._app.errors import CommandError
 
 TOLERANCE = 1e-10  # of the largest element of a gradient, against autodiff in float64
 DIFFERENCE_TOLERANCE = 1e-6  # what finite differences can tell
@@ -44,12 +45,11 @@ def describe(cell: gr.Cell) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the table; 0 if every gradient is exact, 1 if not or if no cell has the name."""
+    """Print the table; 0 if every gradient is exact, 1 if not."""
     wanted = (arguments.cell or "").lower()
     chosen = [cell for cell in cells() if wanted in describe(cell).lower()]
     if not chosen:
-        print(f"--cell: got {arguments.cell!r}, which is in the name of no cell")
-        return 1
+        raise CommandError(f"--cell: got {arguments.cell!r}, which is in the name of no cell")
     print("largest relative error of any gradient (parameters, inputs, initial carry), float64\n")
     print(f"{'cell':<58}{'vs autodiff':>12}{'vs differences':>16}")
     wrong = 0

@@ -37,14 +37,18 @@ def save(folder: Path, step: int, tree: Any) -> None:
         for part in folder.glob(f"{step}.new*"):
             shutil.rmtree(part, ignore_errors=True)
         raise CommandError(
-            f"cannot write the checkpoint {final}: {reason(error)}; what was saved before stays",
-            exit_code=1,
+            f"cannot write the checkpoint {final}: {reason(error)}", exit_code=1
         ) from error
 
 
 def latest_step(folder: Path) -> int | None:
     """The step of the checkpoint in `folder`, or None."""
-    names = os.listdir(folder) if folder.is_dir() else []
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot read {folder}: {reason(error)}") from error
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
@@ -60,6 +64,8 @@ def restore(folder: Path, like: Any) -> Any:
         with _calm(), ocp.StandardCheckpointer() as checkpointer:
             tree = checkpointer.restore(folder / str(step), like)
     except Exception as error:  # as above
+        if latest_step(folder) != step:  # a run under way has just saved a newer one
+            return restore(folder, like)
         raise CommandError(
             f"cannot read the checkpoint {folder / str(step)}: {reason(error)}", exit_code=1
         ) from error

@@ -1,18 +1,20 @@
 """The command line: what it accepts, and how it ends.
 
-Exit codes: 0 done, 1 failed on the way, 2 cannot be done as asked, 130 interrupted by Ctrl-C.
+Exit codes: 0 done, 1 failed on the way, 2 cannot be done as asked, 130 stopped by Ctrl-C (or, while
+training, by SIGTERM).
 """
 
 import argparse
+import contextlib
 import importlib.util
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from gatedrnn._app.errors import CommandError
+from gatedrnn._app.errors import CommandError, reason
 
 # module -> the package that has it
 TRAINING = {
@@ -40,15 +42,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print(f"gatedrnn {args.name}: interrupted", file=sys.stderr)
-        return 130
+        _leave(130)
     except BrokenPipeError:
-        # the reader of our output has gone; nor must the interpreter's last flush find it gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(1)  # the reader of our output has gone; nor must a last flush find it gone
+    except Exception as error:
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        print(f"gatedrnn {args.name}: out of memory: {reason(error)}", file=sys.stderr)
         return 1
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process at once: threads of the libraries that still work may crash an orderly end."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gatedrnn", description="Train and sample recurrent networks; check their rules."
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
@@ -71,12 +89,18 @@ def _parser() -> argparse.ArgumentParser:
     existing.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in the folder; train.steps alone may differ from its settings",
+        help="go on with the run in the folder; of its settings, train.steps, run.folder and"
+        " data.path (of the same text) alone may differ",
     )
 
     sample = _add(commands, "sample", _sample, "continue a text with a trained model")
     sample.add_argument("run", help="the folder of a run, such as runs/char_lm")
-    sample.add_argument("--prompt", default="The ", help="the text to continue (default: 'The ')")
+    sample.add_argument(
+        "--prompt",
+        default="",
+        help="the text to continue; --prompt=-the where it begins with a dash (default: none, as"
+        " after a line break)",
+    )
     sample.add_argument(
         "--length", type=int, default=300, help="how many characters to add (default: 300)"
     )
@@ -100,7 +124,7 @@ def _add(commands: Any, name: str, command: Callable[..., Any], text: str) -> An
     return parser
 
 
-# Each command is imported when it runs: the core needs JAX alone, and --help needs nothing.
+# Each command is imported when it runs: --help and `check` need none of the packages of training.
 
 
 def _train(args: argparse.Namespace) -> int:

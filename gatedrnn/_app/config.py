@@ -6,7 +6,6 @@ the code, so the file that a run leaves behind is the whole truth about it.
 
 import dataclasses
 import difflib
-import math
 import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from gatedrnn._app.errors import CommandError, reason
+
+# what tomllib raises: also on integers of more than 4300 digits, and on deep nesting
+NO_TOML = (ValueError, RecursionError)
 
 
 class Rule(NamedTuple):
@@ -23,12 +25,21 @@ class Rule(NamedTuple):
     accepts: Callable[[Any], bool]
 
 
-Count = Annotated[int, Rule("an integer of at least 1", lambda v: v >= 1)]
+# the largest integer and the normal numbers of JAX's int32 and float32
+INTEGER, TINY, HUGE = 2**31 - 1, 1.1754944e-38, 3.4028234e38
+
+Count = Annotated[int, Rule("an integer from 1 to 2**31 - 1", lambda v: 1 <= v <= INTEGER)]
+Layers = Annotated[int, Rule("an integer from 1 to 1000", lambda v: 1 <= v <= 1000)]
 Seed = Annotated[int, Rule("an integer from 0 to 2**32 - 1", lambda v: 0 <= v < 2**32)]
-Positive = Annotated[float, Rule("a positive number", lambda v: 0 < v < math.inf)]
+Positive = Annotated[
+    float, Rule(f"a positive number from {TINY:.1e} to {HUGE:.1e}", lambda v: TINY <= v <= HUGE)
+]
 Fraction = Annotated[float, Rule("a number between 0 and 1", lambda v: 0 < v < 1)]
 Rate = Annotated[float, Rule("a number of at least 0 and below 1", lambda v: 0 <= v < 1)]
-Text = Annotated[str, Rule("a string that is not empty", lambda v: bool(v.strip()))]
+Text = Annotated[
+    str,
+    Rule("a string that is not empty and has no NUL", lambda v: bool(v.strip()) and "\0" not in v),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +56,7 @@ class Model:
 
     embedding: Count
     features: Count
-    layers: Count
+    layers: Layers
     dropout: Rate
 
 
@@ -94,12 +105,12 @@ class Config:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration in the TOML file `path`, with `overrides` (each `"a.b=value"`)."""
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CommandError(f"cannot read the configuration {path}: {reason(error)}") from error
     except UnicodeDecodeError as error:
         raise CommandError(f"the configuration {path} is not UTF-8: {reason(error)}") from error
-    except tomllib.TOMLDecodeError as error:
+    except NO_TOML as error:
         raise CommandError(f"the configuration {path} is not TOML: {reason(error)}") from error
     for override in overrides:
         _apply(table, override)
@@ -150,7 +161,7 @@ def _parse(raw: str, *, is_text: bool) -> Any:
     value: Any = str(raw)
     try:
         table = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError:
+    except NO_TOML:
         table = {}
     if len(table) == 1:  # more of them: `raw` holds a line break, and is no value
         value = table["value"]
@@ -180,13 +191,15 @@ def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
 
 def _value(key: str, hint: Any, value: Any) -> Any:
     if isinstance(hint, type):  # a section
+        if isinstance(value, _Raw):
+            value = _parse(value, is_text=False)
         if not isinstance(value, Mapping):
             raise CommandError(f"{key}: got {_shown(value)}, expected a table of settings")
         return _build(hint, value, prefix=f"{key}.")
     kind, rule = _rule(hint)
     if isinstance(value, _Raw):
         value = _parse(value, is_text=kind is str)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= HUGE:
         value = float(value)
     # `type` rather than isinstance: True is an int to Python, and not to us
     if type(value) is not kind or not rule.accepts(value):
@@ -203,9 +216,9 @@ def _rule(hint: Any) -> tuple[type, Rule]:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, _Raw):
-        value = str(value)
     names = {str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
     names |= {dict: "a table", list: "an array"}
     kind = names.get(type(value), f"a {type(value).__name__}")
+    if isinstance(value, int) and abs(value) > 2**64:
+        return f"an integer of {value.bit_length()} bits"
     return kind if isinstance(value, (dict, list)) else f"{value!r}, {kind}"

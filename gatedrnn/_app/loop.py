@@ -58,12 +58,13 @@ class Training:
             unit="char",
             unit_scale=True,
             dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}",
             mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log needs fewer lines
         ) as bar:
             while self.step < train.steps and not stop():
                 nats = self._step()
                 bar.set_postfix_str(
-                    f"loss {nats:.3f}, {nats * BITS_PER_NAT:.3f} bits per character", refresh=False
+                    f"loss {nats:.3f}, {nats * BITS_PER_NAT:.3f} bits/char", refresh=False
                 )
                 bar.update(characters)
                 if self.step % train.validate_every == 0 or self.step == train.steps:
@@ -124,7 +125,7 @@ class Training:
     def _demand_finite(self, value: float, name: str) -> None:
         if not math.isfinite(value):
             raise CommandError(
-                f"the {name} became {value} at step {self.step}; what was saved before stays"
+                f"the {name} became {value} at step {self.step}"
                 " (a lower optimiser.learning_rate may help)",
                 exit_code=1,
             )

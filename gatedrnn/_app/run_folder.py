@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from gatedrnn._app.text import Corpus, Vocabulary
 
 CONFIG, VOCABULARY, METRICS, CURVE = "config.toml", "vocabulary.json", "metrics.jsonl", "curve.png"
 BEST, LATEST = "best", "latest"
+# what reading a file that is not as it was written raises
+DAMAGED = (OSError, ValueError, LookupError, TypeError, RecursionError)
 NAMES = frozenset({CONFIG, VOCABULARY, METRICS, CURVE, BEST, LATEST})
 
 
@@ -31,15 +33,17 @@ NAMES = frozenset({CONFIG, VOCABULARY, METRICS, CURVE, BEST, LATEST})
 class RunFolder:
     """The folder of a run: `home` is where it belongs, `path` where it is now.
 
-    They differ while a run that is to replace another has not saved any parameters yet.
+    A new run is pending, in a hidden folder beside its home, until it has been saved once.
     """
 
     home: Path
     path: Path
+    replaces: bool = False  # whether an older run is at home
+    made: tuple[Path, ...] = ()  # the folders around it that were made for it, the innermost first
 
     @property
     def pending(self) -> bool:
-        """Whether an older run is still in its place."""
+        """Whether the run is not at home yet."""
         return self.path != self.home
 
     def append(self, **record: Any) -> None:
@@ -54,11 +58,10 @@ class RunFolder:
         """The metrics so far; a last line that was cut short (by a crash) is left out."""
         try:
             lines = (self.path / METRICS).read_text(encoding="utf-8").split("\n")
+            return [_record(line) for line in lines[:-1]]
         except FileNotFoundError:
             return []
-        try:
-            return [json.loads(line) for line in lines[:-1]]
-        except ValueError as error:
+        except DAMAGED as error:
             raise CommandError(f"cannot read {self.path / METRICS}: {reason(error)}") from error
 
     def forget_after(self, step: int) -> None:
@@ -87,39 +90,53 @@ class RunFolder:
         """The vocabulary, and the SHA-256 of the text it comes from."""
         try:
             table = json.loads((self.path / VOCABULARY).read_text(encoding="utf-8"))
-            return Vocabulary(table["characters"]), table["text_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            characters, digest = table["characters"], table["text_sha256"]
+            if not (isinstance(characters, str) and characters and isinstance(digest, str)):
+                raise ValueError("it does not hold the characters of a text and its SHA-256")
+            return Vocabulary(characters), digest
+        except DAMAGED as error:
             raise CommandError(f"cannot read {self.path / VOCABULARY}: {reason(error)}") from error
 
     def publish(self) -> "RunFolder":
         """Move the run to its home, and remove the older run that it replaces, if there is one."""
         if not self.pending:
             return self
-        old = self.home.with_name(f".{self.home.name}.old")
-        shutil.rmtree(old, ignore_errors=True)  # left by a crash
+        old = self.path.with_suffix(".old")
         with _writing(self.home):
-            os.rename(self.home, old)
-            os.rename(self.path, self.home)
-            shutil.rmtree(old)
+            if self.replaces:
+                os.rename(self.home, old)
+            try:
+                os.rename(self.path, self.home)  # fails if another run is at home by now
+            except OSError:
+                if self.replaces:
+                    os.rename(old, self.home)
+                raise
+        shutil.rmtree(old, ignore_errors=True)
         return RunFolder(self.home, self.home)
 
     def discard_pending(self) -> None:
-        """Remove what was written of a run that was to replace another, and has saved nothing."""
+        """Remove what was written of a run that has never been saved."""
         if self.pending:
             shutil.rmtree(self.path, ignore_errors=True)
+            for folder in self.made:
+                with suppress(OSError):  # something else is in it
+                    folder.rmdir()
 
 
 def check_free(folder: str, *, overwrite: bool) -> None:
     """Raise unless a run may be written to `folder`: new, or a run that is to be overwritten."""
     path = Path(folder)
-    if not os.path.lexists(path):
-        return
+    with _reading(folder):
+        if not os.path.lexists(path):
+            return
+        foreign = sorted(_foreign(path)) if path.is_dir() else [path.name]
+        missing = _missing(path)
     if not overwrite:
-        raise CommandError(
-            f"run.folder: {folder} exists; --resume goes on with that run, --overwrite replaces it,"
-            " --set run.folder=FOLDER keeps it"
-        )
-    foreign = sorted(_foreign(path)) if path.is_dir() else [path.name]
+        advice = "--set run.folder=FOLDER names another folder"
+        if not missing:
+            advice = f"--resume goes on with that run, --overwrite replaces it, {advice}"
+        kind = " and holds no run" if missing else ""
+        raise CommandError(f"run.folder: {folder} exists{kind}; {advice}")
     if foreign:
         raise CommandError(
             f"run.folder: {folder} is not to be overwritten: it holds what is no part of a run"
@@ -128,35 +145,40 @@ def check_free(folder: str, *, overwrite: bool) -> None:
 
 
 def create(config: Config, corpus: Corpus, *, overwrite: bool) -> RunFolder:
-    """A new run in its folder, or beside it while there is an older run to `overwrite`."""
-    home = path = Path(config.run.folder).resolve()
-    if overwrite and home.exists():
-        path = home.with_name(f".{home.name}.new")
+    """A new run, pending."""
+    with _writing(Path(config.run.folder)):
+        home = Path(config.run.folder).resolve()
+        path = home.with_name(f".{home.name}.{os.getpid()}.new")
+        made = tuple(parent for parent in path.parents if not parent.exists())
+        run = RunFolder(home, path, replaces=overwrite and home.exists(), made=made)
         shutil.rmtree(path, ignore_errors=True)  # left by a crash
-    made = [p for p in (path, *path.parents) if not p.exists()]
-    run = RunFolder(home, path)
     try:
-        with _writing(path):
+        with _writing(home):
             path.mkdir(parents=True)
         run.write_config(config)
         vocabulary = {"characters": corpus.vocabulary.characters, "text_sha256": corpus.digest}
         run.write(VOCABULARY, json.dumps(vocabulary).encode())
     except BaseException:
-        if made:
-            shutil.rmtree(made[-1], ignore_errors=True)
+        run.discard_pending()
         raise
     return run
 
 
 def find(folder: str) -> RunFolder:
     """The run that `folder` holds."""
-    path = Path(folder).resolve()
-    if not path.is_dir():
-        raise CommandError(f"{folder}: there is no such folder, and so no run")
-    for name in (CONFIG, VOCABULARY):
-        if not (path / name).is_file():
-            raise CommandError(f"{folder} holds no run: it has no {name}")
+    with _reading(folder):
+        path = Path(folder).resolve()
+        if not path.is_dir():
+            raise CommandError(f"{folder}: there is no such folder, and so no run")
+        missing = _missing(path)
+    if missing:
+        raise CommandError(f"{folder} holds no run: it has no {missing[0]}")
     return RunFolder(path, path)
+
+
+def _missing(path: Path) -> list[str]:
+    """The files of a run that `path` lacks."""
+    return [name for name in (CONFIG, VOCABULARY) if not (path / name).is_file()]
 
 
 def _foreign(path: Path) -> Iterator[str]:
@@ -166,9 +188,26 @@ def _foreign(path: Path) -> Iterator[str]:
             yield name
 
 
+def _record(line: str) -> dict[str, Any]:
+    """The record in one line of the metrics."""
+    record = json.loads(line)
+    numbers = ("bits",) if record["kind"] == "baseline" else ("bits", "step")
+    if not all(isinstance(record[name], (int, float)) for name in numbers):
+        raise ValueError(f"a {record['kind']} record without {' and '.join(numbers)}")
+    return record
+
+
+@contextmanager
+def _reading(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise CommandError(f"cannot read {folder}: {reason(error)}") from error
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CommandError(f"cannot write {path}: {reason(error)}", exit_code=1) from error

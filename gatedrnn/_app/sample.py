@@ -9,13 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from gatedrnn._app import checkpoints, model, run_folder
+from gatedrnn._app.config import HUGE, TINY
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.run_folder import BEST
 from gatedrnn._app.text import UNKNOWN, Vocabulary
 
 
 def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int) -> int:
-    """Write `prompt` and `length` more characters to the standard output; the exit code."""
+    """Write `prompt` and `length` more characters to the standard output; the exit code.
+
+    An empty prompt stands for the start of a line.
+    """
     if length < 1:
         raise CommandError(f"--length: got {length}, expected at least 1")
     if not 0 <= temperature < math.inf:
@@ -25,8 +29,6 @@ def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int)
         )
     if not 0 <= seed < 2**32:
         raise CommandError(f"--seed: got {seed}, expected an integer from 0 to 2**32 - 1")
-    if not prompt:
-        raise CommandError("--prompt: got nothing, expected at least one character")
     found = run_folder.find(folder)
     vocabulary, _ = found.vocabulary()
     strange = [character for character in prompt if character not in vocabulary.characters]
@@ -41,7 +43,13 @@ def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int)
 
     print(prompt, end="", flush=True)
     for character in continuation(
-        net, params, vocabulary, prompt, length=length, temperature=temperature, seed=seed
+        net,
+        params,
+        vocabulary,
+        prompt or vocabulary.start,
+        length=length,
+        temperature=temperature,
+        seed=seed,
     ):
         print(character, end="", flush=True)
     print()
@@ -63,6 +71,7 @@ def continuation(
     Temperature 0 takes the likeliest character; otherwise the logits are divided by it. The unknown
     symbol is never drawn.
     """
+    temperature = min(temperature, HUGE) if temperature >= TINY else 0.0  # within float32
     key = jax.random.key(seed)
     carry = net.carry((1,), params=params)
     for token in vocabulary.encode(prompt):
@@ -81,9 +90,9 @@ def _step(params: Any, carry: Any, token: jax.Array, *, net: Any) -> tuple[Any, 
 @jax.jit
 def _draw(logits: jax.Array, temperature: jax.Array, key: jax.Array) -> jax.Array:
     """One token for each row of `logits` [B, V], int32 [B]; `temperature` is a scalar."""
-    logits = logits.at[:, UNKNOWN].set(-jnp.inf)
+    logits = logits[:, UNKNOWN + 1 :]
     # the greatest becomes 0, which no temperature, however low, makes infinite
     logits -= logits.max(axis=-1, keepdims=True)
     drawn = jax.random.categorical(key, logits / jnp.where(temperature > 0, temperature, 1.0))
     chosen = jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1))
-    return chosen.astype(jnp.int32)
+    return chosen.astype(jnp.int32) + (UNKNOWN + 1)

@@ -25,6 +25,11 @@ class Vocabulary(NamedTuple):
         """How many tokens there are, the unknown symbol included."""
         return len(self.characters) + 1
 
+    @property
+    def start(self) -> str:
+        """What a sample without a prompt follows: a line break, or else the first character."""
+        return "\n" if "\n" in self.characters else self.characters[0]
+
     def encode(self, text: str) -> np.ndarray:
         """The tokens of `text`, int32 [N]."""
         table = {character: token for token, character in enumerate(self.characters, start=1)}
@@ -74,10 +79,11 @@ def load_text(path: str | None) -> str:
     return text
 
 
-def prepare(text: str, *, validation_fraction: float, window: int) -> Corpus:
+def prepare(text: str, *, validation_fraction: float, window: int, batch: int) -> Corpus:
     """Split `text`, the last `validation_fraction` for validation, and number its characters.
 
-    Each part must hold one window of `window` characters, and the one that follows it.
+    Each part must hold one window of `window` characters, and the one that follows it; the `batch`
+    streams of the training must start at a character each.
     """
     cut = len(text) - round(len(text) * validation_fraction)
     for part, length in (("training", cut), ("validation", len(text) - cut)):
@@ -86,6 +92,10 @@ def prepare(text: str, *, validation_fraction: float, window: int) -> Corpus:
                 f"the text is too short: its {part} part has {length} characters, expected at least"
                 f" {window + 1} (train.window + 1)"
             )
+    if batch > cut:
+        raise CommandError(
+            f"train.batch: got {batch}, expected at most the {cut} characters to train on"
+        )
     vocabulary = Vocabulary("".join(sorted(set(text[:cut]))))
     return Corpus(
         train=vocabulary.encode(text[:cut]),

@@ -1,7 +1,9 @@
 """`gatedrnn train`: a character-level language model, from a configuration to a folder."""
 
+import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import jax
@@ -16,7 +18,7 @@ from gatedrnn._app.run_folder import LATEST, RunFolder
 from gatedrnn._app.text import Corpus, load_text, prepare
 
 # settings in which a resumed run may differ from what it resumes
-MAY_CHANGE = {"train.steps", "run.folder"}
+MAY_CHANGE = {"train.steps", "data.path", "run.folder"}  # the text has its SHA-256
 
 
 def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
@@ -26,6 +28,7 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
         load_text(config.data.path),
         validation_fraction=config.data.validation_fraction,
         window=config.train.window,
+        batch=config.train.batch,
     )
     if not resume:
         run_folder.check_free(config.run.folder, overwrite=overwrite)
@@ -51,12 +54,19 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
                     folder.append(kind="baseline", name=name, bits=bits)
             print(_introduction(config, corpus, training, baselines), flush=True)
             training.go(stop=interrupted)
-            if interrupted() and not training.folder.pending:
+            if interrupted() and training.step and not training.folder.replaces:
                 training.keep()
+        except Exception as error:
+            with suppress(CommandError):  # the first failure is the one to report
+                _draw(training)
+            if isinstance(error, CommandError):
+                raise CommandError(
+                    f"{error}; {_remains(training.folder)}", exit_code=error.exit_code
+                ) from error
+            raise
         finally:
             training.folder.discard_pending()
-        if not training.folder.pending:
-            curve.draw(training.folder)
+        _draw(training)
         if interrupted():
             raise CommandError(_interruption(config, training), exit_code=130)
     print(_conclusion(config, corpus, training, baselines, time.perf_counter() - began))
@@ -71,12 +81,18 @@ def _resume(config: Config, corpus: Corpus, like: State) -> tuple[RunFolder, Sta
         old, new = changes[key]
         raise CommandError(
             f"--resume: {key} is {new!r}, but {old!r} in {config.run.folder};"
-            " train.steps alone may differ"
+            " train.steps, data.path (of the same text) and run.folder alone may differ"
         )
     if folder.vocabulary() != (corpus.vocabulary, corpus.digest):
         raise CommandError(f"--resume: the text is not the one that {config.run.folder} began with")
     state = checkpoints.restore(folder.path / LATEST, like)
-    folder.forget_after(int(state.step))
+    done = int(state.step)
+    if "train.steps" in changes and config.train.steps <= done:
+        raise CommandError(
+            f"train.steps: got {config.train.steps}, expected more than the {done} steps that the"
+            " run has done"
+        )
+    folder.forget_after(done)
     folder.write_config(config)
     return folder, state
 
@@ -97,10 +113,15 @@ def _introduction(
     )
 
 
+def _draw(training: Training) -> None:
+    if not training.folder.pending:
+        curve.draw(training.folder)
+
+
 def _interruption(config: Config, training: Training) -> str:
     where = f"interrupted at step {training.step} of {config.train.steps}"
     if training.folder.pending:
-        return f"{where}, before a validation; {config.run.folder} holds the older run as it was"
+        return f"{where}; {_remains(training.folder)}"
     best = (
         f"the best parameters so far (step {training.best.step},"
         f" {training.best.bits:.3f} bits per character)"
@@ -108,6 +129,21 @@ def _interruption(config: Config, training: Training) -> str:
         else "the parameters, not yet validated,"
     )
     return f"{where}; {best} are in {config.run.folder}, and --resume goes on"
+
+
+def _remains(folder: RunFolder) -> str:
+    """What a run that ends early leaves."""
+    if not folder.pending:
+        return "what was saved before stays"
+    older = f"; {folder.home.name} holds the older run as it was" if folder.replaces else ""
+    return f"nothing was saved yet{older}"
+
+
+def _prompt(corpus: Corpus) -> str:
+    """The option that has a sample continue the first word of the text, for a shell."""
+    head = "".join(map(corpus.vocabulary.decode, corpus.train[:1000].tolist()))
+    word = next((word for word in head.split() if word.isprintable()), "")
+    return f" --prompt={shlex.quote(word[:20])}" if word else ""
 
 
 def _conclusion(
@@ -133,5 +169,5 @@ def _conclusion(
         f"\nbits per character on the {len(corpus.validation) - 1:,} validation characters\n"
         f"{table}\n\n"
         f"{training.step:,} steps, {seconds:.0f} s; everything is in {config.run.folder}. Try:\n"
-        f'  gatedrnn sample {config.run.folder} --prompt "The "'
+        f"  gatedrnn sample {shlex.quote(config.run.folder)}{_prompt(corpus)}"
     )

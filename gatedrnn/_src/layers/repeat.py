@@ -106,7 +106,7 @@ class Repeat:
     ) -> tuple[Carry, Array]:
         self._check("params", params)
         self._check("carry", carry)
-        return engine.scan_layers(call, self.layer, params, carry, jnp.asarray(xs), shared)
+        return engine.scan_layers(call, self.layer, self.n, params, carry, jnp.asarray(xs), shared)
 
     def apply_last(
         self, params: Params, y: Array, carry: Carry, length: int, *, key: Array | None = None
