@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -36,15 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # orbax and the event loop report with a traceback what they also raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        return args.command(args) or 0
+        with warnings.catch_warnings():
+            # JAX, on arrays of more than 2**31 elements, for which memory fails next
+            warnings.filterwarnings("ignore", "Explicitly requested dtype int64")
+            return args.command(args) or 0
     except CommandError as error:
         print(f"gatedrnn {args.name}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"gatedrnn {args.name}: interrupted", file=sys.stderr)
         _leave(130)
-    except BrokenPipeError:
-        _leave(1)  # the reader of our output has gone; nor must a last flush find it gone
+    except OSError as error:  # of our own output; all others are CommandErrors
+        if not isinstance(error, BrokenPipeError):  # as with `head`, which has read enough
+            print(f"gatedrnn {args.name}: cannot write: {reason(error)}", file=sys.stderr)
+        _leave(1)  # nor must a last flush fail
     except Exception as error:
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
@@ -53,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process at once: threads of the libraries that still work may crash an orderly end."""
+    """End the process at once: an orderly end may crash while threads of the libraries work."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

@@ -17,8 +17,8 @@ from gatedrnn._app.loop import Training
 from gatedrnn._app.run_folder import LATEST, RunFolder
 from gatedrnn._app.text import Corpus, load_text, prepare
 
-# settings in which a resumed run may differ from what it resumes
-MAY_CHANGE = {"train.steps", "data.path", "run.folder"}  # the text has its SHA-256
+# settings in which a resumed run may differ from what it resumes; the text is known by its SHA-256
+MAY_CHANGE = {"train.steps", "data.path", "run.folder"}
 
 
 def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
@@ -61,7 +61,7 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
                 _draw(training)
             if isinstance(error, CommandError):
                 raise CommandError(
-                    f"{error}; {_remains(training.folder)}", exit_code=error.exit_code
+                    f"{error}; {_remains(config, training.folder)}", exit_code=error.exit_code
                 ) from error
             raise
         finally:
@@ -121,7 +121,7 @@ def _draw(training: Training) -> None:
 def _interruption(config: Config, training: Training) -> str:
     where = f"interrupted at step {training.step} of {config.train.steps}"
     if training.folder.pending:
-        return f"{where}; {_remains(training.folder)}"
+        return f"{where}; {_remains(config, training.folder)}"
     best = (
         f"the best parameters so far (step {training.best.step},"
         f" {training.best.bits:.3f} bits per character)"
@@ -131,11 +131,11 @@ def _interruption(config: Config, training: Training) -> str:
     return f"{where}; {best} are in {config.run.folder}, and --resume goes on"
 
 
-def _remains(folder: RunFolder) -> str:
+def _remains(config: Config, folder: RunFolder) -> str:
     """What a run that ends early leaves."""
     if not folder.pending:
         return "what was saved before stays"
-    older = f"; {folder.home.name} holds the older run as it was" if folder.replaces else ""
+    older = f"; {config.run.folder} holds the older run as it was" if folder.replaces else ""
     return f"nothing was saved yet{older}"
 
 

@@ -1,11 +1,12 @@
 """A tiny text and configuration, and the program run in this process."""
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from gatedrnn._app.cli import main
+from gatedrnn._app import cli
 
 CONFIG = """
 [data]
@@ -51,14 +52,15 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(workplace, capsys):
+def command(workplace, capsys, monkeypatch):
     """The program: `command("train", "tiny.toml")` is its exit code and what it wrote."""
+    monkeypatch.setattr(cli, "_leave", sys.exit)  # the process stays, and gives up this command
 
     def run(*arguments: str) -> Outcome:
         capsys.readouterr()
         try:
-            code = main(arguments)
-        except SystemExit as error:  # argparse
+            code = cli.main(arguments)
+        except SystemExit as error:  # argparse, and the above
             code = error.code
         return Outcome(code, *capsys.readouterr())
 

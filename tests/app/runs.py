@@ -53,6 +53,18 @@ def at_step(monkeypatch, step, action):
     monkeypatch.setattr(learning, "train_step", train_step)
 
 
-def interrupt(loss):
-    signal.raise_signal(signal.SIGINT)
+def interrupt(loss, number=signal.SIGINT):
+    signal.raise_signal(number)
     return loss
+
+
+def diverge(loss):
+    return loss * np.float32("nan")
+
+
+def broken_pipe(loss):
+    raise BrokenPipeError
+
+
+def out_of_memory(loss):
+    raise RuntimeError("RESOURCE_EXHAUSTED: 9 TB")

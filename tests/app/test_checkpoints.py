@@ -4,6 +4,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from gatedrnn._app import checkpoints
@@ -64,11 +65,30 @@ def test_a_failure_while_saving_keeps_the_last(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
-        with pytest.raises(CommandError, match="No space left on device; what was saved") as caught:
+        with pytest.raises(CommandError, match="No space left on device$") as caught:
             checkpoints.save(tmp_path, 4, tree(2))
     assert caught.value.exit_code == 1
     assert os.listdir(tmp_path) == ["3"]
     assert_equal(checkpoints.restore(tmp_path, tree(0)), tree(1))
+
+
+def test_a_newer_checkpoint_that_comes_while_one_is_read(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, 3, tree(1))
+    real = ocp.StandardCheckpointer.restore
+
+    def restore(self, directory, *args):
+        if directory.name == "3":
+            checkpoints.save(tmp_path, 4, tree(2))
+        return real(self, directory, *args)
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", restore)
+    assert_equal(checkpoints.restore(tmp_path, tree(0)), tree(2))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "n" * 300])
+def test_folders_that_cannot_be(tmp_path, name):
+    with pytest.raises(CommandError, match="cannot read"):
+        checkpoints.latest_step(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_the_last_of_two_overrides_counts():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.steps=0", "train.steps: got 0, an integer, expected an integer of at least 1"),
+        ("train.steps=0", "train.steps: got 0, an integer, expected an integer from 1 to 2**31 - 1"),
         ("train.steps=many", "train.steps: got 'many', a string, expected an integer"),
         ("train.steps=1.5", "train.steps: got 1.5, a number, expected an integer"),
         ("train.batch=true", "train.batch: got True, a boolean, expected an integer"),
@@ -85,7 +85,23 @@ def test_the_last_of_two_overrides_counts():
         ("data.path=", "data.path: got '', a string, expected a string that is not empty"),
         ("train.bacth=3", "train.bacth: got an unknown key (did you mean train.batch?), expected"),
         ("trian.batch=3", "trian: got an unknown key (did you mean train?), expected one of data"),
-        ("train=3", "train: got '3', a string, expected a table of settings"),
+        ("train=3", "train: got 3, an integer, expected a table of settings"),
+        ("train=no", "train: got 'no', a string, expected a table of settings"),
+        ("train.steps=2147483648", "train.steps: got 2147483648, an integer, expected an integer"),
+        ("train.steps=1e9", "train.steps: got 1000000000.0, a number, expected an integer"),
+        ("model.layers=1001", "model.layers: got 1001, an integer, expected an integer from 1 to"),
+        (f"train.steps=1{'0' * 400}", "train.steps: got an integer of 1329 bits, expected"),
+        (f"train.steps=0x1{'0' * 9999}", "train.steps: got an integer of 39997 bits, expected"),
+        (f"train.steps=1{'0' * 5000}", "train.steps: got '10000"),
+        (f"train.steps={'[' * 5000}", "train.steps: got '[[["),
+        (
+            f"optimiser.learning_rate=1{'0' * 400}",
+            "got an integer of 1329 bits, expected a positive number from 1.2e-38 to 3.4e+38",
+        ),
+        ("optimiser.learning_rate=1e300", "optimiser.learning_rate: got 1e+300, a number"),
+        ("optimiser.learning_rate=1e-300", "optimiser.learning_rate: got 1e-300, a number"),
+        ("data.path=a\0b", "data.path: got 'a\\x00b', a string, expected a string that is not empty"),
+        ('run.folder="a\\u0000b"', "run.folder: got 'a\\x00b', a string"),
         ("train.batch.size=3", "--set train.batch.size: batch is no table of settings"),
         ("train.batch", "--set: got 'train.batch', expected key=value"),
         ("=3", "--set: got '=3', expected key=value"),
@@ -111,6 +127,8 @@ def test_bad_overrides_name_the_key_and_what_was_expected(override, message):
         ('"runs/char_lm"', "3", "run.folder: got 3, an integer, expected a string"),
         ('"runs/char_lm"', "", "is not TOML: "),
         ("[data]", "data = 3\n[more]", "expected one of data, model"),
+        ("steps = 1500", f"steps = {'[' * 5000}", "is not TOML: "),
+        ("steps = 1500", f"steps = 1{'0' * 5000}", "is not TOML: "),
     ],
 )
 def test_bad_files(tmp_path, old, new, message):
@@ -128,6 +146,11 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
     with pytest.raises(CommandError, match="is not UTF-8"):
         config.load(tmp_path / "latin.toml")
+
+
+def test_a_byte_order_mark_is_no_setting(tmp_path):
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbf" + SHIPPED.read_bytes())
+    assert config.load(tmp_path / "bom.toml") == config.load(SHIPPED)
 
 
 def test_differences():

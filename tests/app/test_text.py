@@ -39,7 +39,7 @@ def test_a_folder_is_no_text(tmp_path):
 
 
 def test_split_and_vocabulary_of_the_training_part():
-    corpus = text.prepare("abcabcabxa", validation_fraction=0.2, window=1)
+    corpus = text.prepare("abcabcabxa", validation_fraction=0.2, window=1, batch=1)
     assert corpus.vocabulary.characters == "abc"
     assert corpus.vocabulary.size == 4
     assert corpus.train.tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
@@ -52,8 +52,15 @@ def test_split_and_vocabulary_of_the_training_part():
 def test_text_shorter_than_a_window(fraction, part):
     message = f"its {part} part has 10 characters, expected at least 11"
     with pytest.raises(CommandError, match=message):
-        text.prepare("ab" * 50, validation_fraction=fraction, window=10)
-    text.prepare("ab" * 50, validation_fraction=fraction, window=9)
+        text.prepare("ab" * 50, validation_fraction=fraction, window=10, batch=1)
+    text.prepare("ab" * 50, validation_fraction=fraction, window=9, batch=1)
+
+
+def test_a_stream_starts_at_a_character_of_its_own():
+    message = "train.batch: got 81, expected at most the 80 characters to train on"
+    with pytest.raises(CommandError, match=message):
+        text.prepare("ab" * 50, validation_fraction=0.2, window=8, batch=81)
+    text.prepare("ab" * 50, validation_fraction=0.2, window=8, batch=80)
 
 
 def test_training_windows_go_on_where_the_last_ended():

@@ -1,6 +1,8 @@
 import json
 import os
+import shlex
 import shutil
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +12,20 @@ import pytest
 
 from gatedrnn._app import config, learning, model, ngram, run_folder, text
 
-from .runs import RUN, TRAIN, at_step, checkpoint, interrupt, metrics, saved_steps
+from gatedrnn._app.interrupt import deferred
+
+from .runs import (
+    RUN,
+    TRAIN,
+    at_step,
+    broken_pipe,
+    checkpoint,
+    diverge,
+    interrupt,
+    metrics,
+    out_of_memory,
+    saved_steps,
+)
 
 
 def test_a_run_leaves_all_its_files(command):
@@ -34,7 +49,7 @@ def test_a_run_leaves_all_its_files(command):
     assert f"{best_bits:.3f}" in outcome.out
     # the bar, with the loss, bits per character and characters per second
     assert "char/s, loss " in outcome.err
-    assert "bits per character" in outcome.err
+    assert "bits/char" in outcome.err
 
 
 def test_overrides_are_kept_with_the_run(command):
@@ -45,7 +60,7 @@ def test_overrides_are_kept_with_the_run(command):
 def test_saved_parameters_have_the_validation_that_was_reported(command):
     command(*TRAIN, "--set", "train.steps=2")
     settings = config.load("tiny.toml")
-    corpus = text.prepare(text.load_text("text.txt"), validation_fraction=0.2, window=8)
+    corpus = text.prepare(text.load_text("text.txt"), validation_fraction=0.2, window=8, batch=4)
     net = model.build(settings.model, corpus.vocabulary.size)
     windows = text.evaluation_windows(corpus.validation, window=8, batch=4)
     ((_, bits),) = metrics("validation")
@@ -177,11 +192,91 @@ def test_interrupted_before_any_validation_the_parameters_are_kept(command, monk
     assert command("sample", "runs/tiny", "--prompt", "the ", "--length", "3").code == 0
 
 
-def test_a_second_interrupt_is_not_held_back(command, monkeypatch):
-    at_step(monkeypatch, 1, lambda loss: interrupt(interrupt(loss)))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_is_not_held_back(command, monkeypatch, capfd, number):
+    at_step(monkeypatch, 1, lambda loss: interrupt(interrupt(loss, number), number))
     outcome = command(*TRAIN)
     assert outcome.code == 130
     assert outcome.err.endswith("gatedrnn train: interrupted\n")
+    assert not os.path.exists("runs")
+
+
+def test_the_first_interrupt_is_answered(workplace, capfd):
+    with deferred() as interrupted:
+        assert not interrupted()
+        interrupt(None, signal.SIGTERM)
+        assert interrupted()
+    message = "\nstopping after this step; press again to stop at once\n"
+    assert capfd.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "words"),
+    [
+        (diverge, 1, "loss became nan at step 1 (a lower optimiser.learning_rate may help)"),
+        (broken_pipe, 1, ""),
+        (out_of_memory, 1, "out of memory: RESOURCE_EXHAUSTED: 9 TB"),
+    ],
+)
+def test_a_run_that_ends_before_it_is_saved_leaves_nothing(
+    command, monkeypatch, action, code, words
+):
+    at_step(monkeypatch, 1, action)
+    outcome = command(*TRAIN)
+    assert outcome.code == code
+    assert words in outcome.err.splitlines()[-1]
+    if action is diverge:
+        assert outcome.err.endswith("; nothing was saved yet\n")
+    assert not os.path.exists("runs")
+
+
+def test_interrupted_before_the_first_step_nothing_is_left(command, monkeypatch):
+    real = learning.initial_state
+    monkeypatch.setattr(
+        learning, "initial_state", lambda *args, **kwargs: interrupt(real(*args, **kwargs))
+    )
+    outcome = command(*TRAIN)
+    assert outcome.code == 130
+    last = outcome.err.splitlines()[-1]
+    assert last == "gatedrnn train: interrupted at step 0 of 6; nothing was saved yet"
+    assert not os.path.exists("runs")
+
+
+def test_the_curve_is_drawn_when_the_reader_has_gone(command, monkeypatch):
+    at_step(monkeypatch, 3, broken_pipe)
+    assert command(*TRAIN).code == 1
+    assert (RUN / "curve.png").is_file()
+
+
+def test_resume_with_fewer_steps_than_were_done(command, refuses):
+    command(*TRAIN, "--set", "train.steps=4")
+    for steps in (3, 1):
+        words = (f"train.steps: got {steps}, expected more than the 4 steps that the run has done",)
+        refuses(*TRAIN, "--resume", "--set", f"train.steps={steps}", words=words)
+    assert config.load(RUN / "config.toml").train.steps == 4
+    assert len(metrics("train")) == 4
+
+
+def test_what_it_suggests_can_be_done(command):
+    Path("text.txt").write_text("-n' isn’t any\n" * 40, encoding="utf-8")
+    outcome = command(*TRAIN, "--set", "train.steps=1", "--set", "run.folder=my runs/it's")
+    program, *arguments = shlex.split(outcome.out.splitlines()[-1])
+    assert (program, *arguments) == ("gatedrnn", "sample", "my runs/it's", "--prompt=-n'")
+    assert command(*arguments, "--length", "3").out.startswith("-n'")
+
+
+def test_a_text_of_blanks_suggests_no_prompt(command):
+    Path("text.txt").write_text(" \n" * 100)
+    assert command(*TRAIN, "--set", "train.steps=1").out.endswith("gatedrnn sample runs/tiny\n")
+
+
+def test_the_bar_fits_80_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    at_step(monkeypatch, 6, lambda loss: loss * 0 + np.float32(12.345))
+    lines = command(*TRAIN).err.replace("\r", "\n").splitlines()
+    (bar,) = [line for line in lines if "100%" in line and line.endswith("bits/char")]
+    assert len(bar) <= 80
+    assert "char/s, loss 12.345, 17.810 bits/char" in bar
 
 
 def test_a_loss_that_is_no_number_stops_the_run(command, monkeypatch):
@@ -189,7 +284,9 @@ def test_a_loss_that_is_no_number_stops_the_run(command, monkeypatch):
     outcome = command(*TRAIN)
     assert outcome.code == 1
     last = outcome.err.splitlines()[-1]
-    assert last.startswith("gatedrnn train: the training loss became nan at step 3; what was saved")
+    assert last.startswith("gatedrnn train: the training loss became nan at step 3 (")
+    assert last.endswith("may help); what was saved before stays")
+    assert (RUN / "curve.png").is_file()
     assert saved_steps("best") == saved_steps("latest") == ["2"]
     assert [step for step, _ in metrics("train")] == [1, 2]
 
@@ -224,13 +321,24 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_last(command, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_a_full_disk_at_the_metrics(command, monkeypatch):
+    kept = []
+
     def fill(loss):
+        kept.append((RUN / "metrics.jsonl").read_text())
         (RUN / "metrics.jsonl").unlink()
         (RUN / "metrics.jsonl").symlink_to("/dev/full")
         return loss
 
+    # which would be read without an end
+    monkeypatch.setattr(
+        run_folder.RunFolder,
+        "metrics",
+        lambda self: [json.loads(line) for text in kept for line in text.splitlines()],
+    )
     at_step(monkeypatch, 3, fill)
     outcome = command(*TRAIN)
     assert outcome.code == 1
-    assert "metrics.jsonl: No space left on device" in outcome.err.splitlines()[-1]
+    last = outcome.err.splitlines()[-1]
+    assert last.endswith("metrics.jsonl: No space left on device; what was saved before stays")
     assert saved_steps("best") == ["2"]
+    assert (RUN / "curve.png").is_file()
