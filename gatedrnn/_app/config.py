@@ -221,4 +221,7 @@ def _shown(value: Any) -> str:
     kind = names.get(type(value), f"a {type(value).__name__}")
     if isinstance(value, int) and abs(value) > 2**64:
         return f"an integer of {value.bit_length()} bits"
-    return kind if isinstance(value, (dict, list)) else f"{value!r}, {kind}"
+    if isinstance(value, (dict, list)):
+        return kind
+    shown = repr(value)
+    return f"{shown if len(shown) <= 80 else shown[:80] + '…'}, {kind}"

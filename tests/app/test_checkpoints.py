@@ -65,7 +65,7 @@ def test_a_failure_while_saving_keeps_the_last(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
-        with pytest.raises(CommandError, match="No space left on device$") as caught:
+        with pytest.raises(CommandError, match=r"No space left on device$") as caught:
             checkpoints.save(tmp_path, 4, tree(2))
     assert caught.value.exit_code == 1
     assert os.listdir(tmp_path) == ["3"]

@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import types
 
+import jax
 import pytest
 
-from gatedrnn._app import cli
+import gatedrnn as gr
+from gatedrnn._app import check, cli
 
 PROGRAM = (sys.executable, "-m", "gatedrnn")
 
@@ -39,7 +40,7 @@ def test_train_stopped_by_the_keyboard_then_sample_cut_short(workplace, environm
         for line in err.replace("\r", "\n").splitlines()[:-1]
         if line.strip() and "char/s" not in line
     ]
-    assert noise == []
+    assert noise == ["stopping after this step; press again to stop at once"]
     assert (workplace / "runs/tiny/curve.png").is_file()
 
     sample = (*PROGRAM, "sample", "runs/tiny", "--prompt", "the ", "--length", "1000000")
@@ -91,6 +92,7 @@ def test_misused(command, arguments, message):
     outcome = command(*arguments)
     assert outcome.code == 2
     assert message in outcome.err
+    assert outcome.err.count("\n") == 1
 
 
 def test_interrupted_before_anything_is_done(command, monkeypatch):
@@ -101,13 +103,55 @@ def test_interrupted_before_anything_is_done(command, monkeypatch):
     assert command("train", "tiny.toml") == (130, "", "gatedrnn train: interrupted\n")
 
 
+def test_a_reader_of_the_output_who_has_gone_and_a_disk_that_is_full(command, monkeypatch):
+    for number, expected in ((32, ""), (28, "gatedrnn train: cannot write: No space left\n")):
+        failure = OSError(number, "No space left")
+
+        def need(packages, failure=failure):
+            raise failure
+
+        monkeypatch.setattr(cli, "_need", need)
+        assert command("train", "tiny.toml") == (1, "", expected)
+
+
+def test_leaving_at_once_writes_what_is_held_back(environment):
+    code = "import sys; from gatedrnn._app import cli; print('out'); cli._leave(130)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "out\n", "")
+
+
+def test_check_for_real(command):
+    outcome = command("check", "--cell", "elman activation=relu use_bias=F")
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert lines[2].split() == ["cell", "vs", "autodiff", "vs", "differences"]
+    assert lines[3].startswith("Elman activation=relu use_bias=False ")
+    assert 0 < float(lines[3].split()[-2]) < 1e-10
+    assert 0 < float(lines[3].split()[-1]) < 1e-6
+    assert lines[-1] == "1 of 1 exact"
+
+
+def test_check_finds_a_wrong_rule(command, monkeypatch):
+    class Wrong(gr.Elman):
+        rule = gr.Elman.rule._replace(
+            backward=lambda *args: jax.tree.map(lambda a: 1.001 * a, gr.Elman.rule.backward(*args))
+        )
+
+    monkeypatch.setattr(check, "cells", lambda: [gr.GRU(4), Wrong(4)])
+    outcome = command("check", "--cell", "wrong")
+    assert outcome.code == 1
+    assert outcome.out.endswith("   WRONG\n\n0 of 1 exact\n")
+
+
+def test_check_of_no_cell(refuses):
+    refuses("check", "--cell", "zzz", words=("--cell: got 'zzz', which is in the name of no cell",))
+
+
 @pytest.mark.parametrize(("given", "cell"), [((), None), (("--cell", "LSTM"), "LSTM")])
 def test_check_is_handed_on(command, monkeypatch, given, cell):
-    import gatedrnn._app
-
     seen = []
-    check = types.SimpleNamespace(run=lambda args: seen.append(args.cell) or 7)
-    monkeypatch.setitem(sys.modules, "gatedrnn._app.check", check)
-    monkeypatch.setattr(gatedrnn._app, "check", check, raising=False)
+    monkeypatch.setattr(check, "run", lambda args: seen.append(args.cell) or 7)
     assert command("check", *given).code == 7
     assert seen == [cell]

@@ -66,7 +66,10 @@ def test_the_last_of_two_overrides_counts():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.steps=0", "train.steps: got 0, an integer, expected an integer from 1 to 2**31 - 1"),
+        (
+            "train.steps=0",
+            "train.steps: got 0, an integer, expected an integer from 1 to 2**31 - 1",
+        ),
         ("train.steps=many", "train.steps: got 'many', a string, expected an integer"),
         ("train.steps=1.5", "train.steps: got 1.5, a number, expected an integer"),
         ("train.batch=true", "train.batch: got True, a boolean, expected an integer"),
@@ -100,7 +103,10 @@ def test_the_last_of_two_overrides_counts():
         ),
         ("optimiser.learning_rate=1e300", "optimiser.learning_rate: got 1e+300, a number"),
         ("optimiser.learning_rate=1e-300", "optimiser.learning_rate: got 1e-300, a number"),
-        ("data.path=a\0b", "data.path: got 'a\\x00b', a string, expected a string that is not empty"),
+        (
+            "data.path=a\0b",
+            "data.path: got 'a\\x00b', a string, expected a string that is not empty",
+        ),
         ('run.folder="a\\u0000b"', "run.folder: got 'a\\x00b', a string"),
         ("train.batch.size=3", "--set train.batch.size: batch is no table of settings"),
         ("train.batch", "--set: got 'train.batch', expected key=value"),

@@ -1,14 +1,14 @@
 """Which folders a run may use, and what it does to a run that is there."""
 
 import os
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gatedrnn._app import learning
+from gatedrnn._app import config, learning
 
-from .runs import RUN, TRAIN, at_step, interrupt, saved_steps
+from .runs import RUN, TRAIN, at_step, diverge, interrupt, saved_steps
 
 
 def test_an_existing_run_is_refused(command, refuses):
@@ -31,7 +31,7 @@ def test_overwrite_of_nothing_is_a_new_run(command):
 def test_overwrite_keeps_the_old_run_until_the_new_one_is_saved(command, monkeypatch):
     command(*TRAIN, "--set", "train.steps=2")
     before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
-    at_step(monkeypatch, 1, lambda loss: loss * np.float32("nan"))
+    at_step(monkeypatch, 1, diverge)
     assert command(*TRAIN, "--overwrite").code == 1
     assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
     assert os.listdir("runs") == ["tiny"]
@@ -43,13 +43,14 @@ def test_an_early_interrupt_of_an_overwrite_keeps_the_old_run(command, monkeypat
     at_step(monkeypatch, 1, interrupt)
     outcome = command(*TRAIN, "--overwrite")
     assert outcome.code == 130
-    assert "step 1 of 6, before a validation; runs/tiny holds the older run" in outcome.err
+    expected = "at step 1 of 6; nothing was saved yet; runs/tiny holds the older run as it was\n"
+    assert outcome.err.endswith(expected)
     assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
     assert os.listdir("runs") == ["tiny"]
 
 
 def test_two_runs_at_once_do_not_mix(command, monkeypatch):
-    """The folder appears after it was found free, and before the run makes it."""
+    """The folder appears after it was found free, and before the run is saved in it."""
     real = learning.initial_state
 
     def initial_state(*args, **kwargs):
@@ -61,7 +62,8 @@ def test_two_runs_at_once_do_not_mix(command, monkeypatch):
     outcome = command(*TRAIN)
     assert outcome.code == 1
     assert "cannot write" in outcome.err
-    assert "File exists" in outcome.err
+    assert outcome.err.endswith("Directory not empty; nothing was saved yet\n")
+    assert os.listdir("runs") == ["tiny"]
     assert [path.read_text() for path in RUN.iterdir()] == ["of the other run"]
 
 
@@ -69,6 +71,61 @@ def test_overwrite_spares_what_is_no_run(refuses):
     RUN.mkdir(parents=True)
     (RUN / "thesis.tex").write_text("years of work")
     refuses(*TRAIN, "--overwrite", words=("runs/tiny is not to be overwritten", "thesis.tex"))
+
+
+def test_an_older_run_that_cannot_be_replaced_stays(command, monkeypatch):
+    command(*TRAIN, "--set", "train.steps=2")
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    real = os.rename
+
+    def rename(source, target):
+        if str(source).endswith(".new") and Path(target).name == "tiny":
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    outcome = command(*TRAIN, "--overwrite")
+    assert outcome.code == 1
+    assert "No space left on device; nothing was saved yet; runs/tiny holds the" in outcome.err
+    assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
+    assert os.listdir("runs") == ["tiny"]
+
+
+def test_a_folder_that_is_no_run_is_not_to_be_resumed(command, refuses):
+    RUN.mkdir(parents=True)
+    (RUN / "config.toml").touch()
+    refuses(*TRAIN, words=("runs/tiny exists and holds no run; --set run.folder=FOLDER names",))
+    assert "--resume" not in command(*TRAIN).err
+
+
+def test_a_folder_that_cannot_be_looked_at(refuses, monkeypatch):
+    (RUN / "config.toml").mkdir(parents=True)
+
+    def is_file(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    for option in ((), ("--overwrite",), ("--resume",)):
+        refuses(*TRAIN, *option, words=("cannot read runs/tiny: Permission denied",))
+
+
+def test_a_folder_whose_name_is_too_long(refuses):
+    folder = f"run.folder=new/{'n' * 300}"
+    refuses(*TRAIN, "--set", folder, words=("cannot write", "File name too long"), code=1)
+    folder = f"run.folder={'n' * 300}"
+    refuses(*TRAIN, "--resume", "--set", folder, words=("cannot read", "File name too long"))
+
+
+def test_a_parent_that_cannot_be_looked_at(refuses, monkeypatch):
+    real = Path.exists
+
+    def exists(path):
+        if path.name == "runs":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    refuses(*TRAIN, words=("cannot write runs/tiny: Permission denied",), code=1)
 
 
 def test_a_file_in_the_place_of_the_folder(refuses):
@@ -91,7 +148,10 @@ def test_a_folder_that_cannot_be_made(refuses):
         ("data.path=latin.txt", ("data.path: latin.txt is not UTF-8",)),
         ("data.path=short.txt", ("validation part has 8 characters, expected at least 9",)),
         ("train.window=400", ("training part has 384 characters, expected at least 401",)),
-        ("train.batch=0", ("train.batch: got 0", "expected an integer of at least 1")),
+        ("train.batch=0", ("train.batch: got 0", "expected an integer from 1 to 2**31 - 1")),
+        ("train.batch=385", ("train.batch: got 385, expected at most the 384 characters",)),
+        ("data.path=a\0b", ("data.path: got 'a\\x00b'", "no NUL")),
+        ("run.folder=a\0b", ("run.folder: got 'a\\x00b'", "no NUL")),
         ("train.bacth=3", ("train.bacth: got an unknown key",)),
     ],
 )
@@ -116,14 +176,33 @@ def test_resume_of_what_is_not_there(refuses):
 
 def test_resume_with_other_settings_or_another_text(command, refuses):
     command(*TRAIN, "--set", "train.steps=1")
-    words = ("--resume: train.batch is 5, but 4 in runs/tiny",)
+    words = (
+        "--resume: train.batch is 5, but 4 in runs/tiny",
+        "train.steps, data.path (of the same text) and run.folder alone may differ",
+    )
     refuses(*TRAIN, "--resume", "--set", "train.batch=5", words=words)
     Path("text.txt").write_text(Path("text.txt").read_text().replace("cat", "tac"))
     refuses(*TRAIN, "--resume", words=("--resume: the text is not the one",))
 
 
-def test_resume_without_a_checkpoint(command, refuses, monkeypatch):
-    with monkeypatch.context() as patch:
-        at_step(patch, 1, lambda loss: loss * np.float32("nan"))
-        command(*TRAIN)
+def test_resume_with_the_text_and_the_folder_elsewhere(command):
+    command(*TRAIN, "--set", "train.steps=1")
+    shutil.copy("text.txt", "copy.txt")
+    RUN.rename("moved")
+    elsewhere = ("--set", "data.path=copy.txt", "--set", "run.folder=moved")
+    assert command(*TRAIN, "--resume", *elsewhere).code == 0
+    assert config.load("moved/config.toml").data.path == "copy.txt"
+
+
+def test_resume_without_a_checkpoint(command, refuses):
+    command(*TRAIN, "--set", "train.steps=1")
+    shutil.rmtree(RUN / "latest")
     refuses(*TRAIN, "--resume", words=("has no saved latest parameters",))
+
+
+def test_resume_with_damaged_metrics(command, refuses):
+    command(*TRAIN, "--set", "train.steps=1")
+    no_number = b'{"kind": "validation", "step": 1, "bits": "2"}'
+    for line in (b"\xff", b"3", b"{}", no_number, b"[" * 100_000):
+        (RUN / "metrics.jsonl").write_bytes(line + b"\n")
+        refuses(*TRAIN, "--resume", words=("cannot read", "metrics.jsonl"))

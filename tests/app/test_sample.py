@@ -94,11 +94,30 @@ def test_characters_come_as_they_are_drawn(network):
     assert next(stream) in vocabulary.characters
 
 
+def test_without_a_prompt_it_starts_a_line(trained, network):
+    outcome = trained("sample", "runs/tiny", "--length", "5")
+    assert (outcome.code, len(outcome.out)) == (0, 6)
+    assert Vocabulary("\t\n a").start == "\n"
+    assert Vocabulary(" ab").start == " "
+
+
+@pytest.mark.parametrize("temperature", [1e300, 3e38, 1e-40, 1e-300])
+def test_temperatures_beyond_float32(network, temperature):
+    net, params, vocabulary = network
+    drawn = sample.continuation(
+        net, params, vocabulary, "a", length=60, temperature=temperature, seed=0
+    )
+    likeliest = sample.continuation(net, params, vocabulary, "a", length=60, temperature=0, seed=0)
+    if temperature < 1:
+        assert list(drawn) == list(likeliest)
+    else:
+        assert set(drawn) == set(vocabulary.characters)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--prompt", "thé"), ("--prompt: 'é' is not among the 11 characters",)),
-        (("--prompt", ""), ("--prompt: got nothing",)),
         (("--temperature", "-1"), ("--temperature: got -1.0, expected", "at least 0")),
         (("--temperature", "nan"), ("--temperature: got nan",)),
         (("--length", "0"), ("--length: got 0, expected at least 1",)),
@@ -111,6 +130,8 @@ def test_bad_options(trained, refuses, arguments, words):
 
 def test_folders_that_are_no_run(refuses):
     refuses("sample", "nowhere", words=("nowhere: there is no such folder",))
+    refuses("sample", "n" * 300, words=("cannot read nnn", "File name too long"))
+    refuses("sample", "a\0b", words=("cannot read a", "null"))
     Path("empty").mkdir()
     refuses("sample", "empty", words=("empty holds no run: it has no config.toml",))
 
@@ -121,5 +142,14 @@ def test_runs_that_are_damaged(trained, refuses):
     refuses(*SAMPLE, words=("cannot read the checkpoint", "best/2"), code=1)
     shutil.rmtree("runs/tiny/best")
     refuses(*SAMPLE, words=("has no saved best parameters",))
-    Path("runs/tiny/vocabulary.json").write_text("{}")
-    refuses(*SAMPLE, words=("cannot read", "vocabulary.json"))
+    for content in (
+        b"{}",
+        b"[]",
+        b"3",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"characters": 3, "text_sha256": ""}',
+        b'{"characters": "", "text_sha256": ""}',
+    ):
+        Path("runs/tiny/vocabulary.json").write_bytes(content)
+        refuses(*SAMPLE, words=("cannot read", "vocabulary.json"))
