@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
+    affine,
     dot,
     dot_transposed,
     lecun_normal,
@@ -44,8 +45,7 @@ class ElmanCarry(NamedTuple):
 
 def project(cell: "Elman", params: ElmanParams, xs: Array) -> Array:
     """`x U + b`, `[..., H]`."""
-    a = dot(xs, params.kernel)
-    return a if params.bias is None else a + params.bias.astype(a.dtype)
+    return affine(xs, params.kernel, params.bias)
 
 
 def recur(

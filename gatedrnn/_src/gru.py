@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
 from gatedrnn._src.numerics import (
+    affine,
     dot,
     dot_transposed,
     lecun_normal,
@@ -59,8 +60,7 @@ class GRUGates(NamedTuple):
 
 def project(cell: "GRU", params: GRUParams, xs: Array) -> Array:
     """`x W + b` of `r, z, s`, `[..., 3H]`."""
-    a = dot(xs, params.kernel)
-    return a if params.bias is None else a + params.bias.astype(a.dtype)
+    return affine(xs, params.kernel, params.bias)
 
 
 def recur(

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
+    affine,
     dot,
     dot_transposed,
     lecun_normal,
@@ -48,8 +49,7 @@ class JordanCarry(NamedTuple):
 
 def project(cell: "Jordan", params: JordanParams, xs: Array) -> Array:
     """`x U + b`, `[..., H]`."""
-    a = dot(xs, params.kernel)
-    return a if params.bias is None else a + params.bias.astype(a.dtype)
+    return affine(xs, params.kernel, params.bias)
 
 
 def recur(
@@ -57,9 +57,7 @@ def recur(
 ) -> tuple[JordanCarry, Array]:
     """One step from the projected input `a [..., H]`; also the hidden `h_t`."""
     h = ACTIVATIONS[cell.activation].apply(a + dot(carry.o, params.recurrent_kernel))
-    e = dot(h, params.output_kernel)
-    if params.output_bias is not None:
-        e = e + params.output_bias.astype(e.dtype)
+    e = affine(h, params.output_kernel, params.output_bias)
     return JordanCarry(ACTIVATIONS[cell.output_activation].apply(e).astype(carry.o.dtype)), h
 
 

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks
 from gatedrnn._src.numerics import (
     accumulator,
+    affine,
     dot,
     dot_transposed,
     lecun_normal,
@@ -59,8 +60,7 @@ class LSTMCarry(NamedTuple):
 
 def project(cell: "LSTM", params: LSTMParams, xs: Array) -> Array:
     """`x W + b` of all gates, `[..., nH]`."""
-    a = dot(xs, params.kernel)
-    return a if params.bias is None else a + params.bias.astype(a.dtype)
+    return affine(xs, params.kernel, params.bias)
 
 
 def recur(

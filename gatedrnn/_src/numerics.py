@@ -26,6 +26,12 @@ def dot(x: Array, kernel: Array) -> Array:
     return _dot(x, kernel, kernel_axis=0)
 
 
+def affine(x: Array, kernel: Array, bias: Array | None) -> Array:
+    """`x W + b`, without `b` where it is None, in the accumulator's dtype."""
+    a = dot(x, kernel)
+    return a if bias is None else a + bias.astype(a.dtype)
+
+
 def dot_transposed(delta: Array, kernel: Array) -> Array:
     """`δ Wᵀ`: `delta [..., O]`, `kernel [I, O]` -> `[..., I]` in the accumulator's dtype."""
     return _dot(delta, kernel, kernel_axis=1)

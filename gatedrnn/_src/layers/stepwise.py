@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, inputs
 from gatedrnn._src.layers.layer import as_sequence, features_of
-from gatedrnn._src.numerics import dot, lecun_normal
+from gatedrnn._src.numerics import affine, lecun_normal
 
 
 class DenseParams(NamedTuple):
@@ -90,10 +90,7 @@ class Dense:
         inputs.check_floating("x", x)
         inputs.check_params(self, params, x, "x")
         inputs.check_dtypes(params, x, "x")
-        y = dot(x, params.kernel.astype(x.dtype))
-        if params.bias is not None:
-            y = y + params.bias.astype(y.dtype)
-        return y.astype(x.dtype)
+        return affine(x, params.kernel.astype(x.dtype), params.bias).astype(x.dtype)
 
 
 def dense(features: int, use_bias: bool = True) -> Dense:
