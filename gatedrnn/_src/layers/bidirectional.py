@@ -155,21 +155,9 @@ class Bidirectional:
             forward = run(self.forward, params.forward, xs, carry.forward, mask, resets, False)
             backward = run(self.backward, params.backward, xs, carry.backward, mask, resets, True)
             return Directions(forward[0], backward[0]), Directions(forward[1], backward[1])
-        for layer, p in ((self.forward, params.forward), (self.backward, params.backward)):
-            layer.check(p)
-            inputs.check_params(layer.cell, p.cell, xs)
-        if rule_of(self.forward.cell) is not None:
-            inputs.check_dtypes(params, xs, "xs")
-        carry = Directions(
-            *(
-                one if one is None else inputs.as_carry(layer.cell, one, xs.shape[1:-1], xs, name)
-                for layer, one, name in (
-                    (self.forward, carry.forward, "carry.forward"),
-                    (self.backward, carry.backward, "carry.backward"),
-                )
-            )
-        )
+        carry = self._checked(params, carry, xs)
         if resets is not None:
+            resets = jnp.asarray(resets)
             resets = jnp.stack([resets, jnp.flip(steps_that_start(resets, mask, reverse=True), 0)])
         pairs = jax.tree.map(
             lambda ahead, back: jnp.stack([ahead, back]),
@@ -179,6 +167,21 @@ class Bidirectional:
         both = jax.vmap(partial(run, self.forward, reverse=False))
         carries, ys = both(*pairs, resets)
         return Directions(*_unstack(carries)), Directions(*_unstack(ys))
+
+    def _checked(self, params: Directions, carry: Directions, xs: Array) -> Directions:
+        """`carry` in the dtypes of the cell; raise where the two directions cannot be stacked."""
+        cell = self.forward.cell
+        for p in params:
+            self.forward.check(p)
+            inputs.check_params(cell, p.cell, xs)
+        if rule_of(cell) is not None:
+            inputs.check_dtypes(params, xs, "xs")
+        if carry.forward is None:
+            return carry
+        batch_shape, named = xs.shape[1:-1], zip(Directions._fields, carry, strict=True)
+        return Directions(
+            *(inputs.as_carry(cell, c, batch_shape, xs, f"carry.{name}") for name, c in named)
+        )
 
     def step(
         self, params: Directions, carry: Carry, x: Array, *, key: Array | None = None
