@@ -9,9 +9,9 @@ from gatedrnn._src import checks
 class BPTT:
     """Back-propagation through time, exact by default; every field holds on both routes.
 
-    Where what is asked for is not the exact gradient (`truncate`, `cell_path_only`, `clip`), the
-    routes agree on it, but not on its own derivative: the rule's is that of the function that the
-    rule computes, autodiff's leaves out what was cut in the forward pass too.
+    With `truncate` or `cell_path_only`, which are not the exact gradient, the routes agree on it
+    but not on its own derivative: the rule's is that of the function that the rule computes,
+    autodiff's leaves out what was cut in the forward pass too.
 
     Attributes:
       rule: None takes the cell's hand-derived rule if it has one and autodiff if not; `"hand"`
