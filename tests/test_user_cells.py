@@ -57,7 +57,7 @@ def _recur(cell, params, carry, a):
     return Carry(carry.h + 0.3 * (n - carry.h)), n
 
 
-def _contract(cell, params, xs, before, after, n, da):
+def _contract(cell, params, xs, before, after, n, slope, da):
     leading = "...i,...o->io"
     dparams = Params(jnp.einsum(leading, xs, da), jnp.einsum(leading, before.h, da))
     return dparams, da @ params.kernel.T

@@ -21,6 +21,7 @@ from gatedrnn._src.numerics import (
     orthogonal_gates,
     outer,
     total,
+    transposed,
 )
 from gatedrnn._src.rule import Rule
 from gatedrnn._src.step import ruled_step
@@ -63,6 +64,11 @@ def recur(
 # Every f has a derivative that its own value tells, so h_t is enough.
 
 
+def prepare(cell: "Elman", params: ElmanParams) -> tuple[ElmanParams, ElmanParams]:
+    """For the reverse step, every matrix transposed."""
+    return params, transposed(params)
+
+
 def linearize(
     cell: "Elman", params: ElmanParams, before: ElmanCarry, after: ElmanCarry, gates: None
 ) -> Array:
@@ -75,7 +81,7 @@ def backward(
 ) -> tuple[ElmanCarry, Array]:
     """The reverse step: `δh_t` -> `δh_{t-1}` and `δa_t`."""
     da = dcarry.h * slope.astype(dcarry.h.dtype)
-    return ElmanCarry(dot_transposed(da, params.recurrent_kernel)), da
+    return ElmanCarry(dot(da, params.recurrent_kernel)), da
 
 
 def contract(
@@ -85,6 +91,7 @@ def contract(
     before: ElmanCarry,
     after: ElmanCarry,
     gates: None,
+    slope: Array,
     da: Array,
 ) -> tuple[ElmanParams, Array]:
     """`δU = Σ xᵀ δa`, `δW = Σ h_{t-1}ᵀ δa`, `δb = Σ δa`; `δx = δa Uᵀ`."""
@@ -115,7 +122,7 @@ class Elman:
     activation: str = "tanh"
     use_bias: bool = True
 
-    rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract)
+    rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, prepare)
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)

@@ -1,4 +1,4 @@
-"""The engine: the only module that knows `lax.scan` and `jax.custom_vjp`.
+"""The engine: the only module of recurrences that knows `lax.scan` and `jax.custom_vjp`.
 
 Axes: `T` time, `*B` batch, `I` input features, `F` output features.
 
@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src.numerics import matrices_as
-from gatedrnn._src.plan import Plan, Steps, pieces, sized
+from gatedrnn._src.plan import Plan, Steps, Weights, pieces, sized, weights_of
 from gatedrnn._src.rule import Carry, Params
 from gatedrnn._src.trees import (
     as_dtypes,
@@ -77,9 +76,10 @@ def _forward(
     plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry, keep: Callable
 ) -> tuple[Carry, Any, Carry]:
     """The final carry, `keep(carry, y, gates)` of every step, and the carry before each chunk."""
+    weights = weights_of(plan, params, steps.xs)
 
     def chunk(carry: Carry, steps: Steps, _: None) -> tuple[Carry, Any, Carry]:
-        final, kept = _forward_chunk(plan, params, carry, steps, reset_carry, keep)
+        final, kept = _forward_chunk(plan, weights, carry, steps, reset_carry, keep)
         return final, kept, carry
 
     if plan.rule is None and plan.bptt.save == "boundaries":
@@ -88,10 +88,10 @@ def _forward(
 
 
 def _forward_chunk(
-    plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry, keep: Callable
+    plan: Plan, weights: Weights, carry: Carry, steps: Steps, reset_carry: Carry, keep: Callable
 ) -> tuple[Carry, Any]:
     bptt, by_autodiff = plan.bptt, plan.rule is None
-    inputs, advance = pieces(plan, params, steps.xs)
+    inputs, advance = pieces(plan, weights, steps.xs)
     if by_autodiff and bptt.save == "carries":
         advance = jax.checkpoint(advance, prevent_cse=False)
 
@@ -158,9 +158,10 @@ def _ruled_bwd(plan: Plan, saved: Residuals, cotangents: tuple) -> tuple:
 
     def chunk(state: tuple, chunked: tuple, start: Carry) -> tuple[tuple, Array, None]:
         flow, dparams = state
-        flow, new, dxs = _backward_chunk(plan, params, reset_carry, start, flow, *chunked)
+        flow, new, dxs = _backward_chunk(plan, weights, reset_carry, start, flow, *chunked)
         return (flow, jax.tree.map(jnp.add, dparams, new)), dxs, None
 
+    weights = weights_of(plan, params, steps.xs)
     flow = _Flow(wide(dfinal), None if steps.resets is None else zeros(reset_carry))
     state = vary_alike((flow, zeros(params)), like=saved)
     per_step = (steps, carries, gates, dkept)
@@ -185,7 +186,7 @@ class _Flow(NamedTuple):
 
 def _backward_chunk(
     plan: Plan,
-    params: Params,
+    weights: Weights,
     reset_carry: Carry,
     start: Carry,
     flow: _Flow,
@@ -199,14 +200,13 @@ def _backward_chunk(
     assert rule is not None
     if carries is None:
         _, (carries, gates) = _forward_chunk(
-            plan, params, start, steps, reset_carry, lambda carry, y, gates: (carry, gates)
+            plan, weights, start, steps, reset_carry, lambda carry, y, gates: (carry, gates)
         )
     before = where(steps.resets, reset_carry, shift(start, carries, plan.reverse))
-    matrices = matrices_as(params, steps.xs.dtype)
     if bptt.save == "carries":
-        projected = rule.project(cell, matrices, steps.xs)
-        _, gates = rule.recur(cell, matrices, before, projected)
-    local = rule.linearize(cell, matrices, before, carries, gates)
+        projected = rule.project(cell, weights.params, steps.xs)
+        _, gates = rule.recur(cell, weights.params, before, projected)
+    local = rule.linearize(cell, weights.params, before, carries, gates)
     cut_path = {"cell_path_only": True} if bptt.cell_path_only else {}
 
     def step(flow: _Flow, inputs: tuple) -> tuple[_Flow, Any]:
@@ -215,7 +215,7 @@ def _backward_chunk(
         none = zeros(dcarry)
         # a skipped step hands δcarry on as it is: nothing of it may enter the step's own rule
         live = where(skip, none, dcarry)
-        dbefore, delta = rule.backward(cell, matrices, local, live, **cut_path)
+        dbefore, delta = rule.backward(cell, weights.back, local, live, **cut_path)
         if bptt.clip is not None:
             dbefore = clipped(bptt.clip, dbefore)
         dreset = flow.dreset
@@ -227,7 +227,8 @@ def _backward_chunk(
 
     inputs = (local, dkept, *steps[1:])
     flow, delta = lax.scan(step, flow, inputs, reverse=not plan.reverse)
-    dparams, dxs = rule.contract(cell, matrices, steps.xs, before, carries, gates, delta)
+    known = (steps.xs, before, carries, gates, local)
+    dparams, dxs = rule.contract(cell, weights.params, *known, delta)
     return flow, dparams, dxs.astype(steps.xs.dtype)
 
 

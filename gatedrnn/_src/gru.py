@@ -4,7 +4,7 @@ Axes: `*B` batch, `I` input features, `H` features.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,17 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
 from gatedrnn._src.numerics import (
-    affine,
     dot,
+    dot_gates,
+    dot_sum,
     dot_transposed,
+    gates_apart,
     lecun_normal,
     orthogonal_gates,
     outer,
-    squash,
+    sigmoid,
     total,
+    transposed,
 )
 from gatedrnn._src.rule import Rule
 from gatedrnn._src.step import ruled_step
@@ -58,35 +61,56 @@ class GRUGates(NamedTuple):
 #   writes: h' = (1−z) ⊙ h + z ⊙ n       keeps: h' = z ⊙ h + (1−z) ⊙ n
 
 
-def project(cell: "GRU", params: GRUParams, xs: Array) -> Array:
-    """`x W + b` of `r, z, s`, `[..., 3H]`."""
-    return affine(xs, params.kernel, params.bias)
+def project(cell: "GRU", params: GRUParams, xs: Array) -> tuple[Array, ...]:
+    """`x W` of `r, z, s`, each `[..., H]`; the bias is added in the step, where it is free."""
+    return dot_gates(xs, params.kernel, 3)
+
+
+def prepare(cell: "GRU", params: GRUParams) -> tuple[GRUParams, GRUParams]:
+    """A kernel for each gate; for the reverse step, transposed."""
+    kernels: dict[str, Any] = {
+        name: gates_apart(getattr(params, name), 3) for name in ("kernel", "recurrent_kernel")
+    }
+    ahead = params._replace(**kernels)
+    return ahead, transposed(ahead)
 
 
 def recur(
-    cell: "GRU", params: GRUParams, carry: GRUCarry, a: Array, *, cell_path_only: bool = False
+    cell: "GRU",
+    params: GRUParams,
+    carry: GRUCarry,
+    a: tuple[Array, ...],
+    *,
+    cell_path_only: bool = False,
 ) -> tuple[GRUCarry, GRUGates]:
-    """One step from the projected input `a [..., 3H]`; also the gates."""
-    state = carry.h.astype(a.dtype)
+    """One step from the projected input `a`, one array for each gate; also the gates."""
+    a_r, a_z, a_s = a
+    if params.bias is not None:
+        b_r, b_z, b_s = (b.astype(a_s.dtype) for b in gates_apart(params.bias, 3))
+        a_r, a_z, a_s = a_r + b_r, a_z + b_z, a_s + b_s
+    state = carry.h.astype(a_s.dtype)
     h = lax.stop_gradient(carry.h) if cell_path_only else carry.h
-    a_rz, a_s = jnp.split(a, [2 * cell.features], axis=-1)
     if cell.reset == "before":
         u_rz, u_s = _split(cell, params.recurrent_kernel)
-        r, z = squash(a_rz + dot(h, u_rz), "ss")
+        h_r, h_z = dot_gates(h, u_rz, 2)
+        r, z = sigmoid(a_r + h_r), sigmoid(a_z + h_z)
         u = None
         s = a_s + dot(r * h.astype(r.dtype), u_s)
     else:
-        h_rz, u = jnp.split(dot(h, params.recurrent_kernel), [2 * cell.features], axis=-1)
+        h_r, h_z, u = dot_gates(h, params.recurrent_kernel, 3)
         if params.recurrent_bias is not None:
             u = u + params.recurrent_bias.astype(u.dtype)
-        r, z = squash(a_rz + h_rz, "ss")
+        r, z = sigmoid(a_r + h_r), sigmoid(a_z + h_z)
         s = a_s + r * u
     n = jnp.tanh(s)
     k = _kept(cell, z)
     return GRUCarry((n + k * (state - n)).astype(carry.h.dtype)), GRUGates(r, z, n, u)
 
 
-def _split(cell: "GRU", kernel: Array) -> list[Array]:
+def _split(cell: "GRU", kernel: Any) -> Any:
+    """The kernels of `r` and `z`, and that of `s`: all stacked, or one for each gate."""
+    if isinstance(kernel, tuple):
+        return kernel[:2], kernel[2]
     return jnp.split(kernel, [2 * cell.features], axis=-1)
 
 
@@ -103,28 +127,29 @@ def _kept(cell: "GRU", z: Array) -> Array:
 #   before: q    = δs U_sᵀ                       the cotangent of r ⊙ h
 #           δa^r = q ⊙ k_r                       k_r = h ⊙ r(1−r)
 #           δh   = δ ⊙ k + q ⊙ r + [δa^r, δa^z] U_rzᵀ
-#   after:  δu   = δs ⊙ r = δ ⊙ k_s r
-#           δa^r = δs ⊙ u ⊙ r(1−r) = δ ⊙ k_s u r(1−r)
+#   after:  δu   = δs ⊙ r = δ ⊙ k_u              k_u = k_s ⊙ r
+#           δa^r = δs ⊙ u ⊙ r(1−r) = δ ⊙ k_r     k_r = k_s ⊙ u ⊙ r(1−r)
 #           δh   = δ ⊙ k + [δa^r, δa^z, δu] Uᵀ
 #
-# After the product, every gate's cotangent is a coefficient times δ, so one product is enough.
+# After the product every cotangent is a coefficient times δ, so one product is enough, and δ (with
+# q, before) is all that the sums over time need to know of a step.
 
 
 class GRULocal(NamedTuple):
     """The derivatives of one step that the reverse recurrence multiplies by, each `[..., H]`."""
 
     keep: Array  # k
-    r: Array  # k_r; reset after: of δ itself, k_s u r(1−r)
+    r: Array  # k_r
     z: Array  # k_z
     s: Array  # k_s
-    reset: Array  # r
+    u: Array  # k_u; before: r
 
 
 class GRUDelta(NamedTuple):
-    """Of one step, `δa = [δa^r, δa^z, δs] [..., 3H]` and `δu [..., H]` (reset after only)."""
+    """What the sums over time need to know of a step."""
 
-    a: Array
-    u: Array | None
+    h: Array  # δh', [..., H]
+    q: Array | None  # [..., H], where the reset comes before
 
 
 def linearize(
@@ -136,8 +161,10 @@ def linearize(
     k = _kept(cell, z)
     sign = -1 if cell.update == "writes" else 1
     k_s = (1 - k) * (1 - n * n)
-    k_r = r * (1 - r) * (h if u is None else k_s * u)
-    return GRULocal(k, k_r, sign * (h - n) * z * (1 - z), k_s, r)
+    k_z = sign * (h - n) * z * (1 - z)
+    if u is None:
+        return GRULocal(k, h * r * (1 - r), k_z, k_s, r)
+    return GRULocal(k, k_s * u * r * (1 - r), k_z, k_s, k_s * r)
 
 
 def backward(
@@ -148,23 +175,16 @@ def backward(
     *,
     cell_path_only: bool = False,
 ) -> tuple[GRUCarry, GRUDelta]:
-    """The reverse step: `δh'` -> `δh` and the cotangents of the pre-activations."""
+    """The reverse step, with transposed kernels: `δh'` -> `δh`."""
     (d,) = dcarry
-    ds, da_z = d * local.s, d * local.z
-    kept = d * local.keep
+    q, kept = None, d * local.keep
+    kernels: Any = params.recurrent_kernel
     if cell.reset == "before":
-        u_rz, u_s = _split(cell, params.recurrent_kernel)
-        q = dot_transposed(ds, u_s)
-        da_rz = jnp.concatenate([q * local.r, da_z], axis=-1)
-        before = kept + q * local.reset + dot_transposed(da_rz, u_rz)
-        delta = GRUDelta(jnp.concatenate([da_rz, ds], axis=-1), None)
+        q = dot(d * local.s, kernels[2])
+        through = q * local.u + dot_sum((q * local.r, d * local.z), kernels[:2])
     else:
-        da_rz = jnp.concatenate([d * local.r, da_z], axis=-1)
-        du = ds * local.reset
-        recurrent = jnp.concatenate([da_rz, du], axis=-1)
-        before = kept + dot_transposed(recurrent, params.recurrent_kernel)
-        delta = GRUDelta(jnp.concatenate([da_rz, ds], axis=-1), du)
-    return GRUCarry(kept if cell_path_only else before), delta
+        through = dot_sum((d * local.r, d * local.z, d * local.u), kernels)
+    return GRUCarry(kept if cell_path_only else kept + through), GRUDelta(d, q)
 
 
 def contract(
@@ -174,22 +194,28 @@ def contract(
     before: GRUCarry,
     after: GRUCarry,
     gates: GRUGates,
+    local: GRULocal,
     delta: GRUDelta,
 ) -> tuple[GRUParams, Array]:
     """`δW = Σ xᵀ δa`, `δU_rz = Σ hᵀ δa`, `δU_s = Σ (r ⊙ h)ᵀ δs` (before) or `Σ hᵀ δu` (after)."""
-    da, du = delta
+    d, q = delta
     h = before.h
-    if du is None:
-        da_rz, ds = _split(cell, da)
-        gated = (gates.r * h.astype(gates.r.dtype)).astype(h.dtype)
-        recurrent = jnp.concatenate([outer(h, da_rz), outer(gated, ds)], axis=-1)
+    da_r, da_z, ds = (d if q is None else q) * local.r, d * local.z, d * local.s
+    recurrent_bias = None
+    if q is None:
+        du = d * local.u
+        recurrent = outer(h, jnp.concatenate([da_r, da_z, du], axis=-1))
+        recurrent_bias = total(du) if cell.use_bias else None
     else:
-        recurrent = outer(h, jnp.concatenate([da[..., : 2 * cell.features], du], axis=-1))
+        gated = (gates.r * h.astype(gates.r.dtype)).astype(h.dtype)
+        da_rz = jnp.concatenate([da_r, da_z], axis=-1)
+        recurrent = jnp.concatenate([outer(h, da_rz), outer(gated, ds)], axis=-1)
+    da = jnp.concatenate([da_r, da_z, ds], axis=-1)
     dparams = GRUParams(
         kernel=outer(xs, da),
         recurrent_kernel=recurrent,
         bias=total(da) if cell.use_bias else None,
-        recurrent_bias=total(du) if cell.use_bias and du is not None else None,
+        recurrent_bias=recurrent_bias,
     )
     return dparams, dot_transposed(da, params.kernel)
 
@@ -221,7 +247,9 @@ class GRU:
     update: str = "writes"
     use_bias: bool = True
 
-    rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, has_cell_path=True)
+    rule: ClassVar[Rule] = Rule(
+        project, recur, linearize, backward, contract, prepare, has_cell_path=True
+    )
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)

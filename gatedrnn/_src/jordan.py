@@ -21,6 +21,7 @@ from gatedrnn._src.numerics import (
     orthogonal_gates,
     outer,
     total,
+    transposed,
 )
 from gatedrnn._src.rule import Rule
 from gatedrnn._src.step import ruled_step
@@ -73,6 +74,11 @@ class JordanLocal(NamedTuple):
     output: Array
 
 
+def prepare(cell: "Jordan", params: JordanParams) -> tuple[JordanParams, JordanParams]:
+    """For the reverse step, every matrix transposed."""
+    return params, transposed(params)
+
+
 def linearize(
     cell: "Jordan", params: JordanParams, before: JordanCarry, after: JordanCarry, h: Array
 ) -> JordanLocal:
@@ -88,8 +94,8 @@ def backward(
 ) -> tuple[JordanCarry, tuple[Array, Array]]:
     """The reverse step: `δo_t` -> `δo_{t-1}` and `(δa_t, δe_t)`."""
     de = dcarry.o * local.output.astype(dcarry.o.dtype)
-    da = dot_transposed(de, params.output_kernel) * local.hidden
-    return JordanCarry(dot_transposed(da, params.recurrent_kernel)), (da, de)
+    da = dot(de, params.output_kernel) * local.hidden
+    return JordanCarry(dot(da, params.recurrent_kernel)), (da, de)
 
 
 def contract(
@@ -99,6 +105,7 @@ def contract(
     before: JordanCarry,
     after: JordanCarry,
     h: Array,
+    local: JordanLocal,
     delta: tuple[Array, Array],
 ) -> tuple[JordanParams, Array]:
     """`δU = Σ xᵀ δa`, `δW = Σ o_{t-1}ᵀ δa`, `δV = Σ hᵀ δe`, `δb`, `δc`; `δx = δa Uᵀ`."""
@@ -136,7 +143,7 @@ class Jordan:
     output_activation: str = "identity"
     use_bias: bool = True
 
-    rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract)
+    rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, prepare)
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)

@@ -1,10 +1,11 @@
-"""The arithmetic that cells share: products, sums over time and batch, squashing, initial values.
+"""The arithmetic that cells share: products, sums over time and batch, activations, initial values.
 
 Axes: `...` any leading axes (time, batch), `I` inputs, `O` outputs.
 Products take their operands in the dtype of the kernel and accumulate in at least float32.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,6 +47,28 @@ def _dot(x: Array, kernel: Array, kernel_axis: int) -> Array:
     )
 
 
+def gates_apart(array: Array, gates: int) -> tuple[Array, ...]:
+    """The parts of each gate: `[..., nH]` -> `n` of `[..., H]`."""
+    return tuple(jnp.split(array, gates, axis=-1))
+
+
+def dot_gates(x: Array, kernel: Array | tuple[Array, ...], gates: int) -> tuple[Array, ...]:
+    """`x W` of each gate: `x [..., I]` -> `n` of `[..., H]`.
+
+    For many rows by one product with the stacked kernel `[I, nH]`, for the few of a step by one
+    product for each of `n` kernels `[I, H]`: small products need no threads, and an array of its
+    own is what the next operation reads fastest.
+    """
+    if isinstance(kernel, tuple):
+        return tuple(dot(x, of_gate) for of_gate in kernel)
+    return gates_apart(dot(x, kernel), gates)
+
+
+def dot_sum(deltas: Sequence[Array], kernels: Sequence[Array]) -> Array:
+    """`Σ δ W` over gates: `n` of `[..., H]`, `n` of `[H, I]` -> `[..., I]`."""
+    return functools.reduce(jnp.add, map(dot, deltas, kernels))
+
+
 def outer(x: Array, delta: Array) -> Array:
     """`Σ xᵀ δ` over all leading axes: `x [..., I]`, `delta [..., O]` -> `[I, O]`.
 
@@ -71,21 +94,17 @@ def matrices_as(params: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
 
 
+def transposed(params: Any) -> Any:
+    """`params` with every matrix transposed: `δ Wᵀ` as a plain product.
+
+    Worth it before a loop: the compiler would lay the transpose out anew in every step.
+    """
+    return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, params)
+
+
 def sigmoid(a: Array) -> Array:
     """The logistic function, as `½ tanh(a/2) + ½`: vectorised on every backend, no overflow."""
     return 0.5 * jnp.tanh(0.5 * a) + 0.5
-
-
-def squash(a: Array, kinds: str) -> list[Array]:
-    """Split `a [..., nH]` into `n` gates and squash them: `s` logistic, `t` tanh, one per gate.
-
-    A single tanh over the stacked array, between one scale and one shift, is faster than one
-    function per gate: `σ(a) = ½ tanh(a/2) + ½`.
-    """
-    width = a.shape[-1] // len(kinds)
-    scale = np.repeat([0.5 if kind == "s" else 1.0 for kind in kinds], width).astype(a.dtype)
-    shift = np.repeat([0.5 if kind == "s" else 0.0 for kind in kinds], width).astype(a.dtype)
-    return jnp.split(scale * jnp.tanh(scale * a) + shift, len(kinds), axis=-1)
 
 
 class Activation(NamedTuple):

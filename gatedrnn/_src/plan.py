@@ -12,13 +12,15 @@ from jax import Array
 
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.numerics import matrices_as
-from gatedrnn._src.rule import Carry, Cell, Params, Rule, rule_of
+from gatedrnn._src.rule import Carry, Cell, Params, Rule, prepared, rule_of
 from gatedrnn._src.trees import as_real_dtypes, first_leaf
 
-# A chunk has as many steps as keep its temporaries near this size: on a CPU larger ones are fresh
-# memory, whose page faults cost more than the arithmetic on it.
-CHUNK_BYTES = 2**22
-CHUNK_STEPS = (16, 128)
+# How many steps make a chunk. What a chunk makes is fresh memory beside what is saved for every
+# step: a twentieth of the sequence keeps it a small part of that. Fewer steps than make the first
+# size are not worth a pass over the weights; more than make the second leave the caches, and on a
+# CPU the page faults of larger temporaries cost more than the arithmetic on them.
+CHUNK_SHARE = 20
+CHUNK_BYTES = (2**20, 2**24)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +48,46 @@ class Steps(NamedTuple):
     cuts: Array | None = None  # [T], True: no gradient from this step to the one before
 
 
-def pieces(plan: Plan, params: Params, xs: Array) -> tuple[Any, Callable]:
+class Weights(NamedTuple):
+    """The parameters as each phase wants them."""
+
+    params: Params  # matrices in the dtype of xs
+    ahead: Any  # for the steps, forward
+    back: Any  # for the steps of the reverse recurrence
+
+
+def weights_of(plan: Plan, params: Params, xs: Array) -> Weights:
+    """The layouts of `params`, made once, before any loop."""
+    rule = rule_of(plan.cell)
+    if rule is None:
+        return Weights(params, params, params)
+    params = matrices_as(params, xs.dtype)
+    return Weights(params, *prepared(rule, plan.cell, params))
+
+
+def pieces(plan: Plan, weights: Weights, xs: Array) -> tuple[Any, Callable]:
     """What to scan over, and `advance(carry, a) -> (carry, y, gates)`."""
     cell, rule = plan.cell, rule_of(plan.cell)
     if rule is None:
 
         def advance_unruled(carry: Carry, x: Array) -> tuple[Carry, Array, None]:
-            new, y = cell.step(params, carry, x)
+            new, y = cell.step(weights.params, carry, x)
             return as_real_dtypes(new, carry), y, None
 
         return xs, advance_unruled
-    params = matrices_as(params, xs.dtype)
     cut = {"cell_path_only": True} if plan.rule is None and plan.bptt.cell_path_only else {}
 
     def advance(carry: Carry, a: Any) -> tuple[Carry, Array, Any]:
-        carry, gates = rule.recur(cell, params, carry, a, **cut)
+        carry, gates = rule.recur(cell, weights.ahead, carry, a, **cut)
         return carry, first_leaf(carry), gates
 
-    return rule.project(cell, params, xs), advance
+    def advance_from_inputs(carry: Carry, x: Array) -> tuple[Carry, Array, Any]:
+        return advance(carry, rule.project(cell, weights.ahead, x))
+
+    # one feature is multiplied, not contracted, and the compiler fuses that into the step
+    if xs.shape[-1] == 1:
+        return xs, advance_from_inputs
+    return rule.project(cell, weights.ahead, xs), advance
 
 
 def sized(plan: Plan, params: Params, carry: Carry, steps: Steps) -> Plan:
@@ -78,15 +102,13 @@ def sized(plan: Plan, params: Params, carry: Carry, steps: Steps) -> Plan:
 
 def _automatic_size(plan: Plan, params: Params, carry: Carry, xs: Array) -> int:
     def once(params: Params, carry: Carry, x: Array) -> Any:
-        a, advance = pieces(plan, params, x)
+        a, advance = pieces(plan, weights_of(plan, params, x), x)
         return a, advance(carry, a)
 
     made = jax.eval_shape(once, params, carry, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
-    # forward and backward together hold about three times what one forward step makes
-    held = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made))
-    least, most = CHUNK_STEPS
-    size = min(max(CHUNK_BYTES // max(held, 1), least), most)
-    if len(xs) <= size:
-        return max(len(xs), 1)
+    of_a_step = max(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made)), 1)
+    least, most = (size // of_a_step for size in CHUNK_BYTES)
+    length = max(len(xs), 1)
+    size = min(max(length // CHUNK_SHARE, least, 1), max(most, 1), length)
     # a remainder costs a copy of all that is saved: prefer a size that leaves none
-    return next((n for n in range(size, size // 2, -1) if len(xs) % n == 0), size)
+    return next((n for n in range(size, size // 2, -1) if length % n == 0), size)

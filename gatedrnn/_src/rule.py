@@ -15,7 +15,7 @@ Carry = Any  # a pytree of arrays [*B, ...]
 
 
 class Rule(NamedTuple):
-    """A backward pass derived by hand: five pure functions of a cell, without any loop over time.
+    """A backward pass derived by hand: pure functions of a cell, without any loop over time.
 
     The engine owns time, batch, masks, resets, truncation, clipping and memory; the functions hold
     the equations. Leading axes are `...`: a batch in the two sequential ones, time and batch in the
@@ -32,8 +32,12 @@ class Rule(NamedTuple):
         needs, from the carry before and after each step. Element-wise work and large products.
       backward: `(cell, params, local, dcarry) -> (dcarry, delta)`; the reverse step. `dcarry` is
         `δcarry_t` in full, what reaches it from the loss at `t` included; `delta` is any pytree.
-      contract: `(cell, params, xs, before, after, gates, delta) -> (dparams, dxs)`; the sums over
-        time and every batch axis, as large products.
+      contract: `(cell, params, xs, before, after, gates, local, delta) -> (dparams, dxs)`; the
+        sums over time and every batch axis, as large products.
+      prepare: `(cell, params) -> (ahead, back)`: the weights laid out for a step, before any loop,
+        so that no step has to slice or transpose them. Where the engine goes step by step,
+        `project` and `recur` get `ahead` and `backward` gets `back` for `params`; where it goes
+        over many steps at once, they get `params` as they are. None: those for all.
       has_cell_path: whether `recur` and `backward` take `cell_path_only=True`, which cuts the
         gradient through the recurrent input for the state and keeps it for the weights.
     """
@@ -43,6 +47,7 @@ class Rule(NamedTuple):
     linearize: Callable[..., Any]
     backward: Callable[..., tuple[Carry, Any]]
     contract: Callable[..., tuple[Params, Array]]
+    prepare: Callable[..., tuple[Any, Any]] | None = None
     has_cell_path: bool = False
 
 
@@ -74,6 +79,11 @@ class Cell(Protocol):
 def rule_of(cell: Cell) -> Rule | None:
     """The backward rule of `cell`, if it has one."""
     return getattr(cell, "rule", None)
+
+
+def prepared(rule: Rule, cell: Cell, params: Params) -> tuple[Any, Any]:
+    """What the steps of `rule` read instead of `params`, forward and backward."""
+    return (params, params) if rule.prepare is None else rule.prepare(cell, params)
 
 
 class RuledCell(Cell, Protocol):
