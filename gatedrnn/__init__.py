@@ -15,6 +15,7 @@ from gatedrnn._src.layers.residual import residual
 from gatedrnn._src.layers.stack import stack
 from gatedrnn._src.layers.stepwise import DenseParams, EmbedParams, dense, embed
 from gatedrnn._src.lstm import LSTM, LSTMCarry, LSTMParams
+from gatedrnn._src.readout import softmax_cross_entropy
 from gatedrnn._src.rule import Cell, Rule
 from gatedrnn._src.unroll import trajectory, unroll
 
@@ -50,6 +51,7 @@ __all__ = [
     "recurrent",
     "repeat",
     "residual",
+    "softmax_cross_entropy",
     "stack",
     "trajectory",
     "unroll",

@@ -112,6 +112,13 @@ def test_cells_never_import_the_engine(cell):
     assert not reached & CELLS
 
 
+def test_the_read_out_never_imports_a_recurrence():
+    """The dense layer and the checks at the edge are all that it builds on."""
+    reached = reached_from("readout")
+    assert "stepwise" in reached
+    assert not reached & (CELLS | {"engine", "plan", "unroll"})
+
+
 def test_the_engine_never_imports_a_cell():
     """Neither itself nor through others; layers and checks of inputs stay outside as well."""
     reached = reached_from("engine")
@@ -137,9 +144,9 @@ def loops_in(path):
 
 
 @in_source
-def test_only_the_engine_loops(path):
-    """It alone knows `lax.scan` and `jax.custom_vjp`."""
-    if path.stem == "engine":
+def test_only_the_engine_and_the_read_out_loop(path):
+    """Over time and over the vocabulary, with `lax.scan` and `jax.custom_vjp`; no other module."""
+    if path.stem in ("engine", "readout"):
         assert loops_in(path) == {"scan", "custom_vjp"}
     else:
         assert not loops_in(path)

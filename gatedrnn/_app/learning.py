@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax  # type: ignore[import-untyped]
 
+import gatedrnn as gr
 from gatedrnn._app.config import Optimiser
 from gatedrnn._app.text import Windows
 
@@ -49,6 +50,18 @@ def initial_state(
     return State(jnp.int32(0), params, optimiser(settings, steps).init(params), carry)
 
 
+def losses(
+    net: Any, params: Any, carry: Any, inputs: jax.Array, targets: jax.Array, key: Any = None
+) -> tuple[Any, jax.Array]:
+    """The carry after a window, and the loss at each of `targets` [T, B].
+
+    The last layer of `net` is the read-out, which is fused with the loss: no logits [T, B, V].
+    """
+    body = gr.stack(*net.layers[:-1])
+    new, hs = body.apply(params[:-1], inputs, carry[:-1], key=key)
+    return (*new, carry[-1]), gr.softmax_cross_entropy(params[-1], hs, targets)
+
+
 @partial(jax.jit, static_argnames=("net", "settings"))
 def train_step(
     state: State,
@@ -68,10 +81,9 @@ def train_step(
     """
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
-        carry, logits = net.apply(
-            params, inputs, state.carry, key=jax.random.fold_in(key, state.step)
-        )
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(), carry
+        step_key = jax.random.fold_in(key, state.step)
+        carry, nats = losses(net, params, state.carry, inputs, targets, step_key)
+        return nats.mean(), carry
 
     (value, carry), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its count
@@ -91,9 +103,8 @@ def window_loss(
     net: Any,
 ) -> tuple[Any, jax.Array]:
     """The carry after one window [T, B], and the sum of `weights` times the losses, a scalar."""
-    carry, logits = net.apply(params, inputs, carry)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return carry, (losses * weights).sum()
+    carry, nats = losses(net, params, carry, inputs, targets)
+    return carry, (nats * weights).sum()
 
 
 def validation_bits(net: Any, params: Any, windows: Windows) -> float:

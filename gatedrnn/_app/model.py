@@ -5,7 +5,10 @@ from gatedrnn._app.config import Model
 
 
 def build(settings: Model, vocabulary: int):
-    """Tokens int32 [T, B] -> logits float32 [T, B, V], with V = `vocabulary`."""
+    """Tokens int32 [T, B] -> logits float32 [T, B, V], with V = `vocabulary`.
+
+    The last layer is the read-out, which training fuses with the loss.
+    """
     layers = []
     for _ in range(settings.layers):
         layers += [gr.recurrent(gr.LSTM(settings.features)), gr.dropout(settings.dropout)]

@@ -146,7 +146,7 @@ def as_mask(
         return as_flags("mask", mask, length, batch_shape)
     if lengths is None:
         return None
-    known = _concrete(lengths)
+    known = concrete(lengths)
     lengths = jnp.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths: got dtype {lengths.dtype.name}, expected integers")
@@ -163,7 +163,7 @@ def as_mask(
     return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)
 
 
-def _concrete(x: Any) -> np.ndarray | None:
+def concrete(x: Any) -> np.ndarray | None:
     """The values of `x`, or None where they are not to be had: under a trace, on another host."""
     if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
         return None

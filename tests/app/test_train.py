@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from gatedrnn._app import config, learning, model, ngram, run_folder, text, train
@@ -75,6 +76,25 @@ def test_validation_in_streams_is_the_mean_over_the_characters(workplace):
         bits.append(-float(jax.nn.log_softmax(logits[0])[after]) / np.log(2))
     windows = text.evaluation_windows(tokens, window=8, batch=1)
     assert learning.validation_bits(net, params, windows) == pytest.approx(np.mean(bits), rel=1e-5)
+
+
+def test_the_fused_losses_are_those_of_the_logits(workplace):
+    # the whole network, the same dropout, and the carry too
+    settings = config.load("tiny.toml", ["model.dropout=0.5"])
+    net = model.build(settings.model, 12)
+    params, key = net.init(jax.random.key(3), in_features=None), jax.random.key(4)
+    inputs, targets = jax.random.randint(key, (2, 8, 4), 0, 12)
+    carry = net.apply(params, targets, key=key)[0]
+    new, logits = net.apply(params, inputs, carry, key=key)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    got, losses = learning.losses(net, params, carry, inputs, targets, key)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, *map(without_keys, (got, new)))
+
+
+def without_keys(carry):
+    """The floating-point leaves."""
+    return [v for v in jax.tree.leaves(carry) if jax.numpy.issubdtype(v.dtype, np.floating)]
 
 
 def test_the_carry_goes_on_and_the_loss_falls(command):
