@@ -230,3 +230,37 @@ def test_a_leaf_without_batch_axes():
         ValueError, match=r"carry\['steps'\]: got shape \(\), expected the batch axes"
     ):
         gr.unroll(cell, params, xs, lengths=jnp.array([T, 0, 2]))
+
+
+def test_a_rule_lays_out_its_weights_before_any_loop():
+    """`prepare` runs once for each pass, and its two layouts reach the steps of either."""
+    calls = []
+
+    def prepare(cell, params):
+        calls.append(1)
+        return params._replace(kernel=(params.kernel,)), params.recurrent_kernel.T
+
+    def project(cell, params, xs):
+        kernel = params.kernel
+        return xs @ (kernel[0] if isinstance(kernel, tuple) else kernel)
+
+    def backward(cell, recurrent_transposed, slope, dcarry):
+        da = dcarry.h * slope
+        return Carry(0.7 * dcarry.h + da @ recurrent_transposed), da
+
+    class Prepared(Ruled):
+        """With weights laid out for its steps."""
+
+        rule = Ruled.rule._replace(project=project, backward=backward, prepare=prepare)
+
+    params = Ruled(H).init(jax.random.key(0), I, jnp.float64)
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, I)))
+
+    def gradients(cell):
+        def loss(p, xs):
+            return jnp.sum(gr.unroll(cell, p, xs, bptt=gr.BPTT(chunk=2))[1] ** 2)
+
+        return jax.grad(loss, argnums=(0, 1))(params, xs)
+
+    chex.assert_trees_all_close(gradients(Prepared(H)), gradients(Ruled(H)), rtol=1e-12)
+    assert len(calls) <= 3  # forward, backward, and to find the size of a chunk

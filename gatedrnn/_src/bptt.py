@@ -21,8 +21,8 @@ class BPTT:
         `rule="autodiff"` for those. Forward over reverse (`jax.jvp` of `jax.grad`, `jax.hessian`)
         and reverse over reverse work on both routes.
       chunk: how many steps the engine projects, linearizes and contracts at once, at least 1; `T`
-        if that is less; a remainder is one shorter chunk. None: chosen from the sizes, so that the
-        temporaries of a chunk stay in cache.
+        if that is less; a remainder is one shorter chunk. None: a twentieth of `T`, between bounds
+        on the bytes that a chunk makes.
       truncate: `k`, to set the gradient that crosses between array positions `jk−1` and `jk` to
         zero, in both directions, whatever the chunk or mask (Williams & Peng 1990); the forward
         pass and the gradient of the initial carry's own window are unchanged.

@@ -133,5 +133,7 @@ def orthogonal_gates(key: Array, rows: int, columns: int, gates: int, dtype: DTy
     """A recurrent kernel `[rows, gates · columns]`: one (semi-)orthogonal matrix per gate."""
     make = jax.nn.initializers.orthogonal()
     keys = jax.random.split(key, gates)
-    blocks = jax.vmap(lambda k: make(k, (rows, columns), accumulator(dtype)))(keys)
-    return jnp.concatenate(list(blocks), axis=-1).astype(dtype)
+    # one by one: on a CPU, JAX's batched decompositions wait for threads that, where there are few,
+    # may all be waiting in others of the same program
+    blocks = [make(k, (rows, columns), accumulator(dtype)) for k in keys]
+    return jnp.concatenate(blocks, axis=-1).astype(dtype)

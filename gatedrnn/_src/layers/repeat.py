@@ -57,7 +57,9 @@ class Repeat:
         """The layer's parameters with a leading axis `n`."""
         self.out_features(in_features)
         keys = jax.random.split(key, self.n)
-        return jax.vmap(lambda key: self.layer.init(key, in_features, dtype))(keys)
+        # not by vmap: see `numerics.orthogonal_gates`
+        layers = [self.layer.init(key, in_features, dtype) for key in keys]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
     def carry(
         self,

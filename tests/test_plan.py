@@ -1,0 +1,153 @@
+"""How long a chunk is, and in which layout the weights reach the steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend import core
+from networks import normal, random_params
+
+import gatedrnn as gr
+from gatedrnn._src import plan as planning
+
+CELLS = {
+    "elman": gr.Elman(6),
+    "jordan": gr.Jordan(6, 4),
+    "lstm": gr.LSTM(6, peephole="full", projection=4),
+    "lstm-coupled": gr.LSTM(6, peephole="diagonal", coupled=True),
+    "gru-before": gr.GRU(6),
+    "gru-after": gr.GRU(6, reset="after"),
+}
+
+
+def chunk(length, batch, features, cell=gr.LSTM, in_features=4, bptt=gr.BPTT()):
+    """The chunk of a run of these sizes, in float32."""
+    cell = cell(features)
+    xs = jax.ShapeDtypeStruct((length, batch, in_features), jnp.float32)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
+    carry = jax.eval_shape(lambda: cell.carry((batch,)))
+    plan = planning.Plan(cell, bptt, reverse=False, every_carry=False)
+    return planning.sized(plan, params, carry, planning.Steps(xs)).chunk
+
+
+def bytes_of_a_step(batch, features):
+    """What one step of an LSTM makes forward: the projection, the carry and the gates."""
+    return 4 * batch * (4 + 2 + 4) * features
+
+
+def test_a_chunk_is_a_twentieth_of_the_sequence():
+    """Between the two bounds."""
+    assert chunk(1000, 16, 64) == 50
+
+
+def test_a_chunk_is_not_too_small_for_its_overhead():
+    """It makes the lower bound, however short the sequence is; or it is the whole sequence."""
+    least = planning.CHUNK_BYTES[0] // bytes_of_a_step(16, 64)
+    assert least // 2 < chunk(100, 16, 64) <= least
+    assert chunk(8, 2, 3) == 8
+
+
+def test_a_chunk_is_not_too_large_for_the_caches():
+    """It makes no more than the upper bound, however long the sequence is; or is one step."""
+    most = planning.CHUNK_BYTES[1] // bytes_of_a_step(64, 256)
+    assert most // 2 < chunk(10_000, 64, 256) <= most
+    assert chunk(10_000, 4096, 4096) == 1
+
+
+@pytest.mark.parametrize("length", [997, 1000, 1001, 1024])
+def test_a_chunk_divides_the_sequence_where_it_can(length):
+    """A remainder costs a copy; at most half of the chunk is given up to avoid one."""
+    wanted = length // planning.CHUNK_SHARE
+    size = chunk(length, 16, 64)
+    divisors = [n for n in range(wanted // 2 + 1, wanted + 1) if length % n == 0]
+    assert size == (max(divisors) if divisors else wanted)
+
+
+def test_a_chunk_that_is_asked_for_is_taken():
+    """Up to the length of the sequence; an empty sequence has chunks of one."""
+    assert chunk(100, 2, 3, bptt=gr.BPTT(chunk=7)) == 7
+    assert chunk(5, 2, 3, bptt=gr.BPTT(chunk=7)) == 5
+    assert chunk(0, 2, 3) == 1
+
+
+def innermost_loops(jaxpr):
+    """The bodies of all scans that hold no other."""
+    found, inner = [], False
+    for equation in jaxpr.eqns:
+        for value in equation.params.values():
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(each, core.ClosedJaxpr | core.Jaxpr):
+                    body = getattr(each, "jaxpr", each)
+                    below = innermost_loops(body)
+                    is_scan = equation.primitive.name == "scan"
+                    found += below or ([body] if is_scan else [])
+                    inner = inner or bool(below) or is_scan
+    return found if inner else []
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_no_step_lays_out_a_weight(cell):
+    """Forward and backward, kernels come into the loop over steps as its products want them."""
+    params, xs = random_params(cell, 5), normal(6, 3, 5)
+
+    def loss(params):
+        return jnp.sum(gr.unroll(cell, params, xs, bptt=gr.BPTT(chunk=2))[1])
+
+    loops = innermost_loops(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+    products = 0
+    assert len(loops) == 2
+    for body in loops:
+        matrices = {v for v in body.invars if len(v.aval.shape) == 2 and v.aval.shape[0] != 3}
+        assert matrices
+        for equation in body.eqns:
+            read = matrices & {v for v in equation.invars if not isinstance(v, core.Literal)}
+            if read:
+                assert equation.primitive.name == "dot_general"
+                assert equation.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
+                products += 1
+    assert products > 0
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("save", ["carries", "gates", "boundaries"])
+def test_a_single_input_feature(cell, save):
+    """What is multiplied within the step is what would be contracted before it."""
+    params, xs = random_params(cell, 1), normal(7, 3, 1)
+    beside = params._replace(kernel=jnp.concatenate([params.kernel, jnp.ones_like(params.kernel)]))
+    lengths = jnp.array([7, 0, 4])
+
+    def gradients(params, xs, bptt):
+        def loss(params, xs):
+            carry, ys = gr.unroll(cell, params, xs, lengths=lengths, bptt=bptt)
+            return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(leaf**2) for leaf in carry)
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, xs)
+
+    loss, (dparams, dxs) = gradients(params, xs, gr.BPTT(save=save, chunk=3))
+    wide = jnp.concatenate([xs, jnp.zeros_like(xs)], axis=-1)  # a second feature, always zero
+    wanted, (dwide, dxs_wide) = gradients(beside, wide, gr.BPTT(rule="autodiff"))
+    np.testing.assert_allclose(loss, wanted, rtol=1e-12)
+    np.testing.assert_allclose(dxs, dxs_wide[..., :1], rtol=1e-10, atol=1e-12)
+    for name, leaf in dparams._asdict().items():
+        if leaf is not None:
+            other = dwide._asdict()[name][:1] if name == "kernel" else dwide._asdict()[name]
+            np.testing.assert_allclose(leaf, other, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr and of those within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(each, core.ClosedJaxpr | core.Jaxpr):
+                    yield from equations(getattr(each, "jaxpr", each))
+
+
+def test_initial_values_need_no_batched_decomposition():
+    """On a CPU with few threads, several of those in one program can wait for one another."""
+    net = gr.stack(gr.LSTM(4, peephole="full"), gr.repeat(gr.GRU(4), 3))
+    jaxpr = jax.make_jaxpr(lambda key: net.init(key, 4))(jax.random.key(0)).jaxpr
+    decomposed = [e.invars[0].aval for e in equations(jaxpr) if e.primitive.name == "geqrf"]
+    assert decomposed
+    assert all(matrix.ndim == 2 for matrix in decomposed)
