@@ -34,10 +34,11 @@ class Rule(NamedTuple):
         `δcarry_t` in full, what reaches it from the loss at `t` included; `delta` is any pytree.
       contract: `(cell, params, xs, before, after, gates, local, delta) -> (dparams, dxs)`; the
         sums over time and every batch axis, as large products.
-      prepare: `(cell, params) -> (ahead, back)`: the weights laid out for a step, before any loop,
-        so that no step has to slice or transpose them. Where the engine goes step by step,
-        `project` and `recur` get `ahead` and `backward` gets `back` for `params`; where it goes
-        over many steps at once, they get `params` as they are. None: those for all.
+      prepare: `(cell, params) -> (ahead, back)`: the weights laid out for the loops, once before
+        any, so that no step has to slice or transpose them. In the forward pass `project` and
+        `recur` get `ahead` for `params`, in the reverse one `backward` gets `back`; gates that are
+        recomputed for many steps at once, and all else, are made from `params` as they are. None:
+        those for all.
       has_cell_path: whether `recur` and `backward` take `cell_path_only=True`, which cuts the
         gradient through the recurrent input for the state and keeps it for the weights.
     """
