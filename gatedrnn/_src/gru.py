@@ -68,11 +68,15 @@ def project(cell: "GRU", params: GRUParams, xs: Array) -> tuple[Array, ...]:
 
 def prepare(cell: "GRU", params: GRUParams) -> tuple[GRUParams, GRUParams]:
     """A kernel for each gate; for the reverse step, transposed."""
+    return _by_gate(params, -1), _by_gate(transposed(params), 0)
+
+
+def _by_gate(params: GRUParams, axis: int) -> GRUParams:
+    """`params` with one kernel for each gate stacked along `axis`."""
     kernels: dict[str, Any] = {
-        name: gates_apart(getattr(params, name), 3) for name in ("kernel", "recurrent_kernel")
+        name: gates_apart(getattr(params, name), 3, axis) for name in ("kernel", "recurrent_kernel")
     }
-    ahead = params._replace(**kernels)
-    return ahead, transposed(ahead)
+    return params._replace(**kernels)
 
 
 def recur(

@@ -64,14 +64,18 @@ def project(cell: "LSTM", params: LSTMParams, xs: Array) -> tuple[Array, ...]:
 
 def prepare(cell: "LSTM", params: LSTMParams) -> tuple[LSTMParams, LSTMParams]:
     """A kernel for each gate; for the reverse step, transposed."""
+    return _by_gate(cell, params, -1), _by_gate(cell, transposed(params), 0)
+
+
+def _by_gate(cell: "LSTM", params: LSTMParams, axis: int) -> LSTMParams:
+    """`params` with one kernel, and one full peephole, for each gate stacked along `axis`."""
     apart: dict[str, Any] = {
-        name: gates_apart(getattr(params, name), cell.gates)
+        name: gates_apart(getattr(params, name), cell.gates, axis)
         for name in ("kernel", "recurrent_kernel")
     }
     if cell.peephole == "full" and params.peephole is not None:
-        apart["peephole"] = gates_apart(params.peephole, cell.gates - 2)
-    ahead = params._replace(**apart)
-    return ahead, transposed(ahead)
+        apart["peephole"] = gates_apart(params.peephole, cell.gates - 2, axis)
+    return params._replace(**apart)
 
 
 def recur(
