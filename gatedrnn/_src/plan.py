@@ -15,6 +15,8 @@ from gatedrnn._src.numerics import matrices_as
 from gatedrnn._src.rule import Carry, Cell, Params, Rule, prepared, rule_of
 from gatedrnn._src.trees import as_real_dtypes, first_leaf
 
+PHASES = ("project", "recur", "linearize", "backward", "contract")
+
 # How many steps make a chunk. What a chunk makes is fresh memory beside what is saved for every
 # step: a twentieth of the sequence keeps it a small part of that. Fewer steps than make the first
 # size are not worth a pass over the weights; more than make the second leave the caches, and on a
@@ -36,7 +38,7 @@ class Plan:
     @property
     def rule(self) -> Rule | None:
         """The cell's own backward rule, unless autodiff is asked for."""
-        return None if self.bptt.rule == "autodiff" else rule_of(self.cell)
+        return None if self.bptt.rule == "autodiff" else _named(rule_of(self.cell))
 
 
 class Steps(NamedTuple):
@@ -67,7 +69,7 @@ def weights_of(plan: Plan, params: Params, xs: Array) -> Weights:
 
 def pieces(plan: Plan, weights: Weights, xs: Array) -> tuple[Any, Callable]:
     """What to scan over, and `advance(carry, a) -> (carry, y, gates)`."""
-    cell, rule = plan.cell, rule_of(plan.cell)
+    cell, rule = plan.cell, _named(rule_of(plan.cell))
     if rule is None:
 
         def advance_unruled(carry: Carry, x: Array) -> tuple[Carry, Array, None]:
@@ -112,3 +114,11 @@ def _automatic_size(plan: Plan, params: Params, carry: Carry, xs: Array) -> int:
     size = min(max(length // CHUNK_SHARE, least, 1), max(most, 1), length)
     # a remainder costs a copy of all that is saved: prefer a size that leaves none
     return next((n for n in range(size, size // 2, -1) if length % n == 0), size)
+
+
+def _named(rule: Rule | None) -> Rule | None:
+    """`rule` with its functions under their own names in what is compiled, for a profile."""
+    if rule is None:
+        return None
+    named = {phase: jax.named_call(getattr(rule, phase), name=phase) for phase in PHASES}
+    return rule._replace(**named)
