@@ -9,9 +9,12 @@ import pytest
 from gatedrnn._app import cli
 
 CONFIG = """
+task = "language"
+
 [data]
 path = "text.txt"
 validation_fraction = 0.2
+window = 8
 
 [model]
 embedding = 4
@@ -25,7 +28,6 @@ final_learning_rate = 1e-3
 clip_norm = 1.0
 
 [train]
-window = 8
 batch = 4
 steps = 6
 validate_every = 2
