@@ -24,6 +24,7 @@ TRAINING = {
     "tqdm": "tqdm",
     "matplotlib": "matplotlib",
     "tomli_w": "tomli-w",
+    "sklearn": "scikit-learn",
 }
 SAMPLING = {"orbax": "orbax-checkpoint"}
 
@@ -73,18 +74,19 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="gatedrnn", description="Train and sample recurrent networks; check their rules."
+        prog="gatedrnn",
+        description="Train, evaluate and sample recurrent networks; check their rules.",
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
-    train = _add(commands, "train", _train, "train a character-level language model on a text")
-    train.add_argument("config", help="a TOML file, such as configs/char_lm.toml")
+    train = _add(commands, "train", _train, "train the models of a configuration")
+    train.add_argument("config", help="a TOML file, such as configs/digits.toml")
     train.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a setting, such as train.steps=500 or data.path=FILE (repeatable)",
+        help="override a setting, such as train.steps=500 or run.folder=runs/mine (repeatable)",
     )
     existing = train.add_mutually_exclusive_group()
     existing.add_argument(
@@ -95,12 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     existing.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in the folder; of its settings, train.steps, run.folder and"
-        " data.path (of the same text) alone may differ",
+        help="go on with the run in the folder; of its settings, train.steps, run.folder and (a"
+        " language model's, of the same text) data.path alone may differ",
     )
 
-    sample = _add(commands, "sample", _sample, "continue a text with a trained model")
-    sample.add_argument("run", help="the folder of a run, such as runs/char_lm")
+    evaluate = _add(
+        commands, "eval", _eval, "repeat the evaluation of a run, and draw its pictures"
+    )
+    evaluate.add_argument("run", help="the folder of a run, such as runs/digits")
+
+    sample = _add(commands, "sample", _sample, "continue a text with a language model")
+    sample.add_argument("run", help="the folder of a run of a language model, such as runs/char_lm")
     sample.add_argument(
         "--prompt",
         default="",
@@ -140,9 +147,16 @@ def _train(args: argparse.Namespace) -> int:
     return train.run(args.config, args.set, overwrite=args.overwrite, resume=args.resume)
 
 
+def _eval(args: argparse.Namespace) -> int:
+    _need(TRAINING)
+    from gatedrnn._app import evaluation
+
+    return evaluation.run(args.run)
+
+
 def _sample(args: argparse.Namespace) -> int:
     _need(SAMPLING)
-    from gatedrnn._app import sample
+    from gatedrnn._app.tasks.language import sample
 
     return sample.run(
         args.run,

@@ -10,9 +10,10 @@ import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
 
 from gatedrnn._app.errors import CommandError, reason
+from gatedrnn._app.task import Task
 
 # what tomllib raises: also on integers of more than 4300 digits, and on deep nesting
 NO_TOML = (ValueError, RecursionError)
@@ -42,22 +43,17 @@ Text = Annotated[
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The text. `path` names a UTF-8 file; without it, the help text of the running CPython."""
-
-    validation_fraction: Fraction
-    path: Text | None = None
+def one_of(*names: str) -> Rule:
+    """Of a string that is one of `names`."""
+    return Rule(f"one of {', '.join(names)}", lambda v: v in names)
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """`layers` LSTM layers of `features` units on embeddings of `embedding` features."""
-
-    embedding: Count
-    features: Count
-    layers: Layers
-    dropout: Rate
+def some_of(*names: str) -> Rule:
+    """Of an array, here a tuple, of some of `names`."""
+    return Rule(
+        f"an array of one or more of {', '.join(names)}, each once",
+        lambda v: v and all(name in names for name in v) and len(set(v)) == len(v),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +71,8 @@ class Optimiser:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """`steps` updates, each from `window` characters of each of `batch` streams."""
+    """`steps` updates, each from a batch of `batch` sequences or streams."""
 
-    window: Count
     batch: Count
     steps: Count
     validate_every: Count
@@ -93,17 +88,25 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole configuration, one field per table of the TOML file."""
+    """What every configuration has, one field per table of the TOML file; each task adds its own.
 
-    data: Data
-    model: Model
+    A task's subclass has a method `make`, which makes the data and the models that it describes.
+    """
+
+    may_change: ClassVar[frozenset[str]] = frozenset({"train.steps", "run.folder"})  # at --resume
+
+    task: Text
     optimiser: Optimiser
     train: Train
     run: Run
 
+    def make(self) -> Task:
+        """The task, ready to be trained."""
+        raise NotImplementedError
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in the TOML file `path`, with `overrides` (each `"a.b=value"`)."""
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tables of the TOML file `path`, with `overrides` (each `"a.b=value"`), unchecked."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -114,28 +117,50 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise CommandError(f"the configuration {path} is not TOML: {reason(error)}") from error
     for override in overrides:
         _apply(table, override)
-    return _build(Config, table, prefix="")
+    return table
 
 
-def to_table(config: Config) -> dict[str, dict[str, Any]]:
-    """`config` as nested dictionaries that TOML can hold; `load` reads them back equal."""
-    return {
-        section: {key: value for key, value in settings.items() if value is not None}
-        for section, settings in dataclasses.asdict(config).items()
-    }
+def build(cls: type[Config], table: Mapping[str, Any]) -> Config:
+    """The configuration of the class `cls` that `table` spells."""
+    return _build(cls, table, prefix="")
+
+
+def setting(table: Mapping[str, Any], key: str, hint: Any) -> Any:
+    """The value of one `key` of `table`, which `hint` describes."""
+    if key not in table:
+        raise CommandError(f"{key}: got nothing, expected {_expected(hint)}")
+    return _value(key, hint, table[key])
+
+
+def to_table(config: Config) -> dict[str, Any]:
+    """`config` as nested dictionaries that TOML can hold; it is read back equal."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    """Without None, and with lists for tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The settings in which two configurations differ: dotted key -> (old, new)."""
     flat_old, flat_new = _flat(old), _flat(new)
-    return {k: (flat_old[k], flat_new[k]) for k in flat_old if flat_old[k] != flat_new[k]}
+    if old.task != new.task:  # which has other settings
+        return {"task": (old.task, new.task)}
+    pairs = {key: (flat_old[key], flat_new[key]) for key in flat_old}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    tables = dataclasses.asdict(config)
-    return {
-        f"{section}.{key}": value for section in tables for key, value in tables[section].items()
-    }
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": item for key, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -171,6 +196,7 @@ def _parse(raw: str, *, is_text: bool) -> Any:
 def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
     """An instance of the dataclass `cls` from `table`; `prefix` is `"section."` or ""."""
     hints = get_type_hints(cls, include_extras=True)
+    hints = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     for key in table:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1)
@@ -184,8 +210,7 @@ def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
         if field.name in table:
             values[field.name] = _value(key, hint, table[field.name])
         elif field.default is dataclasses.MISSING:
-            kind = "a table of settings" if isinstance(hint, type) else _rule(hint)[1].expected
-            raise CommandError(f"{key}: got nothing, expected {kind}")
+            raise CommandError(f"{key}: got nothing, expected {_expected(hint)}")
     return cls(**values)
 
 
@@ -201,10 +226,16 @@ def _value(key: str, hint: Any, value: Any) -> Any:
         value = _parse(value, is_text=kind is str)
     if kind is float and type(value) is int and abs(value) <= HUGE:
         value = float(value)
+    if kind is tuple and type(value) is list:
+        value = tuple(value)
     # `type` rather than isinstance: True is an int to Python, and not to us
     if type(value) is not kind or not rule.accepts(value):
         raise CommandError(f"{key}: got {_shown(value)}, expected {rule.expected}")
     return value
+
+
+def _expected(hint: Any) -> str:
+    return "a table of settings" if isinstance(hint, type) else _rule(hint)[1].expected
 
 
 def _rule(hint: Any) -> tuple[type, Rule]:
@@ -217,11 +248,11 @@ def _rule(hint: Any) -> tuple[type, Rule]:
 
 def _shown(value: Any) -> str:
     names = {str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
-    names |= {dict: "a table", list: "an array"}
+    names |= {dict: "a table", list: "an array", tuple: "an array"}
     kind = names.get(type(value), f"a {type(value).__name__}")
     if isinstance(value, int) and abs(value) > 2**64:
         return f"an integer of {value.bit_length()} bits"
-    if isinstance(value, (dict, list)):
+    if isinstance(value, (dict, list, tuple)):
         return kind
     shown = repr(value)
     return f"{shown if len(shown) <= 80 else shown[:80] + '…'}, {kind}"

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -12,36 +12,32 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from gatedrnn._app import checkpoints, learning
 from gatedrnn._app.config import Config
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.learning import BITS_PER_NAT, State
+from gatedrnn._app.learning import State
 from gatedrnn._app.run_folder import BEST, LATEST, RunFolder
-from gatedrnn._app.text import Corpus, evaluation_windows, training_window
+from gatedrnn._app.task import Task
 
 
 class Best(NamedTuple):
-    """The best validation of a run."""
+    """The best validation of a model."""
 
     step: int
-    bits: float  # per character
+    measures: dict[str, float]
 
 
 class Training:
-    """A run under way: its folder, its state, and its best validation so far (None: none yet)."""
+    """A run under way: its folder, its state, and each model's best validation so far."""
 
-    def __init__(
-        self, config: Config, corpus: Corpus, net: Any, folder: RunFolder, state: State
-    ) -> None:
+    def __init__(self, config: Config, task: Task, folder: RunFolder, state: State) -> None:
         self.folder, self.state = folder, state
-        self.best = min(
-            (Best(r["step"], r["bits"]) for r in folder.metrics() if r["kind"] == "validation"),
-            key=lambda best: best.bits,
-            default=None,
-        )
-        self._settings, self._net, self._corpus = config, net, corpus
-        self._windows = evaluation_windows(
-            corpus.validation, window=config.train.window, batch=config.train.batch
-        )
+        self._settings, self._task = config, task
+        self._models = tuple(task.models.items())
         # apart from the key of the initial parameters
         self._key = jax.random.fold_in(jax.random.key(config.train.seed), 1)
+        self.best: dict[str, Best] = {}
+        for record in folder.metrics(task.criterion.name):
+            if record["kind"] == "validation":
+                measures = {k: v for k, v in record.items() if k not in ("kind", "step", "model")}
+                self._consider(record["model"], Best(record["step"], measures))
 
     @property
     def step(self) -> int:
@@ -50,77 +46,93 @@ class Training:
 
     def go(self, stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `stop()`; validate and save on the way."""
-        train = self._settings.train
-        characters = train.window * train.batch  # of one step
+        train, amount = self._settings.train, self._task.amount
         with tqdm(
-            total=train.steps * characters,
-            initial=self.step * characters,
-            unit="char",
+            total=train.steps * amount,
+            initial=self.step * amount,
+            unit=self._task.unit,
             unit_scale=True,
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}",
             mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log needs fewer lines
         ) as bar:
             while self.step < train.steps and not stop():
-                nats = self._step()
-                bar.set_postfix_str(
-                    f"loss {nats:.3f}, {nats * BITS_PER_NAT:.3f} bits/char", refresh=False
-                )
-                bar.update(characters)
+                losses = self._step()
+                bar.set_postfix_str(self._postfix(losses), refresh=False)
+                bar.update(amount)
                 if self.step % train.validate_every == 0 or self.step == train.steps:
-                    bar.write(self._validate())
+                    self._validate(bar.write)
                     sys.stdout.flush()  # a pipe would hold it back
 
     def keep(self) -> None:
-        """Save where the run is; where no validation has been, the parameters count as the best."""
-        if self.best is None:
-            self._save(BEST, self.state.params)
-        self._save(LATEST, self.state)
+        """Save where the run is; parameters that were never validated count as the best."""
+        for name, learner in self.state.learners.items():
+            if name not in self.best:
+                checkpoints.save(self.folder.path / BEST / name, self.step, learner.params)
+        self._save_latest()
 
-    def _step(self) -> float:
-        """One update; the loss before it in nats per character."""
+    def _step(self) -> dict[str, float]:
+        """One update; the loss of each model before it."""
         began = time.perf_counter()
-        train = self._settings.train
-        inputs, targets = training_window(
-            self._corpus.train, self.step, window=train.window, batch=train.batch
-        )
-        self.state, loss = learning.train_step(
+        self.state, values = learning.train_step(
             self.state,
-            inputs,
-            targets,
+            self._task.batch(self.step),
             self._key,
-            train.steps,
-            net=self._net,
+            self._settings.train.steps,
+            models=self._models,
             settings=self._settings.optimiser,
         )
-        nats = float(loss)
-        self._demand_finite(nats, "training loss")
-        seconds = time.perf_counter() - began
+        losses = {name: float(values[name]) for name in self._task.models}
+        for name, loss in losses.items():
+            self._demand_finite(loss, f"training loss of {name}")
+        speed = round(self._task.amount / (time.perf_counter() - began), 1)
         self.folder.append(
-            kind="train",
-            step=self.step,
-            bits=nats * BITS_PER_NAT,
-            characters_per_second=round(inputs.size / seconds, 1),
+            *(
+                {"kind": "train", "step": self.step, "model": name, "loss": loss, "speed": speed}
+                for name, loss in losses.items()
+            )
         )
-        return nats
+        return losses
 
-    def _validate(self) -> str:
-        """Validate, save, and say how it went in one line."""
-        bits = learning.validation_bits(self._net, self.state.params, self._windows)
-        self._demand_finite(bits, "validation loss")
-        self.folder.append(kind="validation", step=self.step, bits=bits)
-        line = f"step {self.step:>6}   validation {bits:.3f} bits per character"
-        if self.best is None or bits < self.best.bits:
-            self.best = Best(self.step, bits)
-            self._save(BEST, self.state.params)
-            line += ", the best so far"
-        self._save(LATEST, self.state)
-        return line
+    def _postfix(self, losses: dict[str, float]) -> str:
+        """The losses for the bar."""
+        if len(losses) == 1:
+            return f"loss {next(iter(losses.values())):.3f}"
+        return ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
 
-    def _save(self, kind: str, tree: Any) -> None:
-        checkpoints.save(self.folder.path / kind, self.step, tree)
-        if kind == LATEST:  # now the run is whole: it can be sampled from and resumed
-            self.folder = self.folder.publish()
+    def _validate(self, write: Callable[[str], None]) -> None:
+        """Validate every model, save, and write how it went in one line."""
+        criterion, said, better = self._task.criterion, [], []
+        for name in self._task.models:
+            params = self.state.learners[name].params
+            measures = self._task.evaluate(name, params)
+            value = measures[criterion.name]
+            self._demand_finite(value, f"validation of {name}")
+            self.folder.append({"kind": "validation", "step": self.step, "model": name, **measures})
+            said.append(f"{name} {criterion.show(value)}")
+            if self._consider(name, Best(self.step, measures)):
+                checkpoints.save(self.folder.path / BEST / name, self.step, params)
+                better.append(name)
+        line = f"step {self.step:>6}   {', '.join(said)} {criterion.unit}"
+        if better:
+            line += ", the best so far" + (f" of {', '.join(better)}" if len(said) > 1 else "")
+        write(line)
+        self._save_latest()
+
+    def _consider(self, name: str, new: Best) -> bool:
+        """Whether a validation is the best of its model so far, which is kept."""
+        criterion = self._task.criterion
+        old = self.best.get(name)
+        best = old is None or criterion.better(
+            new.measures[criterion.name], old.measures[criterion.name]
+        )
+        if best:
+            self.best[name] = new
+        return best
+
+    def _save_latest(self) -> None:
+        checkpoints.save(self.folder.path / LATEST, self.step, self.state)
+        self.folder = self.folder.publish()  # now the run is whole: it can be used and resumed
 
     def _demand_finite(self, value: float, name: str) -> None:
         if not math.isfinite(value):

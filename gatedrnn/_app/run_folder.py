@@ -1,32 +1,36 @@
 """What a run leaves behind.
 
-config.toml        the configuration as run, after overrides
-vocabulary.json    the characters, and the SHA-256 of the text they come from
-metrics.jsonl      one line per baseline, training step and validation, as they come
-best/<step>/       the parameters of the best validation (orbax)
-latest/<step>/     what --resume goes on from (orbax)
-curve.png          the learning curve
+config.toml          the configuration as run, after overrides
+data.json            what identifies the data, and what the task needs to read them again
+metrics.jsonl        one line per baseline, and per model's training step and validation
+best/<model>/<step>/ the parameters of the best validation of each model (orbax)
+latest/<step>/       what --resume goes on from (orbax)
+curve.png            the learning curves
+pictures/            what the task draws
 """
 
 import dataclasses
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gatedrnn._app import config as configuration
 from gatedrnn._app.config import Config
 from gatedrnn._app.errors import CommandError, reason
-from gatedrnn._app.text import Corpus, Vocabulary
 
-CONFIG, VOCABULARY, METRICS, CURVE = "config.toml", "vocabulary.json", "metrics.jsonl", "curve.png"
-BEST, LATEST = "best", "latest"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONFIG, DATA, METRICS, CURVE = "config.toml", "data.json", "metrics.jsonl", "curve.png"
+BEST, LATEST, PICTURES = "best", "latest", "pictures"
 # what reading a file that is not as it was written raises
 DAMAGED = (OSError, ValueError, LookupError, TypeError, RecursionError)
-NAMES = frozenset({CONFIG, VOCABULARY, METRICS, CURVE, BEST, LATEST})
+NAMES = frozenset({CONFIG, DATA, METRICS, CURVE, BEST, LATEST, PICTURES})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,35 +50,39 @@ class RunFolder:
         """Whether the run is not at home yet."""
         return self.path != self.home
 
-    def append(self, **record: Any) -> None:
-        """Add one line to the metrics."""
+    def append(self, *records: dict[str, Any]) -> None:
+        """Add a line for each record to the metrics."""
         with (
             _writing(self.path / METRICS),
             open(self.path / METRICS, "a", encoding="utf-8") as file,
         ):
-            file.write(json.dumps(record) + "\n")
+            file.write("".join(json.dumps(record) + "\n" for record in records))
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The metrics so far; a last line that was cut short (by a crash) is left out."""
+    def metrics(self, criterion: str) -> list[dict[str, Any]]:
+        """The metrics so far; a last line that was cut short (by a crash) is left out.
+
+        Baselines and validations have a number for `criterion`.
+        """
         try:
             lines = (self.path / METRICS).read_text(encoding="utf-8").split("\n")
-            return [_record(line) for line in lines[:-1]]
+            return [_record(line, criterion) for line in lines[:-1]]
         except FileNotFoundError:
             return []
         except DAMAGED as error:
             raise CommandError(f"cannot read {self.path / METRICS}: {reason(error)}") from error
 
-    def forget_after(self, step: int) -> None:
+    def forget_after(self, step: int, criterion: str) -> None:
         """Drop the metrics of steps after `step`, which are about to be run again."""
-        kept = [record for record in self.metrics() if record.get("step", 0) <= step]
+        kept = [record for record in self.metrics(criterion) if record.get("step", 0) <= step]
         self.write(METRICS, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def write(self, name: str, content: bytes) -> None:
         """Write the file `name`, whole or not at all."""
-        part = self.path / f".{name}.part"
-        with _writing(self.path / name):
+        path = self.path / name
+        part = path.with_name(f".{path.name}.part")
+        with _writing(path):
             part.write_bytes(content)
-            os.replace(part, self.path / name)
+            os.replace(part, path)
 
     def write_config(self, config: Config) -> None:
         """Write the configuration as run."""
@@ -82,20 +90,26 @@ class RunFolder:
 
         self.write(CONFIG, tomli_w.dumps(configuration.to_table(config)).encode())
 
-    def config(self) -> Config:
-        """The configuration that was run."""
-        return configuration.load(self.path / CONFIG)
-
-    def vocabulary(self) -> tuple[Vocabulary, str]:
-        """The vocabulary, and the SHA-256 of the text it comes from."""
+    def stored(self) -> dict[str, Any]:
+        """What the task keeps with the run."""
         try:
-            table = json.loads((self.path / VOCABULARY).read_text(encoding="utf-8"))
-            characters, digest = table["characters"], table["text_sha256"]
-            if not (isinstance(characters, str) and characters and isinstance(digest, str)):
-                raise ValueError("it does not hold the characters of a text and its SHA-256")
-            return Vocabulary(characters), digest
+            table = json.loads((self.path / DATA).read_text(encoding="utf-8"))
+            if not isinstance(table, dict):
+                raise ValueError("it does not hold an object")
+            return table
         except DAMAGED as error:
-            raise CommandError(f"cannot read {self.path / VOCABULARY}: {reason(error)}") from error
+            raise CommandError(f"cannot read {self.path / DATA}: {reason(error)}") from error
+
+    def write_pictures(self, pictures: "dict[str, Figure | str]") -> None:
+        """Write what a task draws in the place of what it drew before; figures as PNG."""
+        folder = self.path / PICTURES
+        with _writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            if pictures:
+                folder.mkdir()
+        for name, picture in pictures.items():
+            content = picture.encode() if isinstance(picture, str) else png(picture)
+            self.write(f"{PICTURES}/{name}", content)
 
     def publish(self) -> "RunFolder":
         """Move the run to its home, and remove the older run that it replaces, if there is one."""
@@ -123,6 +137,13 @@ class RunFolder:
                     folder.rmdir()
 
 
+def png(figure: "Figure") -> bytes:
+    """A matplotlib figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
 def check_free(folder: str, *, overwrite: bool) -> None:
     """Raise unless a run may be written to `folder`: new, or a run that is to be overwritten."""
     path = Path(folder)
@@ -144,8 +165,8 @@ def check_free(folder: str, *, overwrite: bool) -> None:
         )
 
 
-def create(config: Config, corpus: Corpus, *, overwrite: bool) -> RunFolder:
-    """A new run, pending."""
+def create(config: Config, stored: dict[str, Any], *, overwrite: bool) -> RunFolder:
+    """A new run, pending; `stored` is what the task keeps with it."""
     with _writing(Path(config.run.folder)):
         home = Path(config.run.folder).resolve()
         path = home.with_name(f".{home.name}.{os.getpid()}.new")
@@ -156,8 +177,7 @@ def create(config: Config, corpus: Corpus, *, overwrite: bool) -> RunFolder:
         with _writing(home):
             path.mkdir(parents=True)
         run.write_config(config)
-        vocabulary = {"characters": corpus.vocabulary.characters, "text_sha256": corpus.digest}
-        run.write(VOCABULARY, json.dumps(vocabulary).encode())
+        run.write(DATA, json.dumps(stored).encode())
     except BaseException:
         run.discard_pending()
         raise
@@ -178,7 +198,7 @@ def find(folder: str) -> RunFolder:
 
 def _missing(path: Path) -> list[str]:
     """The files of a run that `path` lacks."""
-    return [name for name in (CONFIG, VOCABULARY) if not (path / name).is_file()]
+    return [name for name in (CONFIG, DATA) if not (path / name).is_file()]
 
 
 def _foreign(path: Path) -> Iterator[str]:
@@ -188,12 +208,16 @@ def _foreign(path: Path) -> Iterator[str]:
             yield name
 
 
-def _record(line: str) -> dict[str, Any]:
+def _record(line: str, criterion: str) -> dict[str, Any]:
     """The record in one line of the metrics."""
     record = json.loads(line)
-    numbers = ("bits",) if record["kind"] == "baseline" else ("bits", "step")
-    if not all(isinstance(record[name], (int, float)) for name in numbers):
-        raise ValueError(f"a {record['kind']} record without {' and '.join(numbers)}")
+    needed: dict[str, Any] = {
+        "baseline": {"name": str, criterion: (int, float)},
+        "train": {"step": int, "model": str, "loss": (int, float)},
+        "validation": {"step": int, "model": str, criterion: (int, float)},
+    }[record["kind"]]
+    if not all(isinstance(record[name], kind) for name, kind in needed.items()):
+        raise ValueError(f"a {record['kind']} record without {' and '.join(needed)}")
     return record
 
 

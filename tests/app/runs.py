@@ -7,33 +7,36 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gatedrnn._app import checkpoints, config, learning, model, run_folder
+from gatedrnn._app import checkpoints, learning, run_folder, tasks
 
 TRAIN = ("train", "tiny.toml")
 RUN = Path("runs/tiny")
 
 
-def checkpoint(kind):
-    """The checkpoint that the run holds, as NumPy arrays."""
-    settings = config.load(RUN / "config.toml")
-    vocabulary, _ = run_folder.find(RUN).vocabulary()
+def checkpoint(kind, run=RUN):
+    """The checkpoint that the run holds, as NumPy arrays: `"latest"`, or `"best/LSTM"`."""
+    settings = tasks.load(run / "config.toml")
+    models = tuple(settings.make().models.items())
     state = jax.eval_shape(
         lambda: learning.initial_state(
             jax.random.key(0),
             1,
-            net=model.build(settings.model, vocabulary.size),
+            models=models,
             settings=settings.optimiser,
             batch=settings.train.batch,
         )
     )
-    like = state if kind == "latest" else state.params
-    return jax.tree.map(np.asarray, checkpoints.restore(RUN.absolute() / kind, like))
+    best, _, name = kind.partition("/")
+    like = state.learners[name].params if best == "best" else state
+    return jax.tree.map(np.asarray, checkpoints.restore(run.absolute() / kind, like))
 
 
-def metrics(kind):
+def metrics(kind, run=RUN):
+    """The step and the training loss, or else the criterion, of every record of one kind."""
+    criterion = tasks.load(run / "config.toml").make().criterion.name
     return [
-        (record["step"], record["bits"])
-        for record in run_folder.find(RUN).metrics()
+        (record["step"], record["loss" if kind == "train" else criterion])
+        for record in run_folder.find(run).metrics(criterion)
         if record["kind"] == kind
     ]
 
@@ -43,12 +46,15 @@ def saved_steps(kind):
 
 
 def at_step(monkeypatch, step, action):
-    """Have `action(loss)`, which returns the loss to report, in training step `step`."""
+    """Have `action(loss)`, which returns the loss to report, of one model in step `step`."""
     real = learning.train_step
 
     def train_step(state, *args, **kwargs):
-        new, loss = real(state, *args, **kwargs)
-        return new, action(loss) if int(new.step) == step else loss
+        new, losses = real(state, *args, **kwargs)
+        if int(new.step) == step:
+            name, loss = next(iter(losses.items()))
+            losses = {**losses, name: action(loss)}
+        return new, losses
 
     monkeypatch.setattr(learning, "train_step", train_step)
 

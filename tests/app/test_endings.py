@@ -9,6 +9,7 @@ import pytest
 
 from gatedrnn._app import learning, run_folder
 from gatedrnn._app.interrupt import deferred
+from gatedrnn._app.tasks.language import Language
 
 from .runs import (
     RUN,
@@ -29,7 +30,7 @@ def test_interrupted_before_any_validation_the_parameters_are_kept(command, monk
     outcome = command(*TRAIN)
     assert outcome.code == 130
     assert "the parameters, not yet validated, are in runs/tiny" in outcome.err
-    assert saved_steps("best") == saved_steps("latest") == ["1"]
+    assert saved_steps("best/LSTM") == saved_steps("latest") == ["1"]
     assert command("sample", "runs/tiny", "--prompt", "the ", "--length", "3").code == 0
 
 
@@ -54,7 +55,11 @@ def test_the_first_interrupt_is_answered(workplace, capfd):
 @pytest.mark.parametrize(
     ("action", "code", "words"),
     [
-        (diverge, 1, "loss became nan at step 1 (a lower optimiser.learning_rate may help)"),
+        (
+            diverge,
+            1,
+            "loss of LSTM became nan at step 1 (a lower optimiser.learning_rate may help)",
+        ),
         (broken_pipe, 1, ""),
         (out_of_memory, 1, "out of memory: RESOURCE_EXHAUSTED: 9 TB"),
     ],
@@ -94,21 +99,20 @@ def test_a_loss_that_is_no_number_stops_the_run(command, monkeypatch):
     outcome = command(*TRAIN)
     assert outcome.code == 1
     last = outcome.err.splitlines()[-1]
-    assert last.startswith("gatedrnn train: the training loss became nan at step 3 (")
+    assert last.startswith("gatedrnn train: the training loss of LSTM became nan at step 3 (")
     assert last.endswith("may help); what was saved before stays")
     assert (RUN / "curve.png").is_file()
-    assert saved_steps("best") == saved_steps("latest") == ["2"]
+    assert saved_steps("best/LSTM") == saved_steps("latest") == ["2"]
     assert [step for step, _ in metrics("train")] == [1, 2]
 
 
 def test_parameters_that_are_no_numbers_are_not_saved(command, monkeypatch):
-    real = learning.validation_bits
-    values = iter([real, lambda *args: float("nan")])
-    monkeypatch.setattr(learning, "validation_bits", lambda *args: next(values)(*args))
+    values = iter([3.0, float("nan")])
+    monkeypatch.setattr(Language, "evaluate", lambda *args: {"bits": next(values)})
     outcome = command(*TRAIN)
     assert outcome.code == 1
-    assert "the validation loss became nan at step 4" in outcome.err
-    assert saved_steps("best") == saved_steps("latest") == ["2"]
+    assert "the validation of LSTM became nan at step 4" in outcome.err
+    assert saved_steps("best/LSTM") == saved_steps("latest") == ["2"]
 
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_last(command, monkeypatch):
@@ -125,7 +129,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_last(command, monkeypatch):
     outcome = command(*TRAIN)
     assert outcome.code == 1
     assert "No space left on device; what was saved before stays" in outcome.err
-    assert saved_steps("best") == saved_steps("latest") == ["2"]
+    assert saved_steps("best/LSTM") == saved_steps("latest") == ["2"]
     assert checkpoint("latest").step == 2
 
 
@@ -143,12 +147,12 @@ def test_a_full_disk_at_the_metrics(command, monkeypatch):
     monkeypatch.setattr(
         run_folder.RunFolder,
         "metrics",
-        lambda self: [json.loads(line) for text in kept for line in text.splitlines()],
+        lambda self, criterion: [json.loads(line) for text in kept for line in text.splitlines()],
     )
     at_step(monkeypatch, 3, fill)
     outcome = command(*TRAIN)
     assert outcome.code == 1
     last = outcome.err.splitlines()[-1]
     assert last.endswith("metrics.jsonl: No space left on device; what was saved before stays")
-    assert saved_steps("best") == ["2"]
+    assert saved_steps("best/LSTM") == ["2"]
     assert (RUN / "curve.png").is_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gatedrnn._app import config, learning
+from gatedrnn._app import learning, tasks
 
 from .runs import RUN, TRAIN, at_step, diverge, interrupt, saved_steps
 
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_made(refuses):
         ("data.path=empty.txt", ("data.path: empty.txt is empty",)),
         ("data.path=latin.txt", ("data.path: latin.txt is not UTF-8",)),
         ("data.path=short.txt", ("validation part has 8 characters, expected at least 9",)),
-        ("train.window=400", ("training part has 384 characters, expected at least 401",)),
+        ("data.window=400", ("training part has 384 characters, expected at least 401",)),
         ("train.batch=0", ("train.batch: got 0", "expected an integer from 1 to 2**31 - 1")),
         ("train.batch=385", ("train.batch: got 385, expected at most the 384 characters",)),
         ("data.path=a\0b", ("data.path: got 'a\\x00b'", "no NUL")),
@@ -178,11 +178,11 @@ def test_resume_with_other_settings_or_another_text(command, refuses):
     command(*TRAIN, "--set", "train.steps=1")
     words = (
         "--resume: train.batch is 5, but 4 in runs/tiny",
-        "train.steps, data.path (of the same text) and run.folder alone may differ",
+        "; data.path, run.folder, train.steps alone may differ, of the same data",
     )
     refuses(*TRAIN, "--resume", "--set", "train.batch=5", words=words)
     Path("text.txt").write_text(Path("text.txt").read_text().replace("cat", "tac"))
-    refuses(*TRAIN, "--resume", words=("--resume: the text is not the one",))
+    refuses(*TRAIN, "--resume", words=("--resume: the data are not those that the run began with",))
 
 
 def test_resume_with_the_text_and_the_folder_elsewhere(command):
@@ -191,7 +191,7 @@ def test_resume_with_the_text_and_the_folder_elsewhere(command):
     RUN.rename("moved")
     elsewhere = ("--set", "data.path=copy.txt", "--set", "run.folder=moved")
     assert command(*TRAIN, "--resume", *elsewhere).code == 0
-    assert config.load("moved/config.toml").data.path == "copy.txt"
+    assert tasks.load("moved/config.toml").data.path == "copy.txt"
 
 
 def test_resume_without_a_checkpoint(command, refuses):
@@ -202,7 +202,8 @@ def test_resume_without_a_checkpoint(command, refuses):
 
 def test_resume_with_damaged_metrics(command, refuses):
     command(*TRAIN, "--set", "train.steps=1")
-    no_number = b'{"kind": "validation", "step": 1, "bits": "2"}'
-    for line in (b"\xff", b"3", b"{}", no_number, b"[" * 100_000):
+    no_number = b'{"kind": "validation", "step": 1, "model": "LSTM", "bits": "2"}'
+    no_model = b'{"kind": "train", "step": 1, "loss": 2.0}'
+    for line in (b"\xff", b"3", b"{}", no_number, no_model, b"[" * 100_000):
         (RUN / "metrics.jsonl").write_bytes(line + b"\n")
         refuses(*TRAIN, "--resume", words=("cannot read", "metrics.jsonl"))

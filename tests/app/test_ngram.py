@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gatedrnn._app import ngram
+from gatedrnn._app.tasks.language import ngram
 
 
 def test_components_by_hand():

@@ -5,9 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from gatedrnn._app import model, sample
-from gatedrnn._app.config import Model
-from gatedrnn._app.text import UNKNOWN, Vocabulary
+from gatedrnn._app.tasks.language import LanguageModel, Model, sample
+from gatedrnn._app.tasks.language.text import UNKNOWN, Vocabulary
 
 SAMPLE = ("sample", "runs/tiny", "--prompt", "the ", "--length", "20")
 
@@ -22,7 +21,8 @@ def trained(command):
 def network():
     """A network with random parameters that are large enough to prefer something."""
     vocabulary = Vocabulary("abcd")
-    net = model.build(Model(embedding=4, features=8, layers=2, dropout=0.1), vocabulary.size)
+    settings = Model(embedding=4, features=8, layers=2, dropout=0.1)
+    net = LanguageModel(settings, vocabulary.size).net
     params = jax.tree.map(lambda a: 3 * a, net.init(jax.random.key(5), in_features=None))
     return net, params, vocabulary
 
@@ -138,10 +138,10 @@ def test_folders_that_are_no_run(refuses):
 
 def test_runs_that_are_damaged(trained, refuses):
     for kind in ("d", "ocdbt.process_0"):
-        shutil.rmtree(f"runs/tiny/best/2/{kind}")
-    refuses(*SAMPLE, words=("cannot read the checkpoint", "best/2"), code=1)
+        shutil.rmtree(f"runs/tiny/best/LSTM/2/{kind}")
+    refuses(*SAMPLE, words=("cannot read the checkpoint", "best/LSTM/2"), code=1)
     shutil.rmtree("runs/tiny/best")
-    refuses(*SAMPLE, words=("has no saved best parameters",))
+    refuses(*SAMPLE, words=("best has no saved LSTM parameters",))
     for content in (
         b"{}",
         b"[]",
@@ -151,5 +151,5 @@ def test_runs_that_are_damaged(trained, refuses):
         b'{"characters": 3, "text_sha256": ""}',
         b'{"characters": "", "text_sha256": ""}',
     ):
-        Path("runs/tiny/vocabulary.json").write_bytes(content)
-        refuses(*SAMPLE, words=("cannot read", "vocabulary.json"))
+        Path("runs/tiny/data.json").write_bytes(content)
+        refuses(*SAMPLE, words=("cannot read", "data.json"))

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from gatedrnn._app import text
 from gatedrnn._app.errors import CommandError
+from gatedrnn._app.tasks.language import text
 
 
 def test_default_text_is_the_help_of_this_python():

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gatedrnn._app import checkpoints, model, run_folder
+from gatedrnn._app import checkpoints, run_folder, tasks
 from gatedrnn._app.config import HUGE, TINY
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.run_folder import BEST
-from gatedrnn._app.text import UNKNOWN, Vocabulary
+from gatedrnn._app.run_folder import BEST, CONFIG
+from gatedrnn._app.tasks import language
+from gatedrnn._app.tasks.language.text import UNKNOWN, Vocabulary
 
 
 def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int) -> int:
@@ -30,20 +31,25 @@ def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int)
     if not 0 <= seed < 2**32:
         raise CommandError(f"--seed: got {seed}, expected an integer from 0 to 2**32 - 1")
     found = run_folder.find(folder)
-    vocabulary, _ = found.vocabulary()
+    config = tasks.load(found.path / CONFIG)
+    if not isinstance(config, language.Config):
+        raise CommandError(
+            f"{folder} holds a run of the task {config.task}, expected one of the task language"
+        )
+    vocabulary = language.vocabulary_of(found)
     strange = [character for character in prompt if character not in vocabulary.characters]
     if strange:
         raise CommandError(
             f"--prompt: {strange[0]!r} is not among the {len(vocabulary.characters)} characters"
             f" of the text that {folder} was trained on"
         )
-    net = model.build(found.config().model, vocabulary.size)
-    like = jax.eval_shape(lambda: net.init(jax.random.key(0), in_features=None))
-    params = checkpoints.restore(found.path / BEST, like)
+    model = language.LanguageModel(config.model, vocabulary.size)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    params = checkpoints.restore(found.path / BEST / "LSTM", like)
 
     print(prompt, end="", flush=True)
     for character in continuation(
-        net,
+        model.net,
         params,
         vocabulary,
         prompt or vocabulary.start,

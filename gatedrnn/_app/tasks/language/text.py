@@ -90,7 +90,7 @@ def prepare(text: str, *, validation_fraction: float, window: int, batch: int) -
         if length < window + 1:
             raise CommandError(
                 f"the text is too short: its {part} part has {length} characters, expected at least"
-                f" {window + 1} (train.window + 1)"
+                f" {window + 1} (data.window + 1)"
             )
     if batch > cut:
         raise CommandError(

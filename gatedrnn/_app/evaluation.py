@@ -1,0 +1,44 @@
+"""`gatedrnn eval`: the evaluation of a run, again, from the parameters that it saved."""
+
+from typing import Any
+
+import jax
+
+from gatedrnn._app import checkpoints, curve, report, run_folder, tasks
+from gatedrnn._app.errors import CommandError
+from gatedrnn._app.loop import Best
+from gatedrnn._app.run_folder import BEST, CONFIG, RunFolder
+from gatedrnn._app.task import Task
+
+
+def run(folder: str) -> int:
+    """Evaluate the best parameters of the run in `folder`, and draw its pictures; the exit code."""
+    found = run_folder.find(folder)
+    task = tasks.load(found.path / CONFIG).make()
+    demand_same_data(folder, task, found)
+    parameters, best = best_parameters(task, found), {}
+    for name, params in parameters.items():
+        step = checkpoints.latest_step(found.path / BEST / name)
+        assert step is not None  # just restored
+        best[name] = Best(step, task.evaluate(name, params))
+    print(report.results(task, best, task.baselines()), flush=True)
+    curve.draw(found, task.criterion)
+    found.write_pictures(task.pictures(parameters))
+    return 0
+
+
+def best_parameters(task: Task, folder: RunFolder) -> dict[str, Any]:
+    """The best parameters of every model of a run."""
+    return {
+        name: checkpoints.restore(
+            folder.path / BEST / name,
+            jax.eval_shape(model.init, jax.random.key(0)),
+        )
+        for name, model in task.models.items()
+    }
+
+
+def demand_same_data(name: str, task: Task, folder: RunFolder) -> None:
+    """Raise unless the data of `task` are those that the run in `folder` began with."""
+    if folder.stored() != task.stored:
+        raise CommandError(f"{name}: the data are not those that the run began with")

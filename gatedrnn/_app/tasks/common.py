@@ -1,0 +1,45 @@
+"""What several tasks need: cells by name, batches by shuffling, what identifies data."""
+
+import hashlib
+from functools import lru_cache
+from typing import Annotated
+
+import numpy as np
+
+import gatedrnn as gr
+from gatedrnn._app.config import some_of
+
+CELLS: dict[str, type[gr.Elman] | type[gr.LSTM] | type[gr.GRU]] = {
+    "Elman": gr.Elman,
+    "LSTM": gr.LSTM,
+    "GRU": gr.GRU,
+}
+Cells = Annotated[tuple, some_of(*CELLS)]
+
+
+def shuffled(count: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Which of `count` examples are in the batch of a step, int64 [batch].
+
+    Every epoch is a new permutation, and batches go on across its end: each example comes once
+    in an epoch, and the batch is a function of `step` alone.
+    """
+    places = step * batch + np.arange(batch)
+    epochs = places // count
+    chosen = [_permutation(count, int(epoch), seed) for epoch in np.unique(epochs)]
+    return np.concatenate(
+        [p[places[epochs == e] % count] for p, e in zip(chosen, np.unique(epochs), strict=True)]
+    )
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """The SHA-256 of arrays, hexadecimal: what is stored with a run to know its data again."""
+    known = hashlib.sha256()
+    for array in arrays:
+        known.update(f"{array.dtype} {array.shape}".encode())
+        known.update(np.ascontiguousarray(array).tobytes())
+    return known.hexdigest()

@@ -1,0 +1,56 @@
+"""A tiny configuration of every task: what the tests of tasks run over."""
+
+COMMON = """
+[optimiser]
+learning_rate = 1e-2
+final_learning_rate = 1e-3
+clip_norm = 1.0
+
+[train]
+batch = 4
+steps = 6
+validate_every = 2
+seed = 0
+
+[run]
+folder = "runs/tiny"
+"""
+
+TASKS = {
+    "adding": """
+[data]
+length = 6
+held_out = 8
+
+[model]
+cells = ["Elman", "GRU"]
+features = 3
+""",
+    "digits": """
+[data]
+read_by = "rows"
+held_out_fraction = 0.9
+
+[model]
+cells = ["LSTM"]
+features = 3
+dropout = 0.1
+""",
+    "language": """
+[data]
+path = "text.txt"
+validation_fraction = 0.2
+window = 8
+
+[model]
+embedding = 4
+features = 8
+layers = 1
+dropout = 0.1
+""",
+}
+
+
+def configuration(task: str) -> str:
+    """The TOML of a tiny run of `task`."""
+    return f'task = "{task}"\n{TASKS[task]}{COMMON}'
