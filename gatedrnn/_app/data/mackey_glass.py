@@ -13,6 +13,7 @@ Axes: N readings of a series, B forecasts, P readings that a forecast starts fro
 many units of time ahead, from 1.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,8 @@ def split(series: Series, *, validation_fraction: float = 0.1, test_fraction: fl
     length = len(series.clean)
     end = length - round(length * test_fraction)
     middle = end - round(length * validation_fraction)
-    return Parts(*(Series(*(x[a:b] for x in series)) for a, b in _pairs(0, middle, end, length)))
+    edges = pairwise((0, middle, end, length))
+    return Parts(*(Series(*(x[a:b] for x in series)) for a, b in edges))
 
 
 def nrmse(forecast: np.ndarray, truth: np.ndarray, *, deviation: float) -> np.ndarray:
@@ -141,7 +143,3 @@ def autoregression(weights: np.ndarray, contexts: np.ndarray, horizon: int) -> n
         outputs.append(window @ weights[:-1] + weights[-1])
         window = np.concatenate([window[:, 1:], outputs[-1][:, None]], axis=1)
     return np.stack(outputs, axis=1)
-
-
-def _pairs(*edges: int) -> list[tuple[int, int]]:
-    return list(zip(edges[:-1], edges[1:], strict=True))

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ def test_the_integrator_is_of_order_four():
     exact = mg.integrate(60, per_unit=64)
     errors = [np.abs(mg.integrate(60, per_unit=n) - exact).max() for n in (2, 4, 8)]
     assert errors[-1] < 1e-7
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert 11 < coarse / fine < 24
 
 
