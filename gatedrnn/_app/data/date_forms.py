@@ -7,6 +7,7 @@ day.month.year, with slashes month/day/year, with dashes year-month-day; years l
 
 import datetime
 import hashlib
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ WIDTHS = {
     "plain, short year": ("{d}", "{n}", "{yy}"),
     "padded, short year": ("{dd}", "{mm}", "{yy}"),
 }
-CASES = {"as usual": str, "lower": str.lower, "upper": str.upper}
+CASES: dict[str, Callable[[str], str]] = {"as usual": str, "lower": str.lower, "upper": str.upper}
 
 
 class Form(NamedTuple):
@@ -116,7 +117,8 @@ def forms() -> tuple[tuple[Form, ...], tuple[Form, ...]]:
         for text in written:
             owners.setdefault(text, set()).add(form)
     unique = {form for form, written in found.items() if all(len(owners[t]) == 1 for t in written)}
-    train, held_out = list(found), []
+    train = list(found)
+    held_out: list[Form] = []
     for form in sorted(unique, key=_rank):
         rest = [other for other in train if other != form]
         pairs = {(other.language, other.template) for other in rest}

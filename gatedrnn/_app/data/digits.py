@@ -46,9 +46,9 @@ def load(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: floa
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
     for digit in range(CLASSES):
         members = rng.permutation(np.flatnonzero(labels == digit))
-        validation = round(len(members) * validation_fraction)
-        test = validation + round(len(members) * test_fraction)
-        for part, chosen in zip(parts, np.split(members, [validation, test]), strict=True):
+        first = round(len(members) * validation_fraction)
+        second = first + round(len(members) * test_fraction)
+        for part, chosen in zip(parts, np.split(members, [first, second]), strict=True):
             part.append(chosen)
     orders = [rng.permutation(np.concatenate(part)) for part in parts]
     validation, test, train = (Images(images[order], labels[order]) for order in orders)

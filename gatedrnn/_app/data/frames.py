@@ -104,7 +104,8 @@ def log_mel(sound: np.ndarray) -> np.ndarray:
 
 def mel_filters(low: float = 60.0, high: float = 7600.0) -> np.ndarray:
     """Triangles of sum 1, evenly spaced in mel = 2595 log₁₀(1 + f / 700): [F, FFT/2 + 1]."""
-    mels = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (low, high)), BANDS + 2)
+    ends = 2595 * np.log10(1 + np.array([low, high]) / 700)
+    mels = np.linspace(ends[0], ends[1], BANDS + 2)
     edges = 700 * (10 ** (mels / 2595) - 1)
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (FREQUENCIES - left) / (middle - left)

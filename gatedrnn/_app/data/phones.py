@@ -18,7 +18,9 @@ UNVOICED, VOICED = ("p", "t", "k"), ("b", "d", "g")  # stops
 CONSONANTS = (*NASALS, *FRICATIVES, *UNVOICED, *VOICED)
 PHONES = ("sil", *VOWELS, *CONSONANTS)  # a label is its place here
 
-FORMANTS = {  # of a tract of 17.5 cm; of consonants, the locus that the vowels move to and from
+FORMANTS: dict[
+    str, tuple[float, ...]
+] = {  # of a tract of 17.5 cm; of consonants, the locus that the vowels move to and from
     "a": (750, 1250, 2500, 3500),
     "e": (480, 1900, 2550, 3500),
     "i": (290, 2250, 2950, 3600),

@@ -31,6 +31,7 @@ KINDS = (
 )
 SPACE, KEYWORD, DEFINITION, CALL, NAME, NUMBER, STRING, COMMENT, OPERATOR = range(len(KINDS))
 CHARACTERS = "\n\t" + "".join(map(chr, range(32, 127)))  # one at place i is i + 1; all others are 0
+OPERATORS = set(token.EXACT_TOKEN_TYPES) - {"!"}  # that is one in f-strings only
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -78,7 +79,8 @@ def label(text: str) -> tuple[np.ndarray, np.ndarray]:
         if nested or part.endswith("STRING_END"):
             previous, last_name = "", None
             continue
-        if kind == tokenize.ERRORTOKEN:
+        stray = kind == tokenize.OP and string not in OPERATORS
+        if kind == tokenize.ERRORTOKEN or stray:
             raise SyntaxError(f"{string!r} at {start} is no token")
         if kind in (tokenize.NEWLINE, tokenize.NL):
             if brackets == 0:
@@ -138,7 +140,8 @@ def load(
             left[part] -= len(source.text)
         elif text:
             left[part] = 0  # not even one logical line fits any more
-    return Sources(*map(tuple, parts), skipped)
+    train, validation, test = map(tuple, parts)
+    return Sources(train, validation, test, skipped)
 
 
 def _beginning(name: str, text: str, limit: int) -> Source:

@@ -52,7 +52,9 @@ def test_an_f_string_is_one_string(string):
     assert labelled(text) == "n.o.co" + "s" * len(string) + "o.o.n."
 
 
-@pytest.mark.parametrize("text", ["x = $\n", "x = 'a\n", "(\n", "'''", "  a\n b\n"])
+@pytest.mark.parametrize(
+    "text", ["x = $\n", "a ! b\n", "a ?\n", "x = 'a\n", "(\n", "'''", "  a\n b\n"]
+)
 def test_what_is_not_python(text):
     with pytest.raises((SyntaxError, tokenize.TokenError)):
         tagger.label(text)
