@@ -20,7 +20,7 @@ FFT = 512
 BANDS = 40
 FRAME, WINDOW = 160, 400  # samples: a frame every 10 ms, of 25 ms
 BANDWIDTHS = np.array([70.0, 90.0, 130.0, 200.0])  # Hz, of the formants
-PORTION = 16  # utterances at a time: their spectra fit into the cache of a machine better
+PORTION = 16  # utterances sung at a time, for memory
 FREQUENCIES = np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT  # Hz
 
 
@@ -107,14 +107,13 @@ def mel_filters(low: float = 60.0, high: float = 7600.0) -> np.ndarray:
     ends = 2595 * np.log10(1 + np.array([low, high]) / 700)
     mels = np.linspace(ends[0], ends[1], BANDS + 2)
     edges = 700 * (10 ** (mels / 2595) - 1)
-    left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    middle, width = edges[1:-1, None], SAMPLE_RATE / FFT
+    # at least as wide as lets every triangle have a frequency of the spectrum in it
+    left = np.minimum(edges[:-2, None], middle - width)
+    right = np.maximum(edges[2:, None], middle + width)
     rising = (FREQUENCIES - left) / (middle - left)
     falling = (right - FREQUENCIES) / (right - middle)
-    # between two frequencies of the spectrum a narrow triangle still takes its share of both
-    width = SAMPLE_RATE / FFT
-    triangles = np.maximum(0.0, np.minimum(rising, falling)) + 1e-12
-    nearest = np.maximum(0.0, 1 - np.abs(FREQUENCIES - middle) / width)
-    filters = np.where((right - left) < 2 * width, nearest, triangles)
+    filters = np.maximum(0.0, np.minimum(rising, falling))
     return filters / filters.sum(axis=1, keepdims=True)
 
 
