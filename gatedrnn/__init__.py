@@ -1,7 +1,12 @@
 """Recurrent networks as pure functions in JAX, with backward passes derived by hand."""
 
+from gatedrnn._src.attention import Attention, attend, attention_weights
+from gatedrnn._src.attention_rule import AttentionCarry, AttentionParams
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.check_rule import RuleReport, check_rule
+from gatedrnn._src.decoding.beam import Beams, beam_search
+from gatedrnn._src.decoding.free_running import generate
+from gatedrnn._src.decoding.token_by_token import Decoded, greedy, sample
 from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.gru import GRU, GRUCarry, GRUParams
 from gatedrnn._src.jordan import Jordan, JordanCarry, JordanParams
@@ -23,7 +28,12 @@ __all__ = [
     "BPTT",
     "GRU",
     "LSTM",
+    "Attention",
+    "AttentionCarry",
+    "AttentionParams",
+    "Beams",
     "Cell",
+    "Decoded",
     "DenseParams",
     "Directions",
     "DropoutCarry",
@@ -42,15 +52,21 @@ __all__ = [
     "RecurrentParams",
     "Rule",
     "RuleReport",
+    "attend",
+    "attention_weights",
+    "beam_search",
     "bidirectional",
     "check_rule",
     "dense",
     "dropout",
     "embed",
     "final",
+    "generate",
+    "greedy",
     "recurrent",
     "repeat",
     "residual",
+    "sample",
     "softmax_cross_entropy",
     "stack",
     "trajectory",

@@ -13,7 +13,7 @@ import gatedrnn as gr
 
 PACKAGE = Path(gr.__file__).parent
 SOURCES = sorted((PACKAGE / "_src").rglob("*.py"))
-CELLS = {"elman", "jordan", "lstm", "gru"}
+CELLS = {"elman", "jordan", "lstm", "gru", "attention"}
 
 in_all = pytest.mark.parametrize("name", gr.__all__)
 in_source = pytest.mark.parametrize(
@@ -143,13 +143,20 @@ def loops_in(path):
     return found & LOOPS
 
 
+MAY_LOOP = {
+    "engine": {"scan", "custom_vjp"},  # over time
+    "readout": {"scan", "custom_vjp"},  # over the vocabulary
+    "decoding/token_by_token": {"while_loop"},  # until every row has ended
+    "decoding/beam": {"while_loop", "scan"},  # the same, and back from the last step
+    "decoding/free_running": {"scan"},
+}
+
+
 @in_source
-def test_only_the_engine_and_the_read_out_loop(path):
-    """Over time and over the vocabulary, with `lax.scan` and `jax.custom_vjp`; no other module."""
-    if path.stem in ("engine", "readout"):
-        assert loops_in(path) == {"scan", "custom_vjp"}
-    else:
-        assert not loops_in(path)
+def test_only_the_engine_the_read_out_and_decoding_loop(path):
+    """A recurrence over given inputs goes through the engine, whatever is built on it."""
+    name = path.relative_to(PACKAGE / "_src").with_suffix("").as_posix()
+    assert loops_in(path) == MAY_LOOP.get(name, set())
 
 
 @in_source
