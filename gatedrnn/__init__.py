@@ -14,6 +14,7 @@ from gatedrnn._src.layers.bidirectional import Directions, bidirectional
 from gatedrnn._src.layers.dropout import DropoutCarry, dropout
 from gatedrnn._src.layers.final import final
 from gatedrnn._src.layers.layer import Layer
+from gatedrnn._src.layers.pool import pool
 from gatedrnn._src.layers.recurrent import RecurrentParams, recurrent
 from gatedrnn._src.layers.repeat import repeat
 from gatedrnn._src.layers.residual import residual
@@ -22,7 +23,9 @@ from gatedrnn._src.layers.stepwise import DenseParams, EmbedParams, dense, embed
 from gatedrnn._src.lstm import LSTM, LSTMCarry, LSTMParams
 from gatedrnn._src.readout import softmax_cross_entropy
 from gatedrnn._src.rule import Cell, Rule
+from gatedrnn._src.seq2seq import Seq2Seq, Seq2SeqParams, seq2seq
 from gatedrnn._src.unroll import trajectory, unroll
+from gatedrnn._src.windows import Windows, windows
 
 __all__ = [
     "BPTT",
@@ -52,6 +55,9 @@ __all__ = [
     "RecurrentParams",
     "Rule",
     "RuleReport",
+    "Seq2Seq",
+    "Seq2SeqParams",
+    "Windows",
     "attend",
     "attention_weights",
     "beam_search",
@@ -63,12 +69,15 @@ __all__ = [
     "final",
     "generate",
     "greedy",
+    "pool",
     "recurrent",
     "repeat",
     "residual",
     "sample",
+    "seq2seq",
     "softmax_cross_entropy",
     "stack",
     "trajectory",
     "unroll",
+    "windows",
 ]

@@ -149,6 +149,7 @@ MAY_LOOP = {
     "decoding/token_by_token": {"while_loop"},  # until every row has ended
     "decoding/beam": {"while_loop", "scan"},  # the same, and back from the last step
     "decoding/free_running": {"scan"},
+    "seq2seq": {"scan"},  # over the steps of a picture
 }
 
 

@@ -166,7 +166,7 @@ def attend(
             memory=Memory(values, keys, valid.astype(kernel.dtype)),
         )
 
-    if not any(map(_is_attention, jax.tree.leaves(params, is_leaf=_is_attention))):
+    if not has_attention(params):
         raise ValueError("params: got none of a gr.Attention, expected at least one")
     return jax.tree.map(bind, params, is_leaf=_is_attention)
 
@@ -199,6 +199,11 @@ def attention_weights(params: Params, carry: Carry) -> Array:
     (attention,), (at,) = found
     check_memory(attention, None)
     return look(attention, at.cell).weights
+
+
+def has_attention(params: Params) -> bool:
+    """Whether there is a `gr.Attention` anywhere in `params`."""
+    return any(map(_is_attention, jax.tree.leaves(params, is_leaf=_is_attention)))
 
 
 def _is_attention(node: Any) -> bool:

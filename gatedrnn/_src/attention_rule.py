@@ -183,7 +183,8 @@ def backward(
     """The reverse step: `δ[y_t, m̂_t], δs_t` -> `δs_{t-1}`."""
     inner, rule, params = cell.cell, cell.inner_rule, back.params
     seen, inputs, gates = local.gates
-    assert dcarry.output is not None and params.memory is not None
+    assert dcarry.output is not None
+    assert params.memory is not None
     split = dcarry.output.shape[-1] - cell.memory_features
     dy, dcontext = dcarry.output[..., :split], dcarry.output[..., split:]
     dbefore, dinner = rule.backward(inner, back.cell, local.local, _added_to_first(dcarry.cell, dy))
