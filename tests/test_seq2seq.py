@@ -45,6 +45,11 @@ def apply(model, params, sources, targets, **options):
     return model.apply(params, sources, targets, **options)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def encode(model, params, sources):
+    return model.encode(params, sources, lengths=SOURCE_LENGTHS)
+
+
 LENGTHS = {"source_lengths": SOURCE_LENGTHS, "target_lengths": TARGET_LENGTHS}
 
 
@@ -86,7 +91,7 @@ def test_steps_are_teacher_forcing(model):
     """`encode`, then `step` fed with the same targets."""
     params, sources, targets = params_of(model), tokens(S), tokens(T, 1)
     want = apply(model, params, sources, targets, source_lengths=SOURCE_LENGTHS)
-    carry, bound = jax.jit(model.encode)(params, sources, lengths=SOURCE_LENGTHS)
+    carry, bound = encode(model, params, sources)
     step, logits = jax.jit(model.step), []
     for x in targets:
         carry, y = step(bound, carry, x)
@@ -108,7 +113,7 @@ def test_a_learned_bridge():
     """`tanh(e W + b)` of all final carries in order, split over the decoder's state."""
     model = MODELS["learned"]
     params, sources = params_of(model), tokens(S)
-    carry, _ = model.encode(params, sources, lengths=SOURCE_LENGTHS)
+    carry, _ = encode(model, params, sources)
     ends, _ = model.encoder.apply(params.encoder, sources, lengths=SOURCE_LENGTHS)
     (_, both, top), parts = ends, []
     for leaf in (*both.forward, *both.backward, *top):
@@ -124,14 +129,15 @@ def test_the_weights_of_the_attention():
     """Those of each step, over the valid positions of the source; zeros beyond either length."""
     model = MODELS["attention"]
     params, sources, targets = params_of(model), tokens(S), tokens(T, 1)
-    weights = model.attention(params, sources, targets, **LENGTHS)
+    weights = jax.jit(model.attention)(params, sources, targets, **LENGTHS)
     assert weights.shape == (T, B, S)
     np.testing.assert_allclose(weights.sum(axis=-1), [[1, 0, 0], [1, 0, 0], [1, 0, 0]], atol=1e-12)
-    carry, bound = model.encode(params, sources, lengths=SOURCE_LENGTHS)
+    carry, bound = encode(model, params, sources)
     memory = model.encoder.apply(params.encoder, sources, lengths=SOURCE_LENGTHS)[1]
+    step = jax.jit(model.step)
     for t in range(T):
         look = gr.attention_weights(bound, carry)
-        carry, _ = model.step(bound, carry, targets[t])
+        carry, _ = step(bound, carry, targets[t])
         context = np.einsum("bs,sbm->bm", look, memory)
         np.testing.assert_allclose(carry[1].output[:, H:], context, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(weights[t, 0], look[0], rtol=1e-10)
@@ -142,7 +148,7 @@ def test_decoding(name):
     """Greedy and one beam agree; every beam's log-probability is that of teacher forcing."""
     model = MODELS[name]
     params, sources = params_of(model), tokens(S)
-    carry, bound = model.encode(params, sources, lengths=SOURCE_LENGTHS)
+    carry, bound = encode(model, params, sources)
     step, start = jax.tree_util.Partial(model.step, bound), jnp.zeros(B, jnp.int32)
     options = {"max_length": T, "end": 1}
     one = gr.beam_search(step, carry, start, beams=1, **options)
@@ -171,17 +177,18 @@ def test_dropout_needs_its_key():
 def test_features_instead_of_tokens():
     """Continuous sources and targets, in bfloat16, with two batch axes."""
     model = gr.seq2seq(gr.LSTM(3), gr.stack(gr.Attention(gr.LSTM(2), 3, 2), gr.dense(2)))
-    params = model.init(jax.random.key(0), 3, 2, jnp.bfloat16)
-    sources, targets = (
-        normal(S, 2, 1, 3, dtype=jnp.bfloat16),
-        normal(T, 2, 1, 2, dtype=jnp.bfloat16),
-    )
-    carry, ys = model.apply(params, sources, targets, source_lengths=jnp.array([[0], [S]]))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), 3, 2, jnp.bfloat16))
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1, leaf.dtype), shapes)
+    sources, targets = normal(S, 2, 1, 3), normal(T, 2, 1, 2, seed=1)
+    sources, targets = sources.astype(jnp.bfloat16), targets.astype(jnp.bfloat16)
+    lengths = {"source_lengths": jnp.array([[0], [S]])}
+    carry, ys = apply(model, params, sources, targets, **lengths)
     assert ys.dtype == carry[0].cell.h.dtype == jnp.bfloat16
     assert carry[0].cell.c.dtype == jnp.float32
     assert np.all(np.isfinite(ys.astype(jnp.float32)))
-    assert model.attention(params, sources, targets).shape == (T, 2, 1, S)
-    _, empty = model.apply(params, sources[:, :0], targets[:, :0])
+    weights = jax.eval_shape(model.attention, params, sources, targets, **lengths)
+    assert weights.shape == (T, 2, 1, S)
+    _, empty = jax.eval_shape(model.apply, params, sources[:, :0], targets[:, :0])
     assert empty.shape == (T, 0, 1, 2)
 
 

@@ -19,20 +19,20 @@ import gatedrnn as gr
 def test_nothing_is_lost(length, window, batch):
     """Every step is in exactly one place, and each stream is one stretch, in order."""
     cut = gr.windows(length, window=window, batch=batch)
-    assert cut.index.shape == cut.mask.shape
-    assert cut.index.shape[1:] == (window, batch)
-    streams = cut.index.reshape(-1, batch), cut.mask.reshape(-1, batch)
+    assert cut.steps.shape == cut.mask.shape
+    assert cut.steps.shape[1:] == (window, batch)
+    streams = cut.steps.reshape(-1, batch), cut.mask.reshape(-1, batch)
     joined = np.concatenate(
         [index[mask] for index, mask in zip(*(v.T for v in streams), strict=True)]
     )
     assert joined.tolist() == list(range(length))
     # padding comes last, and points to a step that exists
     assert np.all(np.diff(streams[1].astype(int), axis=0) <= 0)
-    assert np.all(cut.index[~cut.mask] == 0)
+    assert np.all(cut.steps[~cut.mask] == 0)
     # no window is empty
     assert np.all(cut.mask.any(axis=(1, 2)))
     each = -(-length // batch)
-    assert len(cut.index) == -(-each // window)
+    assert len(cut.steps) == -(-each // window)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ K = 3
 NETS = {
     "lstm": lambda bptt: gr.recurrent(gr.LSTM(3), bptt),
     "stack": lambda bptt: gr.stack(
-        gr.recurrent(gr.GRU(3), bptt), gr.dropout(0.3), gr.recurrent(gr.Elman(2), bptt), gr.dense(2)
+        gr.recurrent(gr.GRU(3), bptt), gr.dropout(0.3), gr.recurrent(gr.Elman(2), bptt)
     ),
 }
 
@@ -86,12 +86,10 @@ def test_windows_are_truncation(name):
         _, ys = whole.apply(params, xs, mask=mask, key=key)
         return jnp.sum(weights.reshape(-1, 3, 1) * jnp.sin(ys))
 
-    want, (gradients, dxs) = jax.jit(at_once)(params, stream[cut.index.reshape(-1, 3)])
+    want, (gradients, dxs) = jax.jit(at_once)(params, stream[cut.steps.reshape(-1, 3)])
     np.testing.assert_allclose(sum(losses), want, rtol=1e-12)
     assert_trees_close(total, gradients, rtol=1e-12)
     assert_trees_close(jnp.concatenate(inputs), dxs, rtol=1e-12)
-    exact = outcome(lambda p, x: net.apply(p, x)[1], params, stream[cut.index.reshape(-1, 3)])
-    assert np.all(np.isfinite(exact[1][0]))
 
 
 # Pooling ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from gatedrnn._src import checks
 class Windows(NamedTuple):
     """Which step of a stream stands where; every step stands in exactly one place."""
 
-    index: np.ndarray  # int64 [W, T, B], 0 where there is none
+    steps: np.ndarray  # int64 [W, T, B], 0 where there is none
     mask: np.ndarray  # bool [W, T, B], False where a stream has run out
 
 
@@ -27,9 +27,9 @@ def windows(length: int, *, window: int, batch: int) -> Windows:
     whose gradient, summed over the windows at the same parameters, is that of `gr.BPTT(truncate=T)`
     on whole streams. On the host, in NumPy; nothing of the stream is dropped.
 
-    For `xs [N, ...]`: `xs[cut.index[w]]` are the inputs `[T, B, ...]` of window `w`, and
+    For `xs [N, ...]`: `xs[cut.steps[w]]` are the inputs `[T, B, ...]` of window `w`, and
     `mask=cut.mask[w]` its mask. To predict the next token, cut `N − 1` steps and take the targets
-    `xs[cut.index[w] + 1]`.
+    `xs[cut.steps[w] + 1]`.
 
     Args:
       length: `N`, at least 0.
@@ -37,7 +37,7 @@ def windows(length: int, *, window: int, batch: int) -> Windows:
       batch: `B`, at least 1. Where the stream is short, some of them may be empty.
 
     Returns:
-      The indices and the mask, for `W = ⌈⌈N / B⌉ / T⌉` windows.
+      The number of each step and the mask, for `W = ⌈⌈N / B⌉ / T⌉` windows.
 
     Raises:
       ValueError: sizes out of range.
