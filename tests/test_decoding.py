@@ -206,6 +206,27 @@ def test_rows_do_not_depend_on_their_batch():
     assert_trees_close(decode(same, legacy, end=None).tokens, many)
 
 
+def test_a_carry_with_a_key():
+    """One that all rows share goes along as it is, in every function."""
+
+    def step(carry, token):
+        key, seen = carry
+        key, of_step = jax.random.split(key)
+        logits = jax.random.normal(of_step, (V,))
+        return (key, seen + 1), jnp.broadcast_to(logits, (*token.shape, V))
+
+    carry, token = (KEY, jnp.zeros(ROWS)), jnp.zeros(ROWS, int)
+    key, want = KEY, []
+    for _ in range(T):
+        key, of_step = jax.random.split(key)
+        want.append(int(jnp.argmax(jax.random.normal(of_step, (V,)))))
+    out = gr.greedy(step, carry, token, max_length=T)
+    assert out.tokens.tolist() == [[token] * ROWS for token in want]
+    assert jnp.all(out.carry[0] == key)
+    beams = gr.beam_search(step, carry, token, beams=2, max_length=T)
+    assert beams.tokens[..., 0].tolist() == out.tokens.tolist()
+
+
 # Compilation ------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.decoding.edge import as_partial, as_token, vocabulary
+from gatedrnn._src import checks
+from gatedrnn._src.decoding.edge import as_partial, as_token, check_range, vocabulary
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.rule import Carry
 from gatedrnn._src.trees import vary_alike
@@ -72,9 +72,7 @@ def beam_search(
     """
     checks.count("max_length", max_length)
     checks.size("beams", beams)
-    known = inputs.concrete(alpha)
-    if jnp.shape(alpha) != () or (known is not None and not 0 <= known < float("inf")):
-        raise ValueError(f"alpha: got {alpha!r}, expected a number, at least 0")
+    check_range("alpha", alpha, lambda v: 0 <= v < float("inf"), "at least 0")
     return _beam_search(
         as_partial(step),
         carry,

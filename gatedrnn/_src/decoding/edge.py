@@ -32,6 +32,13 @@ def as_token(token: Any) -> Array:
     return token.astype(jnp.int32)
 
 
+def check_range(name: str, value: Any, inside: Callable, expected: str) -> None:
+    """Raise unless `value` is one number, for which, where it is known, `inside` holds."""
+    known = inputs.concrete(value)
+    if jnp.shape(value) != () or (known is not None and not inside(known)):
+        raise ValueError(f"{name}: got {value!r}, expected a number, {expected}")
+
+
 def vocabulary(step: Callable, carry: Carry, token: Array, end: int | None) -> tuple[int, np.dtype]:
     """`V` and the dtype of the logits, of a step that fits its carry and token; else raise."""
     _, logits = check_step(step, carry, token)

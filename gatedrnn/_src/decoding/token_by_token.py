@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.decoding.edge import as_partial, as_token, vocabulary
+from gatedrnn._src import checks
+from gatedrnn._src.decoding.edge import as_partial, as_token, check_range, vocabulary
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.rule import Carry
 from gatedrnn._src.trees import vary_alike, where
@@ -110,20 +110,14 @@ def sample(
     checks.count("max_length", max_length)
     if top_k is not None:
         checks.size("top_k", top_k)
-    _check_range("temperature", temperature, lambda v: 0 <= v < float("inf"), "at least 0")
+    check_range("temperature", temperature, lambda v: 0 <= v < float("inf"), "at least 0")
     if top_p is not None:
-        _check_range("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
+        check_range("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
     token = as_token(token)
     options = (row_keys(key, token.shape), temperature, top_p)
     return _sample(
         as_partial(step), carry, token, options, max_length=max_length, end=end, top_k=top_k
     )
-
-
-def _check_range(name: str, value: Any, inside: Callable, expected: str) -> None:
-    known = inputs.concrete(value)
-    if jnp.shape(value) != () or (known is not None and not inside(known)):
-        raise ValueError(f"{name}: got {value!r}, expected a number, {expected}")
 
 
 def row_keys(key: Array, batch_shape: tuple[int, ...]) -> Array:
