@@ -13,7 +13,7 @@ import gatedrnn as gr
 
 PACKAGE = Path(gr.__file__).parent
 SOURCES = sorted((PACKAGE / "_src").rglob("*.py"))
-CELLS = {"elman", "jordan", "lstm", "gru"}
+CELLS = {"elman", "jordan", "lstm", "gru", "attention"}
 TREE_CELLS = {"tree_rnn", "tree_lstm"}
 
 in_all = pytest.mark.parametrize("name", gr.__all__)
@@ -161,16 +161,22 @@ def loops_in(path):
     return found & LOOPS
 
 
-LOOPING = {PACKAGE / "_src" / name for name in ("engine.py", "tree/engine.py", "readout.py")}
+MAY_LOOP = {
+    "engine": {"scan", "custom_vjp"},  # over time
+    "tree/engine": {"scan", "custom_vjp"},  # over the levels of trees
+    "readout": {"scan", "custom_vjp"},  # over the vocabulary
+    "decoding/token_by_token": {"while_loop"},  # until every row has ended
+    "decoding/beam": {"while_loop", "scan"},  # the same, and back from the last step
+    "decoding/free_running": {"scan"},
+    "seq2seq": {"scan"},  # over the steps of a picture
+}
 
 
 @in_source
-def test_only_the_engines_and_the_read_out_loop(path):
-    """Over time, the levels of trees and the vocabulary, with `lax.scan` and `jax.custom_vjp`."""
-    if path in LOOPING:
-        assert loops_in(path) == {"scan", "custom_vjp"}
-    else:
-        assert not loops_in(path)
+def test_only_the_engines_the_read_out_and_decoding_loop(path):
+    """A recurrence over given inputs goes through an engine, whatever is built on it."""
+    name = path.relative_to(PACKAGE / "_src").with_suffix("").as_posix()
+    assert loops_in(path) == MAY_LOOP.get(name, set())
 
 
 @in_source

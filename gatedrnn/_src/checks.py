@@ -12,6 +12,12 @@ def size(name: str, value: Any) -> None:
         raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
 
 
+def count(name: str, value: Any) -> None:
+    """Raise unless `value` is an integer of at least 0."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name}: got {value!r}, expected an integer of at least 0")
+
+
 def option(name: str, value: Any, options: tuple[Any, ...]) -> None:
     """Raise unless `value` is one of `options`."""
     if not any(value is o or (type(value) is type(o) and value == o) for o in options):

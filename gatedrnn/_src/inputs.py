@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.memory import unbound
 from gatedrnn._src.rule import Carry, Cell, Params, rule_of
 
 
@@ -63,7 +64,7 @@ def check_params(cell: Any, params: Params, x: Array, name: str = "xs") -> None:
     """Raise unless `params` are those of `cell` for the features and dtype of `x [..., I]`."""
     expected = _params_template(cell, x.shape[-1])
     beside = f"the {x.shape[-1]} features on the last axis of {name}, shape {x.shape}"
-    check_shapes("params", params, expected, cell, beside)
+    check_shapes("params", unbound(params), unbound(expected), cell, beside)
     if rule_of(cell) is not None:
         check_dtypes(params, x, name)
 
@@ -100,6 +101,23 @@ def check_dtypes(params: Params, x: Array, name: str) -> None:
 @functools.lru_cache(maxsize=512)
 def _params_template(cell: Any, in_features: int) -> Params:
     return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
+
+
+@functools.lru_cache(maxsize=512)
+def output_features(cell: Cell, in_features: int) -> int:
+    """`F`, the size of the output of `cell` for inputs of `in_features`.
+
+    A cell that cannot step with parameters fresh from `init` has a method that says it.
+    """
+    if hasattr(cell, "output_features"):
+        return cell.output_features(in_features)
+
+    def once() -> Array:
+        params = cell.init(jax.random.key(0), in_features)
+        x = jnp.zeros(in_features, jnp.float32)
+        return cell.step(params, cell.carry((), x.dtype), x)[1]
+
+    return jax.eval_shape(once).shape[-1]
 
 
 def as_carry(

@@ -3,10 +3,8 @@
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
 """
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -170,15 +168,3 @@ def _cuts(truncate: int, length: int, reverse: bool) -> Array:
     """
     boundary = jnp.arange(length) + (1 if reverse else 0)
     return (boundary % min(truncate, max(length, 1)) == 0) & (boundary > 0) & (boundary < length)
-
-
-@functools.lru_cache(maxsize=512)
-def output_features(cell: Cell, in_features: int) -> int:
-    """`F`, the size of the output of `cell` for inputs of `in_features`."""
-
-    def once() -> Array:
-        params = cell.init(jax.random.key(0), in_features)
-        x = jnp.zeros(in_features, jnp.float32)
-        return cell.step(params, cell.carry((), x.dtype), x)[1]
-
-    return jax.eval_shape(once).shape[-1]

@@ -15,7 +15,7 @@ from gatedrnn._src import checks, inputs
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.layers.layer import as_sequence, features_of, last_valid
 from gatedrnn._src.rule import Carry, Cell, Params, rule_of
-from gatedrnn._src.unroll import output_features, unroll
+from gatedrnn._src.unroll import unroll
 
 
 class RecurrentParams(NamedTuple):
@@ -40,7 +40,7 @@ class Recurrent:
 
     def out_features(self, in_features: int | None) -> int:
         """The size of the cell's output."""
-        return output_features(self.cell, features_of(self, in_features))
+        return inputs.output_features(self.cell, features_of(self, in_features))
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
