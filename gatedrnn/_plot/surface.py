@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def _path(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, index: int, name:
     marker = MARKERS[index % len(MARKERS)]
     effects = importlib.import_module("matplotlib.patheffects")
     edge = [effects.withStroke(linewidth=2.4, foreground="black")]
-    look = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.2, "path_effects": edge}
+    look: Any = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.2, "path_effects": edge}
     ax.plot(x, y, label=name, **look)
     ax.plot(x[:1], y[:1], marker="o", ms=10, mfc="none", mec=colour, mew=1.6)
 

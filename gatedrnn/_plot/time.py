@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from gatedrnn._plot.style import COLOURS, DASHES, GREY, axes_or_new, legend, line, plain, samples, spread
+from gatedrnn._plot.style import (
+    COLOURS,
+    DASHES,
+    GREY,
+    axes_or_new,
+    legend,
+    line,
+    plain,
+    samples,
+    spread,
+)
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -90,7 +100,14 @@ def jacobian_norms(
     ax = axes_or_new(ax)
     line(ax, distance, values, 0, r"$\|\partial h_T / \partial h_t\|$")
     if bound is not None:
-        ax.plot(distance, np.asarray(bound), color=COLOURS[1], ls="--", lw=1.8, label=r"bound $(\gamma\lambda)^{T-t}$")
+        ax.plot(
+            distance,
+            np.asarray(bound),
+            color=COLOURS[1],
+            ls="--",
+            lw=1.8,
+            label=r"bound $(\gamma\lambda)^{T-t}$",
+        )
     _logarithmic(ax, "distance T − t, in steps", "spectral norm")
     return ax
 
