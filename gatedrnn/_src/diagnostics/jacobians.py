@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, inputs
 from gatedrnn._src.diagnostics.flat import check_leaf, flatten, unflatten
 from gatedrnn._src.diagnostics.replay import Replay, replay
 from gatedrnn._src.elman import Elman, ElmanParams
@@ -55,8 +55,9 @@ def step_jacobians(
       ValueError: an unknown leaf, and what `gr.unroll` raises.
       TypeError: what `gr.unroll` raises.
     """
+    inputs.check_cell(cell)
+    check_leaf(cell, leaf)
     run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
-    check_leaf(cell, run.before, leaf)
     return _step_jacobians(cell, leaf, params, run)
 
 
