@@ -51,7 +51,7 @@ def test_slice_along_a_line():
     np.testing.assert_allclose(surface.losses, by_hand(0.0, v), rtol=1e-10)
 
 
-@pytest.mark.parametrize("clip", [None, 0.3])
+@pytest.mark.parametrize("clip", [None, 2.0])
 def test_path_is_that_of_gradient_descent(clip):
     """By optax, over the coordinates; the path lies on the surface."""
     start, rate, steps = jnp.array([0.4, 0.3]), 0.02, 4
@@ -79,7 +79,8 @@ def test_path_is_that_of_gradient_descent(clip):
         point = point + updates
     np.testing.assert_allclose(path.gradient_norms, norms, rtol=1e-10)
     np.testing.assert_allclose(path.losses, by_hand(*np.asarray(path.coordinates).T), rtol=1e-10)
-    assert max(norms) > 0.3  # or clipping would show nothing
+    if clip is not None:  # some steps are clipped, others are not
+        assert min(norms[:-1]) < clip < max(norms)
 
 
 @pytest.mark.parametrize(
