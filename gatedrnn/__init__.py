@@ -2,6 +2,7 @@
 
 from gatedrnn._src.attention import Attention, attend, attention_weights
 from gatedrnn._src.attention_rule import AttentionCarry, AttentionParams
+from gatedrnn import diagnostics, plot
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.check_rule import RuleReport, check_rule
 from gatedrnn._src.decoding.beam import Beams, beam_search
@@ -82,6 +83,7 @@ __all__ = [
     "check_rule",
     "check_tree_rule",
     "dense",
+    "diagnostics",
     "dropout",
     "embed",
     "final",
@@ -91,6 +93,7 @@ __all__ = [
     "forest_sizes",
     "generate",
     "greedy",
+    "plot",
     "pool",
     "recurrent",
     "repeat",
