@@ -5,25 +5,30 @@ from gatedrnn._src.check_rule import RuleReport, check_rule
 from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.gru import GRU, GRUCarry, GRUParams
 from gatedrnn._src.jordan import Jordan, JordanCarry, JordanParams
+from gatedrnn._src.layer_norm_gru import LayerNormGRU, LayerNormGRUCarry, LayerNormGRUParams
+from gatedrnn._src.layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
 from gatedrnn._src.layers.bidirectional import Directions, bidirectional
 from gatedrnn._src.layers.dropout import DropoutCarry, dropout
 from gatedrnn._src.layers.final import final
 from gatedrnn._src.layers.layer import Layer
-from gatedrnn._src.layers.recurrent import RecurrentParams, recurrent
+from gatedrnn._src.layers.recurrent import CountedCarry, RecurrentParams, recurrent
 from gatedrnn._src.layers.repeat import repeat
 from gatedrnn._src.layers.residual import residual
 from gatedrnn._src.layers.stack import stack
 from gatedrnn._src.layers.stepwise import DenseParams, EmbedParams, dense, embed
 from gatedrnn._src.lstm import LSTM, LSTMCarry, LSTMParams
 from gatedrnn._src.readout import softmax_cross_entropy
+from gatedrnn._src.recurrent_dropout import RecurrentDropout
 from gatedrnn._src.rule import Cell, Rule
 from gatedrnn._src.unroll import trajectory, unroll
+from gatedrnn._src.zoneout import Zoneout
 
 __all__ = [
     "BPTT",
     "GRU",
     "LSTM",
     "Cell",
+    "CountedCarry",
     "DenseParams",
     "Directions",
     "DropoutCarry",
@@ -39,9 +44,16 @@ __all__ = [
     "LSTMCarry",
     "LSTMParams",
     "Layer",
+    "LayerNormGRU",
+    "LayerNormGRUCarry",
+    "LayerNormGRUParams",
+    "LayerNormLSTM",
+    "LayerNormLSTMParams",
+    "RecurrentDropout",
     "RecurrentParams",
     "Rule",
     "RuleReport",
+    "Zoneout",
     "bidirectional",
     "check_rule",
     "dense",

@@ -13,7 +13,16 @@ import gatedrnn as gr
 
 PACKAGE = Path(gr.__file__).parent
 SOURCES = sorted((PACKAGE / "_src").rglob("*.py"))
-CELLS = {"elman", "jordan", "lstm", "gru"}
+CELLS = {
+    "elman",
+    "jordan",
+    "lstm",
+    "gru",
+    "layer_norm_lstm",
+    "layer_norm_gru",
+    "zoneout",
+    "recurrent_dropout",
+}
 
 in_all = pytest.mark.parametrize("name", gr.__all__)
 in_source = pytest.mark.parametrize(
