@@ -15,6 +15,7 @@ from gatedrnn._src import checks
 from gatedrnn._src.drawing import check_inner
 from gatedrnn._src.rule import Carry, Params, Rule, RuledCell, prepared, rule_of
 from gatedrnn._src.step import ruled_step
+from gatedrnn._src.trees import zeros
 
 # The products of a step read m ⊙ h_{t-1} in the place of h_{t-1} (Gal & Ghahramani 2016), with m
 # drawn once for each sequence, all steps and gates alike, and h the first leaf of the carry: h of
@@ -74,7 +75,7 @@ def contract(
     """The sums of the cell's own rule; the mask is a constant."""
     inner, mask = _bound(params)
     dparams, dxs = cell.cell.rule.contract(cell.cell, inner, xs, *known, mask=mask)
-    return dparams if mask is None else Bound(dparams, jnp.zeros_like(mask)), dxs
+    return dparams if mask is None else Bound(dparams, zeros(mask)), dxs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +83,10 @@ class RecurrentDropout:
     """A cell with dropout on its recurrent connections (Gal & Ghahramani 2016).
 
     With a key, the recurrent products read `m ⊙ h / (1−rate)` in the place of `h`, with one mask
-    `m` of zeros (with probability `rate`) and ones for each sequence, the same at every step, in
-    every gate and after resets. What a GRU's update gate mixes stays whole. Without a key it is the cell
-    itself. Parameters and carries are the cell's own. The mask for the inputs of Gal & Ghahramani
-    is `gr.dropout(rate, shared_in_time=True)` in front.
+    `m` of zeros (with probability `rate`) and ones for each sequence: the same at every step, in
+    every gate and after resets. What a GRU's update gate mixes stays whole. Without a key it is the
+    cell itself. Parameters and carries are the cell's own. The mask for the inputs in the same
+    paper is `gr.dropout(rate, shared_in_time=True)` in front.
 
     Attributes:
       cell: the cell, with a rule that takes a mask, as those of this library do.
