@@ -4,6 +4,7 @@ Axes: `...` any leading axes, `T` time, `*B` batch, `I` input features, `F` feat
 """
 
 import dataclasses
+import itertools
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,12 +46,12 @@ def project(cell: "Zoneout", params: Params, xs: Array | Keyed) -> tuple[Any, Ke
     assert keys is not None
     batch_shape = xs.shape[keys.ndim : -1]
     leaves = jax.tree.leaves(jax.eval_shape(lambda: inner.carry(batch_shape, xs.dtype)))
+    sizes = [leaf.shape[-1] if r else 0 for r, leaf in zip(cell.rates, leaves, strict=True)]
 
     def drawn(key: Array) -> Keep:
-        return tuple(
-            jax.random.bernoulli(jax.random.fold_in(key, index), rate, leaf.shape) if rate else None
-            for index, (rate, leaf) in enumerate(zip(cell.rates, leaves, strict=True))
-        )
+        chance = jax.random.uniform(key, (*batch_shape, sum(sizes)), jnp.float32)
+        parts = jnp.split(chance, list(itertools.accumulate(sizes))[:-1], axis=-1)
+        return tuple(p < r if r else None for r, p in zip(cell.rates, parts, strict=True))
 
     return inner.rule.project(inner, params, xs), (jax.vmap(drawn) if keys.ndim else drawn)(keys)
 
