@@ -1,8 +1,8 @@
 """Recurrent networks as pure functions in JAX, with backward passes derived by hand."""
 
+from gatedrnn import diagnostics, plot
 from gatedrnn._src.attention import Attention, attend, attention_weights
 from gatedrnn._src.attention_rule import AttentionCarry, AttentionParams
-from gatedrnn import diagnostics, plot
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.check_rule import RuleReport, check_rule
 from gatedrnn._src.decoding.beam import Beams, beam_search
@@ -11,18 +11,21 @@ from gatedrnn._src.decoding.token_by_token import Decoded, greedy, sample
 from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.gru import GRU, GRUCarry, GRUParams
 from gatedrnn._src.jordan import Jordan, JordanCarry, JordanParams
+from gatedrnn._src.layer_norm_gru import LayerNormGRU, LayerNormGRUCarry, LayerNormGRUParams
+from gatedrnn._src.layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
 from gatedrnn._src.layers.bidirectional import Directions, bidirectional
 from gatedrnn._src.layers.dropout import DropoutCarry, dropout
 from gatedrnn._src.layers.final import final
 from gatedrnn._src.layers.layer import Layer
 from gatedrnn._src.layers.pool import pool
-from gatedrnn._src.layers.recurrent import RecurrentParams, recurrent
+from gatedrnn._src.layers.recurrent import CountedCarry, RecurrentParams, recurrent
 from gatedrnn._src.layers.repeat import repeat
 from gatedrnn._src.layers.residual import residual
 from gatedrnn._src.layers.stack import stack
 from gatedrnn._src.layers.stepwise import DenseParams, EmbedParams, dense, embed
 from gatedrnn._src.lstm import LSTM, LSTMCarry, LSTMParams
 from gatedrnn._src.readout import softmax_cross_entropy
+from gatedrnn._src.recurrent_dropout import RecurrentDropout
 from gatedrnn._src.rule import Cell, Rule
 from gatedrnn._src.seq2seq import Seq2Seq, Seq2SeqParams, seq2seq
 from gatedrnn._src.tree.cell import TreeCell
@@ -35,6 +38,7 @@ from gatedrnn._src.tree.tree_lstm_rule import TreeLSTMParams, TreeLSTMState
 from gatedrnn._src.tree.tree_rnn import TreeRNN, TreeRNNParams, TreeRNNState
 from gatedrnn._src.unroll import trajectory, unroll
 from gatedrnn._src.windows import Windows, windows
+from gatedrnn._src.zoneout import Zoneout
 
 __all__ = [
     "BPTT",
@@ -45,6 +49,7 @@ __all__ = [
     "AttentionParams",
     "Beams",
     "Cell",
+    "CountedCarry",
     "Decoded",
     "DenseParams",
     "Directions",
@@ -63,6 +68,12 @@ __all__ = [
     "LSTMCarry",
     "LSTMParams",
     "Layer",
+    "LayerNormGRU",
+    "LayerNormGRUCarry",
+    "LayerNormGRUParams",
+    "LayerNormLSTM",
+    "LayerNormLSTMParams",
+    "RecurrentDropout",
     "RecurrentParams",
     "Rule",
     "RuleReport",
@@ -76,6 +87,7 @@ __all__ = [
     "TreeRNNParams",
     "TreeRNNState",
     "Windows",
+    "Zoneout",
     "attend",
     "attention_weights",
     "beam_search",

@@ -13,7 +13,17 @@ import gatedrnn as gr
 
 PACKAGE = Path(gr.__file__).parent
 SOURCES = sorted((PACKAGE / "_src").rglob("*.py"))
-CELLS = {"elman", "jordan", "lstm", "gru", "attention"}
+CELLS = {
+    "attention",
+    "elman",
+    "jordan",
+    "lstm",
+    "gru",
+    "layer_norm_lstm",
+    "layer_norm_gru",
+    "zoneout",
+    "recurrent_dropout",
+}
 TREE_CELLS = {"tree_rnn", "tree_lstm"}
 
 in_all = pytest.mark.parametrize("name", gr.__all__)

@@ -45,6 +45,20 @@ def rate(name: str, value: Any) -> None:
         raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1)")
 
 
+def forget_bias(value: Any, use_bias: bool) -> float | None:
+    """`value` as a Python float or None; raise for a number without a bias to live in."""
+    if value is None:
+        return None
+    number("forget_bias", value)
+    value = float(value)  # NumPy's would promote
+    if not use_bias:
+        raise ValueError(
+            f"forget_bias: got {value} with use_bias=False, expected None: "
+            "it is stored in the bias, and there is none"
+        )
+    return value
+
+
 def floating(name: str, dtype: Any) -> None:
     """Raise unless `dtype` is a real floating-point type."""
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -17,6 +17,7 @@ from gatedrnn._src.numerics import (
     dot_sum,
     dot_transposed,
     gates_apart,
+    masked,
     outer,
     sigmoid,
     total,
@@ -94,10 +95,11 @@ def recur(
     a: tuple[Array, ...],
     *,
     cell_path_only: bool = False,
+    mask: Array | None = None,
 ) -> tuple[LSTMCarry, LSTMGates]:
     """One step from the projected input `a`, one array for each gate; also the gates."""
     h, c = carry
-    recurrent = lax.stop_gradient(h) if cell_path_only else h
+    recurrent = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
     pre = _add(a, dot_gates(recurrent, params.recurrent_kernel, cell.gates))
     if params.bias is not None:
         pre = _add(pre, [b.astype(pre[0].dtype) for b in gates_apart(params.bias, cell.gates)])
@@ -200,6 +202,7 @@ def backward(
     dcarry: LSTMCarry,
     *,
     cell_path_only: bool = False,
+    mask: Array | None = None,
 ) -> tuple[LSTMCarry, LSTMDelta]:
     """The reverse step, with transposed kernels: `δr_t, δc` -> `δr_{t-1}, δc_{t-1}`."""
     dr, dc = dcarry
@@ -214,7 +217,7 @@ def backward(
     if full is not None:
         dc_before = dc_before + dot_sum(da[:-2], full[0])
     kernels: Any = params.recurrent_kernel
-    dr_before = jnp.zeros_like(dr) if cell_path_only else dot_sum(da, kernels)
+    dr_before = jnp.zeros_like(dr) if cell_path_only else masked(dot_sum(da, kernels), mask)
     return LSTMCarry(dr_before, dc_before), LSTMDelta(dr, dc)
 
 
@@ -227,6 +230,8 @@ def contract(
     gates: LSTMGates,
     local: LSTMLocal,
     delta: LSTMDelta,
+    *,
+    mask: Array | None = None,
 ) -> tuple[LSTMParams, Array]:
     """`δW = Σ xᵀ δa`, `δW_r = Σ r_{t-1}ᵀ δa`, `δb`, `δP`, `δR = Σ mᵀ δr`; `δx = δa Wᵀ`."""
     peephole = output_peephole = projection = None
@@ -245,7 +250,7 @@ def contract(
         output_peephole = total(after.c * of_gates[-1])
     dparams = LSTMParams(
         kernel=outer(xs, da),
-        recurrent_kernel=outer(before.h, da),
+        recurrent_kernel=outer(masked(before.h, mask), da),
         bias=total(da) if cell.use_bias else None,
         peephole=peephole,
         output_peephole=output_peephole,
@@ -262,5 +267,6 @@ RULE = Rule(
     contract,
     prepare,
     has_cell_path=True,
+    takes_mask=True,
     gate_names=("i", "f", "o"),
 )

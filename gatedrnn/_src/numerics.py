@@ -89,6 +89,11 @@ def total(delta: Array) -> Array:
     return jnp.sum(delta, axis=tuple(range(delta.ndim - 1)))
 
 
+def masked(x: Array, mask: Array | None) -> Array:
+    """`x ⊙ mask`, both `[..., F]`; `x` itself where there is no mask."""
+    return x if mask is None else x * mask.astype(x.dtype)
+
+
 def matrices_as(params: Any, dtype: DTypeLike) -> Any:
     """`params` with every matrix in `dtype`; biases and diagonals, which are only added, stay."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)

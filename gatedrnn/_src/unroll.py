@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from gatedrnn._src import checks, engine, inputs
 from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.drawing import draw
 from gatedrnn._src.plan import Plan, Steps
 from gatedrnn._src.rule import Carry, Cell, Params
 
@@ -26,6 +27,8 @@ def unroll(
     reset_carry: Carry | None = None,
     reverse: bool = False,
     bptt: BPTT = BPTT(),
+    key: Array | None = None,
+    first_step: int | Array = 0,
 ) -> tuple[Carry, Array]:
     """Run `cell` over the leading axis of `xs`, as `lax.scan` would, and differentiate it well.
 
@@ -49,6 +52,10 @@ def unroll(
       reset_carry: what steps start from after a boundary, shaped as `carry`; None: the cell's own.
       reverse: run from the end; outputs stay in the order of the input.
       bptt: how the backward pass runs.
+      key: for a cell that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`; None: it draws none.
+      first_step: how many steps have run since the initial carry, where `xs` goes on from a window
+        before: the masks follow from the key and the step's number, in the order in which steps
+        run (in reverse from the end), masked ones counted. Without a key it means nothing.
 
     Returns:
       The carry after the last valid step (the initial one where there is none), and the outputs
@@ -58,7 +65,7 @@ def unroll(
       ValueError: a shape, structure or combination that does not fit.
       TypeError: a dtype that does not fit.
     """
-    arguments = (lengths, mask, resets, reset_carry, reverse, bptt)
+    arguments = (lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
     final, ys, _ = _run(cell, params, xs, carry, *arguments, every_carry=False)
     return final, ys
 
@@ -75,6 +82,8 @@ def trajectory(
     reset_carry: Carry | None = None,
     reverse: bool = False,
     bptt: BPTT = BPTT(),
+    key: Array | None = None,
+    first_step: int | Array = 0,
 ) -> tuple[Carry, Array]:
     """`unroll` that returns the carry of every step instead of the last.
 
@@ -85,7 +94,7 @@ def trajectory(
       boundary of `resets` may have replaced the one that came in; a masked step repeats the one
       that it keeps), and the outputs `[T, *B, F]`.
     """
-    arguments = (lengths, mask, resets, reset_carry, reverse, bptt)
+    arguments = (lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
     _, ys, carries = _run(cell, params, xs, carry, *arguments, every_carry=True)
     return carries, ys
 
@@ -101,6 +110,8 @@ def _run(
     reset_carry: Carry | None,
     reverse: bool,
     bptt: BPTT,
+    key: Array | None,
+    first_step: int | Array,
     every_carry: bool,
 ) -> tuple[Carry, Array, Any]:
     inputs.check_cell(cell)
@@ -118,8 +129,11 @@ def _run(
         reset_carry = carry_or_initial("reset_carry", cell, reset_carry, xs)
     if mask is not None or resets is not None:
         inputs.check_batched("carry", carry, batch_shape)
+    xs = inputs.zero_masked(xs, mask)
+    if key is not None:
+        params, xs = draw(cell, key, params, xs, _numbers(first_step, length, reverse))
     steps = Steps(
-        xs=inputs.zero_masked(xs, mask),
+        xs=xs,
         skips=None if mask is None else ~mask,
         resets=resets,
         cuts=None if bptt.truncate is None else _cuts(bptt.truncate, length, reverse),
@@ -127,6 +141,12 @@ def _run(
     plan = Plan(cell, bptt, reverse, every_carry)
     final, ys, carries = engine.run(plan, params, carry, steps, reset_carry)
     return final, inputs.zero_masked(ys, mask), carries
+
+
+def _numbers(first_step: int | Array, length: int, reverse: bool) -> Array:
+    """The number of each step since the initial carry, `[T]`."""
+    order = jnp.arange(length, dtype=jnp.int32)
+    return jnp.asarray(first_step, jnp.int32) + (order[::-1] if reverse else order)
 
 
 def as_sequence(cell: Cell, params: Params, xs: Array) -> Array:
