@@ -17,6 +17,14 @@ from gatedrnn._src.layers.stepwise import DenseParams, EmbedParams, dense, embed
 from gatedrnn._src.lstm import LSTM, LSTMCarry, LSTMParams
 from gatedrnn._src.readout import softmax_cross_entropy
 from gatedrnn._src.rule import Cell, Rule
+from gatedrnn._src.tree.cell import TreeCell
+from gatedrnn._src.tree.check import check_tree_rule
+from gatedrnn._src.tree.flatten import flatten_tree
+from gatedrnn._src.tree.fold import fold_tree
+from gatedrnn._src.tree.forest import Forest, ForestSizes, forest, forest_sizes
+from gatedrnn._src.tree.tree_lstm import TreeLSTM
+from gatedrnn._src.tree.tree_lstm_rule import TreeLSTMParams, TreeLSTMState
+from gatedrnn._src.tree.tree_rnn import TreeRNN, TreeRNNParams, TreeRNNState
 from gatedrnn._src.unroll import trajectory, unroll
 
 __all__ = [
@@ -31,6 +39,8 @@ __all__ = [
     "ElmanCarry",
     "ElmanParams",
     "EmbedParams",
+    "Forest",
+    "ForestSizes",
     "GRUCarry",
     "GRUParams",
     "Jordan",
@@ -42,12 +52,24 @@ __all__ = [
     "RecurrentParams",
     "Rule",
     "RuleReport",
+    "TreeCell",
+    "TreeLSTM",
+    "TreeLSTMParams",
+    "TreeLSTMState",
+    "TreeRNN",
+    "TreeRNNParams",
+    "TreeRNNState",
     "bidirectional",
     "check_rule",
+    "check_tree_rule",
     "dense",
     "dropout",
     "embed",
     "final",
+    "flatten_tree",
+    "fold_tree",
+    "forest",
+    "forest_sizes",
     "recurrent",
     "repeat",
     "residual",

@@ -14,6 +14,7 @@ import gatedrnn as gr
 PACKAGE = Path(gr.__file__).parent
 SOURCES = sorted((PACKAGE / "_src").rglob("*.py"))
 CELLS = {"elman", "jordan", "lstm", "gru"}
+TREE_CELLS = {"tree_rnn", "tree_lstm"}
 
 in_all = pytest.mark.parametrize("name", gr.__all__)
 in_source = pytest.mark.parametrize(
@@ -94,6 +95,7 @@ def path_of(module):
 def reached_from(name):
     """The names of all modules of `_src` that importing one of them runs, itself left out."""
     start = path_of(f"gatedrnn._src.{name}")
+    assert start is not None
     seen, left = set(), [start]
     while left:
         path = left.pop()
@@ -110,6 +112,22 @@ def test_cells_never_import_the_engine(cell):
     assert "rule" in reached
     assert not reached & {"engine", "plan", "unroll"}
     assert not reached & CELLS
+
+
+@pytest.mark.parametrize("cell", sorted(TREE_CELLS))
+def test_tree_cells_never_import_an_engine(cell):
+    """Neither that of trees nor that of sequences, nor another cell."""
+    reached = reached_from(f"tree.{cell}")
+    assert "rule" in reached
+    assert not reached & {"engine", "plan", "unroll", "fold", *CELLS}
+    assert not reached & (TREE_CELLS - {cell})
+
+
+def test_the_tree_engine_never_imports_a_cell():
+    """Nor the engine of sequences."""
+    reached = reached_from("tree.engine")
+    assert "forest" in reached
+    assert not reached & (CELLS | TREE_CELLS | {"engine", "plan", "unroll"})
 
 
 def test_the_read_out_never_imports_a_recurrence():
@@ -143,10 +161,13 @@ def loops_in(path):
     return found & LOOPS
 
 
+LOOPING = {PACKAGE / "_src" / name for name in ("engine.py", "tree/engine.py", "readout.py")}
+
+
 @in_source
-def test_only_the_engine_and_the_read_out_loop(path):
-    """Over time and over the vocabulary, with `lax.scan` and `jax.custom_vjp`; no other module."""
-    if path.stem in ("engine", "readout"):
+def test_only_the_engines_and_the_read_out_loop(path):
+    """Over time, the levels of trees and the vocabulary, with `lax.scan` and `jax.custom_vjp`."""
+    if path in LOOPING:
         assert loops_in(path) == {"scan", "custom_vjp"}
     else:
         assert not loops_in(path)

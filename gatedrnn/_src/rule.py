@@ -77,12 +77,12 @@ class Cell(Protocol):
         ...
 
 
-def rule_of(cell: Cell) -> Rule | None:
-    """The backward rule of `cell`, if it has one."""
+def rule_of(cell: Any) -> Rule | None:
+    """The backward rule of `cell`, of sequences or of trees, if it has one."""
     return getattr(cell, "rule", None)
 
 
-def prepared(rule: Rule, cell: Cell, params: Params) -> tuple[Any, Any]:
+def prepared(rule: Rule, cell: Any, params: Params) -> tuple[Any, Any]:
     """What the steps of `rule` read instead of `params`, forward and backward."""
     return (params, params) if rule.prepare is None else rule.prepare(cell, params)
 
