@@ -165,7 +165,7 @@ def test_a_deep_chain():
 
     assert abs(program(1000).count("\n") - program(10).count("\n")) < 5
     xs, forest = normal(1000, I), gr.forest([chain(1000)])
-    assert forest.sizes == (1, 1000, 1, 999, 1, 1)
+    assert forest.sizes == (1, 1000, 1, 999, 2, 1)
     (_, states) = gr.fold_tree(cell, params, xs, forest)
     own = gr.LSTM(H).init(jax.random.key(0), I)._replace(**params._asdict())
     chex.assert_trees_all_close(states.h, gr.unroll(gr.LSTM(H), own, xs)[1], rtol=0, atol=1e-12)

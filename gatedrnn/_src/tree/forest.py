@@ -112,7 +112,7 @@ def forest(trees: Sequence[Any], sizes: ForestSizes | None = None) -> Forest:
     levels = levels_of(nodes.children)
     needed = _needed(nodes, levels)
     if sizes is None:
-        sizes = needed._replace(width=least_width(levels, needed.steps))
+        sizes = needed._replace(width=_width(levels, needed.steps))
     else:
         _check_fit(nodes, levels, needed, sizes)
     return _laid_out(nodes, levels, ForestSizes(*sizes))
@@ -137,8 +137,18 @@ def forest_sizes(batches: Iterable[Sequence[Any]]) -> ForestSizes:
         raise ValueError("batches: got none, expected at least one")
     most = ForestSizes(*map(max, zip(*(needed for _, needed in measured), strict=True)))
     # wide enough for each batch, which may take as many steps as the tallest needs
-    width = max(least_width(levels, most.steps) for levels, _ in measured)
+    width = max(_width(levels, most.steps) for levels, _ in measured)
     return most._replace(width=width)
+
+
+def _width(levels: Levels, steps: int) -> int:
+    """The least width, but 2 where 1 would do.
+
+    On a CPU, XLA makes a slice of the one row that a step of width 1 gathers, fuses it with the
+    write, and then copies all states in every step.
+    """
+    width = least_width(levels, steps)
+    return max(width, 2) if width else 0
 
 
 def _needed(nodes: Joined, levels: Levels) -> ForestSizes:
