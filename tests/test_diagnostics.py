@@ -299,6 +299,39 @@ def test_gates_are_those_of_the_equations(cell):
         np.testing.assert_allclose(gate, np.stack([step[name] for step in seen]), rtol=1e-12)
 
 
+def test_gates_of_a_cell_around_a_cell():
+    """Those of the inner cell, from the carries that the outer one leaves behind."""
+    inner = gr.LSTM(3)
+    params, xs = random_params(inner, I), normal(T, B, I)
+    for cell in (gr.RecurrentDropout(inner, 0.5), gr.Zoneout(inner, h=0.3, c=0.6)):
+        carries, _ = gr.trajectory(cell, params, xs)
+        found = diagnostics.gates(cell, params, xs)
+        assert list(found) == ["i", "f", "o"]
+        before = jax.tree.map(lambda v: v[1], carries)
+        at_two = diagnostics.gates(inner, params, xs[2:3], before)
+        for name, gate in found.items():
+            np.testing.assert_allclose(gate[2], at_two[name][0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("cell", [gr.LayerNormLSTM(3), gr.LayerNormGRU(3)], ids=repr)
+def test_gates_of_normalised_cells(cell):
+    """With what a step makes of them: the state after it."""
+    params, xs = random_params(cell, I), normal(T, B, I)
+    carries, _ = gr.trajectory(cell, params, xs)
+    found = diagnostics.gates(cell, params, xs)
+    _, made = cell.rule.recur(
+        cell, params, cell.carry((B,), xs.dtype), cell.rule.project(cell, params, xs[0])
+    )
+    for name, gate in found.items():
+        np.testing.assert_allclose(gate[0], getattr(made, name), rtol=1e-12)
+    if isinstance(cell, gr.LayerNormGRU):
+        assert list(found) == ["r", "z"]
+    else:
+        assert list(found) == ["i", "f", "o"]
+        kept = carries.c[1] - found["f"][1] * carries.c[0]  # i ⊙ g: no larger than i
+        assert (np.abs(kept) <= found["i"][1] + 1e-12).all()
+
+
 def test_gates_where_steps_are_skipped_and_reset():
     """Masked steps are zeros; those at a boundary are those of a sequence that starts there."""
     cell = gr.GRU(3)

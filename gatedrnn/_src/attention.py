@@ -22,7 +22,7 @@ from gatedrnn._src.attention_rule import (
 )
 from gatedrnn._src.memory import Memory
 from gatedrnn._src.numerics import dot, lecun_normal
-from gatedrnn._src.rule import Carry, Cell, Params, Rule, RuledCell, rule_of
+from gatedrnn._src.rule import Carry, Cell, Params, Rule, RuledCell, nested, rule_of
 from gatedrnn._src.step import ruled_step
 from gatedrnn._src.trees import first_leaf
 
@@ -69,7 +69,8 @@ class Attention:
     @property
     def rule(self) -> Rule | None:
         """The backward pass by hand, around that of the inner cell; None if it has none."""
-        return None if rule_of(self.cell) is None else RULE
+        inner = rule_of(self.cell)
+        return None if inner is None else RULE._replace(gate_names=nested("gates", inner))
 
     def output_features(self, in_features: int) -> int:
         """`F + M`."""

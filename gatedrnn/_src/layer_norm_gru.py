@@ -248,7 +248,15 @@ class LayerNormGRU:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(
-        project, recur, linearize, backward, contract, prepare, has_cell_path=True, takes_mask=True
+        project,
+        recur,
+        linearize,
+        backward,
+        contract,
+        prepare,
+        has_cell_path=True,
+        takes_mask=True,
+        gate_names=("r", "z"),
     )
 
     def __post_init__(self) -> None:

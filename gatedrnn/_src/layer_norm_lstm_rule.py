@@ -194,5 +194,13 @@ def contract(
 
 
 RULE = Rule(
-    project, recur, linearize, backward, contract, prepare, has_cell_path=True, takes_mask=True
+    project,
+    recur,
+    linearize,
+    backward,
+    contract,
+    prepare,
+    has_cell_path=True,
+    takes_mask=True,
+    gate_names=("i", "f", "o"),
 )

@@ -121,6 +121,7 @@ class RecurrentDropout:
             contract,
             prepare,
             has_cell_path=self.cell.rule.has_cell_path,
+            gate_names=self.cell.rule.gate_names,
         )
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> Params:

@@ -44,7 +44,7 @@ class Rule(NamedTuple):
       takes_mask: whether `recur`, `backward` and `contract` take `mask=`, which multiplies the
         recurrent input `[..., F]` where the products read it, and nowhere else.
       gate_names: the fields of `gates`, then a NamedTuple, that are gates: between 0, closed, and
-        1, open. What `gr.diagnostics.gates` shows.
+        1, open; `"inner.i"` is a field of a field. What `gr.diagnostics.gates` shows.
     """
 
     project: Callable[..., Any]
@@ -81,6 +81,11 @@ class Cell(Protocol):
     def step(self, params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
         """One time step: `x [*B, I]` -> the new carry and the output `[*B, F]`."""
         ...
+
+
+def nested(field: str, rule: Rule) -> tuple[str, ...]:
+    """The names of the gates of `rule`, in a `field` of the gates of a cell around its cell."""
+    return tuple(f"{field}.{name}" for name in rule.gate_names)
 
 
 def rule_of(cell: Any) -> Rule | None:

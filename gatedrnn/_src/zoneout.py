@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
 from gatedrnn._src.drawing import Keyed, check_inner, draws, draws_each_step
-from gatedrnn._src.rule import Carry, Params, Rule, RuledCell, prepared
+from gatedrnn._src.rule import Carry, Params, Rule, RuledCell, nested, prepared
 from gatedrnn._src.step import ruled_step
 
 # The equation (Krueger et al. 2017), for each leaf v of the carry (h and c of an LSTM), where v̂_t
@@ -191,6 +191,7 @@ class Zoneout:
             contract,
             prepare,
             has_cell_path=self.cell.rule.has_cell_path,
+            gate_names=nested("inner", self.cell.rule),
         )
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> Params:

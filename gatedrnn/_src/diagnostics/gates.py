@@ -4,6 +4,7 @@ Axes: `T` time, `*B` any batch axes (also none), `I` input features, `H` feature
 """
 
 import functools
+import operator
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
@@ -58,15 +59,17 @@ def gates(
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule that names its gates")
     run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
     found = _gates(cast(RuledCell, cell), params, run)
-    return {name: found[name] for name in rule.gate_names}  # a compiled dict comes back sorted
+    names = (name.rpartition(".")[-1] for name in rule.gate_names)
+    return dict(zip(names, found, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames="cell")
-def _gates(cell: RuledCell, params: Params, run: Replay) -> dict[str, Array]:
+def _gates(cell: RuledCell, params: Params, run: Replay) -> list[Array]:
     rule = cell.rule
     params = matrices_as(params, run.xs.dtype)
     _, every = rule.recur(cell, params, run.before, rule.project(cell, params, run.xs))
-    return {name: inputs.zero_masked(getattr(every, name), run.mask) for name in rule.gate_names}
+    found = (operator.attrgetter(name)(every) for name in rule.gate_names)
+    return [inputs.zero_masked(gate, run.mask) for gate in found]
 
 
 class Saturation(NamedTuple):
