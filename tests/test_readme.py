@@ -26,9 +26,12 @@ def test_examples_run():
 def test_readme_names_every_public_cell_and_option():
     """The table of cells is complete."""
     text = (ROOT / "README.md").read_text()
-    for cell in (gr.Elman, gr.Jordan, gr.LSTM, gr.GRU):
+    cells = [gr.Elman, gr.Jordan, gr.LSTM, gr.GRU, gr.LayerNormLSTM, gr.LayerNormGRU]
+    cells += [gr.TreeRNN, gr.TreeLSTM, gr.Attention, gr.Zoneout, gr.RecurrentDropout]
+    for cell in cells:
+        assert f"`gr.{cell.__name__}`" in text, cell
         for field in cell.__dataclass_fields__:
-            if field not in ("features", "out_features"):
+            if field not in ("features", "out_features", "cell"):
                 assert f"`{field}`" in text, field
     for field in gr.BPTT.__dataclass_fields__:
         assert f"`{field}`" in text, field
