@@ -4,6 +4,7 @@ A cell tagged `parameters` holds the sizes of the article; its metadata `small` 
 test, which run right after it.
 """
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -23,7 +24,8 @@ def code_cells(notebook):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_runs(path):
+def test_runs(path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent), prepend=os.pathsep)  # this very code
     notebook = read(path)
     for cell in code_cells(notebook):
         if "parameters" in cell.metadata.get("tags", []):
