@@ -1,5 +1,6 @@
 """Recurrent networks as pure functions in JAX, with backward passes derived by hand."""
 
+from gatedrnn import diagnostics, plot
 from gatedrnn._src.bptt import BPTT
 from gatedrnn._src.check_rule import RuleReport, check_rule
 from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
@@ -45,9 +46,11 @@ __all__ = [
     "bidirectional",
     "check_rule",
     "dense",
+    "diagnostics",
     "dropout",
     "embed",
     "final",
+    "plot",
     "recurrent",
     "repeat",
     "residual",

@@ -63,6 +63,24 @@ def test_docstrings_mention_every_parameter(name):
     assert [item for item in documented_names(value) if f"{item}:" not in doc] == []
 
 
+MODULES = [value for name in gr.__all__ if inspect.ismodule(value := getattr(gr, name))]
+in_modules = pytest.mark.parametrize(
+    "value",
+    [getattr(module, name) for module in MODULES for name in module.__all__],
+    ids=[f"{module.__name__}.{name}" for module in MODULES for name in module.__all__],
+)
+
+
+@in_modules
+def test_names_of_public_modules_are_documented(value):
+    """As those of the package are; arguments may be said to be those of another function."""
+    doc = inspect.getdoc(value)
+    assert doc
+    assert not doc.startswith(f"{value.__name__}(")
+    if "Args and errors are those of" not in doc:
+        assert [item for item in documented_names(value) if f"{item}:" not in doc] == []
+
+
 def test_nothing_else_is_public():
     """What `dir` shows is `__all__` and modules that start with an underscore."""
     assert {name for name in dir(gr) if not name.startswith("_")} == set(gr.__all__)
@@ -145,9 +163,14 @@ def loops_in(path):
 
 @in_source
 def test_only_the_engine_and_the_read_out_loop(path):
-    """Over time and over the vocabulary, with `lax.scan` and `jax.custom_vjp`; no other module."""
+    """Over time and over the vocabulary, with `lax.scan` and `jax.custom_vjp`; no other module.
+
+    What a diagnostic follows is no recurrence of a cell.
+    """
     if path.stem in ("engine", "readout"):
         assert loops_in(path) == {"scan", "custom_vjp"}
+    elif path.parent.stem == "diagnostics":  # QR after QR, one step of descent after another
+        assert loops_in(path) <= {"scan"}
     else:
         assert not loops_in(path)
 

@@ -252,7 +252,14 @@ class GRU:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(
-        project, recur, linearize, backward, contract, prepare, has_cell_path=True
+        project,
+        recur,
+        linearize,
+        backward,
+        contract,
+        prepare,
+        has_cell_path=True,
+        gate_names=("r", "z"),
     )
 
     def __post_init__(self) -> None:

@@ -46,6 +46,15 @@ class LSTMCarry(NamedTuple):
     c: Array
 
 
+class LSTMGates(NamedTuple):
+    """The gates, each `[..., H]`; coupled: `f = 1 − i`."""
+
+    i: Array
+    f: Array
+    g: Array
+    o: Array
+
+
 # The equations, with a^k = x W_k + r_{t-1} W_kr + b_k (Hochreiter & Schmidhuber 1997; forget gate:
 # Gers et al. 2000; peepholes: Gers et al. 2002; projection: Sak et al. 2014; coupled: Greff et al.
 # 2017):
@@ -85,8 +94,8 @@ def recur(
     a: tuple[Array, ...],
     *,
     cell_path_only: bool = False,
-) -> tuple[LSTMCarry, tuple[Array, ...]]:
-    """One step from the projected input `a`, one array for each gate; also `i, f, g, o`."""
+) -> tuple[LSTMCarry, LSTMGates]:
+    """One step from the projected input `a`, one array for each gate; also the gates."""
     h, c = carry
     recurrent = lax.stop_gradient(h) if cell_path_only else h
     pre = _add(a, dot_gates(recurrent, params.recurrent_kernel, cell.gates))
@@ -105,7 +114,7 @@ def recur(
     o = sigmoid(a_o)
     m = o * jnp.tanh(c)
     r = m if params.projection_kernel is None else dot(m, params.projection_kernel)
-    return LSTMCarry(r.astype(h.dtype), c), (i, f, g, o)
+    return LSTMCarry(r.astype(h.dtype), c), LSTMGates(i, f, g, o)
 
 
 def _add(these: Sequence[Array], those: Sequence[Array]) -> list[Array]:
@@ -157,7 +166,7 @@ class LSTMDelta(NamedTuple):
 
 
 def linearize(
-    cell: "LSTM", params: LSTMParams, before: LSTMCarry, after: LSTMCarry, gates: tuple[Array, ...]
+    cell: "LSTM", params: LSTMParams, before: LSTMCarry, after: LSTMCarry, gates: LSTMGates
 ) -> LSTMLocal:
     """The local derivatives of the steps that lead from `before` to `after`."""
     i, f, g, o = gates
@@ -215,7 +224,7 @@ def contract(
     xs: Array,
     before: LSTMCarry,
     after: LSTMCarry,
-    gates: tuple[Array, ...],
+    gates: LSTMGates,
     local: LSTMLocal,
     delta: LSTMDelta,
 ) -> tuple[LSTMParams, Array]:
@@ -224,7 +233,7 @@ def contract(
     dm = delta.output
     if params.projection_kernel is not None:
         dm = dot_transposed(dm, params.projection_kernel)
-        m = gates[3] * jnp.tanh(after.c)
+        m = gates.o * jnp.tanh(after.c)
         projection = outer(m.astype(xs.dtype), delta.output)
     of_gates = _pre_activations(local, dm, delta.memory)
     da = jnp.concatenate(of_gates, axis=-1)
@@ -245,4 +254,13 @@ def contract(
     return dparams, dot_transposed(da, params.kernel)
 
 
-RULE = Rule(project, recur, linearize, backward, contract, prepare, has_cell_path=True)
+RULE = Rule(
+    project,
+    recur,
+    linearize,
+    backward,
+    contract,
+    prepare,
+    has_cell_path=True,
+    gate_names=("i", "f", "o"),
+)

@@ -113,13 +113,14 @@ class Activation(NamedTuple):
 
     apply: Callable[[Array], Array]
     slope: Callable[[Array], Array]
+    steepest: float  # the largest slope
 
 
 ACTIVATIONS = {
-    "tanh": Activation(jnp.tanh, lambda y: 1 - y * y),
-    "relu": Activation(jax.nn.relu, lambda y: (y > 0).astype(y.dtype)),
-    "sigmoid": Activation(sigmoid, lambda y: y * (1 - y)),
-    "identity": Activation(lambda a: a, jnp.ones_like),
+    "tanh": Activation(jnp.tanh, lambda y: 1 - y * y, 1.0),
+    "relu": Activation(jax.nn.relu, lambda y: (y > 0).astype(y.dtype), 1.0),
+    "sigmoid": Activation(sigmoid, lambda y: y * (1 - y), 0.25),
+    "identity": Activation(lambda a: a, jnp.ones_like, 1.0),
 }
 
 

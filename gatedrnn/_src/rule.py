@@ -41,6 +41,8 @@ class Rule(NamedTuple):
         those for all.
       has_cell_path: whether `recur` and `backward` take `cell_path_only=True`, which cuts the
         gradient through the recurrent input for the state and keeps it for the weights.
+      gate_names: the fields of `gates`, then a NamedTuple, that are gates: between 0, closed, and
+        1, open. What `gr.diagnostics.gates` shows.
     """
 
     project: Callable[..., Any]
@@ -50,6 +52,7 @@ class Rule(NamedTuple):
     contract: Callable[..., tuple[Params, Array]]
     prepare: Callable[..., tuple[Any, Any]] | None = None
     has_cell_path: bool = False
+    gate_names: tuple[str, ...] = ()
 
 
 @runtime_checkable

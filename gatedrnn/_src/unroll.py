@@ -108,20 +108,16 @@ def _run(
     inputs.check_cell(cell)
     inputs.check_bptt(cell, bptt)
     checks.flag("reverse", reverse)
-    xs = jnp.asarray(xs)
-    if xs.ndim < 2:
-        raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
-    inputs.check_floating("xs", xs)
-    inputs.check_params(cell, params, xs)
+    xs = as_sequence(cell, params, xs)
     length, batch_shape = len(xs), xs.shape[1:-1]
-    carry = _carry_or_initial("carry", cell, carry, xs)
+    carry = carry_or_initial("carry", cell, carry, xs)
     mask = inputs.as_mask(lengths, mask, length, batch_shape)
     if reset_carry is not None and resets is None:
         raise ValueError("reset_carry: got one without resets, expected both or neither")
     if resets is not None:
         resets = inputs.as_flags("resets", resets, length, batch_shape)
         resets = steps_that_start(resets, mask, reverse)
-        reset_carry = _carry_or_initial("reset_carry", cell, reset_carry, xs)
+        reset_carry = carry_or_initial("reset_carry", cell, reset_carry, xs)
     if mask is not None or resets is not None:
         inputs.check_batched("carry", carry, batch_shape)
     steps = Steps(
@@ -135,7 +131,18 @@ def _run(
     return final, inputs.zero_masked(ys, mask), carries
 
 
-def _carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> Carry:
+def as_sequence(cell: Cell, params: Params, xs: Array) -> Array:
+    """`xs` as an array `[T, *B, I]`, checked with `params`."""
+    xs = jnp.asarray(xs)
+    if xs.ndim < 2:
+        raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
+    inputs.check_floating("xs", xs)
+    inputs.check_params(cell, params, xs)
+    return xs
+
+
+def carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> Carry:
+    """`carry` in the dtypes that `xs` asks for, or the cell's own where it is None."""
     batch_shape = xs.shape[1:-1]
     if carry is None:
         return cell.carry(batch_shape, xs.dtype)
