@@ -121,8 +121,11 @@ def jordan(cell, p, carry, x):
     return carry._replace(o=o), o
 
 
-def lstm(cell, p, carry, x):
-    """Gates `i, f, g, o`; coupled: `i, g, o` and `f = 1 - i`; `r_t = m_t R` with a projection."""
+def lstm(cell, p, carry, x, seen=None):
+    """Gates `i, f, g, o`; coupled: `i, g, o` and `f = 1 - i`; `r_t = m_t R` with a projection.
+
+    A dict `seen` is told what the gates were.
+    """
     r, c = carry.h, carry.c
     gates = "igo" if cell.coupled else "ifgo"
     W_x, W_r, b = (_per_gate(gates, w) for w in (p.kernel, p.recurrent_kernel, p.bias))
@@ -138,10 +141,12 @@ def lstm(cell, p, carry, x):
     o = sigmoid(x @ W_x["o"] + r @ W_r["o"] + _peep(c, p.output_peephole) + b["o"])
     m = o * np.tanh(c)
     r = m if cell.projection is None else m @ p.projection_kernel
+    if seen is not None:
+        seen.update(i=i, f=f, o=o)
     return carry._replace(h=r, c=c), r
 
 
-def gru(cell, p, carry, x):
+def gru(cell, p, carry, x, seen=None):
     """Gates `r, z, n`; the reset gate before or after the product, the update gate both ways."""
     h = carry.h
     W_x, W_h, b = (_per_gate("rzs", w) for w in (p.kernel, p.recurrent_kernel, p.bias))
@@ -153,6 +158,8 @@ def gru(cell, p, carry, x):
     else:
         s = x @ W_x["s"] + b["s"] + r * (h @ W_h["s"] + _or_0(p.recurrent_bias))
     n = np.tanh(s)
+    if seen is not None:
+        seen.update(r=r, z=z)
     h = (1.0 - z) * h + z * n if cell.update == "writes" else z * h + (1.0 - z) * n
     return carry._replace(h=h), h
 

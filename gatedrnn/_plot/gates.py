@@ -68,11 +68,11 @@ def gates(
         )
         each.set_ylabel(f"gate {name}\nunits")
         each.set_yticks([1, gate.shape[1]])
+        each.tick_params(axis="x", length=0 if labels is not None else 3)
     if labels is None:
         every[-1].set_xlabel("step t")
     else:
         every[-1].set_xticks(np.arange(1, len(labels) + 1), labels)
-        every[-1].tick_params(axis="x", length=0)
     bar = every[0].figure.colorbar(image, ax=list(every), ticks=[0, 0.5, 1], aspect=30)
     bar.ax.set_yticklabels(["0 closed", "0.5", "1 open"])
     return every

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from gatedrnn._src.diagnostics.surface import DescentPath, LossSlice
 
-DECADES = 30.0  # a loss that spans a larger ratio is drawn on a logarithmic scale
+WIDE = 30.0  # a loss that spans a larger ratio is drawn on a logarithmic scale
+DEEPEST = 1e4  # the ratio over which a map has colours
 MARKERS = ("o", "s", "^", "D")
 ON_MAP = ("#d55e00", "#ffffff", "#56b4e9", "#e69f00")  # seen on every shade of the colour map
 
@@ -74,11 +75,15 @@ def _line(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axe
 def _map(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axes:
     colors = importlib.import_module("matplotlib.colors")
     (u, v), losses = _in_numpy(surface)
-    norm = colors.LogNorm() if _wide(losses) else colors.Normalize()
     shown = np.ma.masked_invalid(losses.T)
+    norm, below = colors.Normalize(), "neither"
+    if _wide(losses):
+        # a minimum that is nearly exact would take all colours for itself
+        least = max(shown.min(), shown.max() / DEEPEST)
+        norm, below = colors.LogNorm(least, shown.max()), "min" if shown.min() < least else below
     image = ax.pcolormesh(u, v, shown, norm=norm, cmap="cividis", shading="nearest")
     image.set_rasterized(True)
-    ax.figure.colorbar(image, ax=ax, label="loss")
+    ax.figure.colorbar(image, ax=ax, label="loss", extend=below)
     for i, (name, path) in enumerate(paths.items()):
         x, y = np.asarray(path.coordinates).T
         _path(ax, x, y, ON_MAP[i % len(ON_MAP)], i, name)
@@ -91,13 +96,16 @@ def _map(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axes
 
 def _path(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, index: int, name: str) -> None:
     marker = MARKERS[index % len(MARKERS)]
-    ax.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.2, mec="black", mew=0.4, label=name)
+    effects = importlib.import_module("matplotlib.patheffects")
+    edge = [effects.withStroke(linewidth=2.4, foreground="black")]
+    look: Any = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.2, "path_effects": edge}
+    ax.plot(x, y, label=name, **look)
     ax.plot(x[:1], y[:1], marker="o", ms=10, mfc="none", mec=colour, mew=1.6)
 
 
 def _wide(losses: np.ndarray) -> bool:
     known = losses[np.isfinite(losses)]
-    return known.size > 0 and known.min() > 0 and known.max() > DECADES * known.min()
+    return known.size > 0 and known.min() > 0 and known.max() > WIDE * known.min()
 
 
 def _in_numpy(surface: LossSlice) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from gatedrnn._plot.style import COLOURS, GREY, axes_or_new, legend, line, plain, samples, spread
+from gatedrnn._plot.style import (
+    COLOURS,
+    DASHES,
+    GREY,
+    axes_or_new,
+    legend,
+    line,
+    plain,
+    samples,
+    spread,
+)
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -88,9 +98,16 @@ def jacobian_norms(
     if bound is not None and np.shape(bound) != distance.shape:
         raise ValueError(f"bound: got shape {np.shape(bound)}, expected {distance.shape}")
     ax = axes_or_new(ax)
-    line(ax, distance, values, 0, "‖∂h at T / ∂h at t‖")
+    line(ax, distance, values, 0, r"$\|\partial h_T / \partial h_t\|$")
     if bound is not None:
-        ax.plot(distance, np.asarray(bound), color=COLOURS[1], ls="--", lw=1.8, label="(γλ)ᵀ⁻ᵗ")
+        ax.plot(
+            distance,
+            np.asarray(bound),
+            color=COLOURS[1],
+            ls="--",
+            lw=1.8,
+            label=r"bound $(\gamma\lambda)^{T-t}$",
+        )
     _logarithmic(ax, "distance T − t, in steps", "spectral norm")
     return ax
 
@@ -124,7 +141,7 @@ def singular_values(values: ArrayLike, *, ax: Axes | None = None) -> Axes:
         steps, medians["smallest"], medians["largest"], color=COLOURS[0], alpha=0.1, lw=0
     )
     for i, (name, each) in enumerate(medians.items()):
-        ax.plot(steps, each, color=COLOURS[i], lw=1.8, label=name)
+        ax.plot(steps, each, color=COLOURS[i], ls=DASHES[i], lw=1.8, label=name)
     _unity(ax)
     _logarithmic(ax, "step t", "singular values of the step")
     return ax

@@ -22,8 +22,9 @@ def leaf_names(carry: Carry) -> list[str]:
     ]
 
 
-def check_leaf(cell: Cell, carry: Carry, leaf: str | None) -> None:
-    """Raise unless `leaf` is None or a floating-point leaf of `carry`."""
+def check_leaf(cell: Cell, leaf: str | None) -> None:
+    """Raise unless `leaf` is None or a floating-point leaf of the carry."""
+    carry = jax.eval_shape(lambda: cell.carry((), jnp.float32))
     pairs = zip(leaf_names(carry), jax.tree.leaves(carry), strict=True)
     names = [name for name, v in pairs if _is_floating(v)]
     if leaf is not None and leaf not in names:

@@ -3,16 +3,18 @@
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `H` features.
 """
 
+import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._src import inputs
-from gatedrnn._src.diagnostics.replay import replay
+from gatedrnn._src.diagnostics.replay import Replay, replay
 from gatedrnn._src.numerics import matrices_as
-from gatedrnn._src.rule import Carry, Cell, Params, rule_of
+from gatedrnn._src.rule import Carry, Cell, Params, RuledCell, rule_of
 
 
 def gates(
@@ -55,6 +57,12 @@ def gates(
     if rule is None or not rule.gate_names:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule that names its gates")
     run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
+    return _gates(cast(RuledCell, cell), params, run)
+
+
+@functools.partial(jax.jit, static_argnames="cell")
+def _gates(cell: RuledCell, params: Params, run: Replay) -> dict[str, Array]:
+    rule = cell.rule
     params = matrices_as(params, run.xs.dtype)
     _, every = rule.recur(cell, params, run.before, rule.project(cell, params, run.xs))
     return {name: inputs.zero_masked(getattr(every, name), run.mask) for name in rule.gate_names}

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, inputs
 from gatedrnn._src.diagnostics.flat import check_leaf, flatten, unflatten
-from gatedrnn._src.diagnostics.replay import replay
+from gatedrnn._src.diagnostics.replay import Replay, replay
 from gatedrnn._src.elman import Elman, ElmanParams
 from gatedrnn._src.numerics import ACTIVATIONS, accumulator
 from gatedrnn._src.rule import Carry, Cell, Params
@@ -55,9 +55,14 @@ def step_jacobians(
       ValueError: an unknown leaf, and what `gr.unroll` raises.
       TypeError: what `gr.unroll` raises.
     """
+    inputs.check_cell(cell)
+    check_leaf(cell, leaf)
     run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
-    check_leaf(cell, run.before, leaf)
+    return _step_jacobians(cell, leaf, params, run)
 
+
+@functools.partial(jax.jit, static_argnames=("cell", "leaf"))
+def _step_jacobians(cell: Cell, leaf: str | None, params: Params, run: Replay) -> Array:
     def of_a_row(before: Carry, x: Array) -> Array:
         def advance(state: Array) -> Array:
             new, _ = cell.step(params, unflatten(state, before, leaf), x)
@@ -104,6 +109,11 @@ def product_jacobians(jacobians: Array) -> Array:
       ValueError: matrices that are not square.
     """
     jacobians = as_matrices(jacobians, 3)
+    return _products(jacobians)
+
+
+@jax.jit
+def _products(jacobians: Array) -> Array:
     return lax.associative_scan(jnp.matmul, jacobians, reverse=True)
 
 
