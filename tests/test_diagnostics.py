@@ -172,6 +172,37 @@ def test_the_cell_path_alone_is_the_product_of_the_forget_gates():
     assert not np.any(got.h)
 
 
+@dataclasses.dataclass(frozen=True)
+class Counting(Unruled):
+    """Its carry has the number of steps beside it, which is not differentiated."""
+
+    def carry(self, batch_shape, dtype=jnp.float32):
+        return self.cell.carry(batch_shape, dtype), jnp.zeros(batch_shape, jnp.int32)
+
+    def step(self, params, carry, x):
+        new, y = self.cell.step(params, carry[0], x)
+        return (new, carry[1] + 1), y
+
+
+def test_leaves_that_are_not_differentiated():
+    """Gradients and Jacobians are those of the cell without them."""
+    cell, counting = gr.Elman(3), Counting(gr.Elman(3))
+    params, xs = random_params(cell, I), normal(T, B, I)
+
+    def last(carries, ys):
+        return jnp.sum(ys[-1])
+
+    (got, none), want, steps, plain = at_once(
+        lambda: diagnostics.carry_gradients(counting, params, xs, last),
+        lambda: diagnostics.carry_gradients(cell, params, xs, last),
+        lambda: diagnostics.step_jacobians(counting, params, xs),
+        lambda: diagnostics.step_jacobians(cell, params, xs),
+    )
+    assert none is None
+    assert_trees_close(got, want)
+    assert_trees_close(steps, plain)
+
+
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_norms_of_every_leaf(batch):
     """`[T, *B]` for any batch axes, under `jit`; each row is that of its own sequence."""
@@ -257,13 +288,13 @@ def test_gates_are_those_of_the_equations(cell):
     """Of every gated cell with every option, gate by gate in NumPy."""
     params, xs = reference.random_params(cell), normal(T, B, I)
     start = reference.random_carry(cell, (B,))
-    gates = jax.jit(lambda: diagnostics.gates(cell, params, xs, start))()
+    gates = diagnostics.gates(cell, params, xs, start)
     seen, carry = [], start
     arrays = jax.tree.map(np.asarray, params)
     for x in np.asarray(xs):
         seen.append({})
         carry, _ = reference.EQUATIONS[type(cell)](cell, arrays, carry, x, seen[-1])
-    assert set(gates) == set(seen[0])
+    assert list(gates) == list(seen[0])  # in the order of the equations
     for name, gate in gates.items():
         np.testing.assert_allclose(gate, np.stack([step[name] for step in seen]), rtol=1e-12)
 

@@ -57,7 +57,8 @@ def gates(
     if rule is None or not rule.gate_names:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule that names its gates")
     run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
-    return _gates(cast(RuledCell, cell), params, run)
+    found = _gates(cast(RuledCell, cell), params, run)
+    return {name: found[name] for name in rule.gate_names}  # a compiled dict comes back sorted
 
 
 @functools.partial(jax.jit, static_argnames="cell")
