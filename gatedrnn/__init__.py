@@ -9,9 +9,10 @@ from gatedrnn._src.decoding.beam import Beams, beam_search
 from gatedrnn._src.decoding.free_running import generate
 from gatedrnn._src.decoding.token_by_token import Decoded, greedy, sample
 from gatedrnn._src.elman import Elman, ElmanCarry, ElmanParams
-from gatedrnn._src.gru import GRU, GRUCarry, GRUParams
+from gatedrnn._src.gru import GRU
+from gatedrnn._src.gru_rule import GRUCarry, GRUParams
 from gatedrnn._src.jordan import Jordan, JordanCarry, JordanParams
-from gatedrnn._src.layer_norm_gru import LayerNormGRU, LayerNormGRUCarry, LayerNormGRUParams
+from gatedrnn._src.layer_norm_gru import LayerNormGRU, LayerNormGRUParams
 from gatedrnn._src.layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
 from gatedrnn._src.layers.bidirectional import Directions, bidirectional
 from gatedrnn._src.layers.dropout import DropoutCarry, dropout
@@ -69,7 +70,6 @@ __all__ = [
     "LSTMParams",
     "Layer",
     "LayerNormGRU",
-    "LayerNormGRUCarry",
     "LayerNormGRUParams",
     "LayerNormLSTM",
     "LayerNormLSTMParams",

@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
+from gatedrnn._src.gru_rule import GRUCarry
 from gatedrnn._src.normalise import Normalised, normalise, normalise_transposed, scaled
 from gatedrnn._src.numerics import (
     dot,
@@ -37,12 +38,6 @@ class LayerNormGRUParams(NamedTuple):
     recurrent_scale: Array  # γ_h [3H]
     bias: Array | None  # b [3H]
     recurrent_bias: Array | None  # d [H], inside the product that r gates
-
-
-class LayerNormGRUCarry(NamedTuple):
-    """The state between steps: the output `h [*B, H]`."""
-
-    h: Array
 
 
 # The equations (Ba et al. 2016, supplement, the two shifts of r and z in one b).
@@ -111,12 +106,12 @@ def prepare(
 def recur(
     cell: "LayerNormGRU",
     params: LayerNormGRUParams,
-    carry: LayerNormGRUCarry,
+    carry: GRUCarry,
     a: Parts,
     *,
     cell_path_only: bool = False,
     mask: Array | None = None,
-) -> tuple[LayerNormGRUCarry, LayerNormGRUGates]:
+) -> tuple[GRUCarry, LayerNormGRUGates]:
     """One step from the projected input; also all that it makes on its way."""
     (h,) = carry
     read = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
@@ -128,7 +123,7 @@ def recur(
     r, z = jnp.split(sigmoid(x_rz + h_rz), 2, axis=-1)
     n = jnp.tanh(x_n + r * p)
     new = n + (1 - z) * (h.astype(n.dtype) - n)
-    return LayerNormGRUCarry(new.astype(h.dtype)), LayerNormGRUGates(r, z, n, p, a, v)
+    return GRUCarry(new.astype(h.dtype)), LayerNormGRUGates(r, z, n, p, a, v)
 
 
 # The rule, with δ short for δh', and LNᵀ the transpose of the normalisation at what stands behind
@@ -159,8 +154,8 @@ class LayerNormGRULocal(NamedTuple):
 def linearize(
     cell: "LayerNormGRU",
     params: LayerNormGRUParams,
-    before: LayerNormGRUCarry,
-    after: LayerNormGRUCarry,
+    before: GRUCarry,
+    after: GRUCarry,
     gates: LayerNormGRUGates,
 ) -> LayerNormGRULocal:
     """The local derivatives of the steps that lead from `before` to `after`."""
@@ -186,24 +181,24 @@ def backward(
     cell: "LayerNormGRU",
     params: LayerNormGRUParams,
     local: LayerNormGRULocal,
-    dcarry: LayerNormGRUCarry,
+    dcarry: GRUCarry,
     *,
     cell_path_only: bool = False,
     mask: Array | None = None,
-) -> tuple[LayerNormGRUCarry, Array]:
+) -> tuple[GRUCarry, Array]:
     """The reverse step, with transposed kernels: `δh'` -> `δh`."""
     (d,) = dcarry
     dv = _through_products(params, local, _pre_activations(local.recurrent, d))
     kept, through = d * local.keep, masked(dot(dv, params.recurrent_kernel), mask)
-    return LayerNormGRUCarry(kept if cell_path_only else kept + through), d
+    return GRUCarry(kept if cell_path_only else kept + through), d
 
 
 def contract(
     cell: "LayerNormGRU",
     params: LayerNormGRUParams,
     xs: Array,
-    before: LayerNormGRUCarry,
-    after: LayerNormGRUCarry,
+    before: GRUCarry,
+    after: GRUCarry,
     gates: LayerNormGRUGates,
     local: LayerNormGRULocal,
     d: Array,
@@ -280,14 +275,10 @@ class LayerNormGRU:
             recurrent_bias=jnp.zeros(features, dtype) if self.use_bias else None,
         )
 
-    def carry(
-        self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-    ) -> LayerNormGRUCarry:
+    def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> GRUCarry:
         """Zeros, `h [*B, H]` in `dtype`."""
-        return LayerNormGRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
+        return GRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
 
-    def step(
-        self, params: LayerNormGRUParams, carry: LayerNormGRUCarry, x: Array
-    ) -> tuple[LayerNormGRUCarry, Array]:
+    def step(self, params: LayerNormGRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
         """One time step: `x [*B, I]` -> the new carry and the output `[*B, H]`."""
         return ruled_step(self, params, carry, x)

@@ -22,9 +22,11 @@ class Memory(NamedTuple):
 
 
 def unbound(params: Any) -> Any:
-    """`params` as `init` makes them: None in place of every memory."""
+    """`params` as `init` makes them: None in place of every memory; without one, as they are."""
 
-    def without(node: Any) -> Any:
-        return None if isinstance(node, Memory) else node
+    def is_memory(node: Any) -> bool:
+        return isinstance(node, Memory)
 
-    return jax.tree.map(without, params, is_leaf=lambda node: isinstance(node, Memory))
+    if not any(map(is_memory, jax.tree.leaves(params, is_leaf=is_memory))):
+        return params
+    return jax.tree.map(lambda node: None if is_memory(node) else node, params, is_leaf=is_memory)
