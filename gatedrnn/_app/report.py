@@ -34,7 +34,8 @@ def results(task: Task, best: Mapping[str, Best], baselines: Mapping[str, float]
         if ranked:
             rival, mark = ranked[0]
             side = "above" if value > mark else "below"
-            note = f"{criterion.show(abs(value - mark))} {side} {rival}"
+            gap = criterion.show(abs(value - mark)).replace("%", " points")
+            note = f"{gap} {side} {rival}"
         rows.append((f"{name}, step {step}", value, note))
     table = _table([(name, criterion.show(value), note) for name, value, note in rows])
     others = {name: _others(task, best[name]) for name in best}

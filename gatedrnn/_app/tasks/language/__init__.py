@@ -9,11 +9,10 @@ import math
 import shlex
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import gatedrnn as gr
 from gatedrnn._app import config
@@ -28,6 +27,9 @@ from gatedrnn._app.tasks.language.text import (
     prepare,
     training_window,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BITS_PER_NAT = 1.0 / math.log(2.0)
 
@@ -180,7 +182,7 @@ class Language:
         corpus = self.corpus
         return ngram.bits_per_character(corpus.train, corpus.validation, corpus.vocabulary.size)
 
-    def pictures(self, params: Mapping[str, Any]) -> dict[str, Figure | str]:
+    def pictures(self, params: Mapping[str, Any]) -> "dict[str, Figure | str]":
         """None beside the curve."""
         return {}
 
