@@ -65,6 +65,19 @@ features = 8
 layers = 1
 dropout = 0.1
 """,
+    "tagger": """
+[data]
+characters = 500
+held_out = 200
+per_file = 300
+piece = 40
+
+[model]
+embedding = 3
+features = 4
+layers = 1
+dropout = 0.1
+""",
 }
 
 
