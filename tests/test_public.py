@@ -172,7 +172,7 @@ def test_import_needs_nothing_optional():
     """`import gatedrnn` works without what the commands and tests need, and loads no command."""
     program = """
 import sys
-for name in ("optax", "orbax", "flax", "matplotlib", "tqdm", "tomli_w", "hypothesis"):
+for name in ("optax", "orbax", "flax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypothesis"):
     sys.modules[name] = None  # an import of it raises
 import gatedrnn
 assert not [name for name in sys.modules if name.startswith("gatedrnn._app")]

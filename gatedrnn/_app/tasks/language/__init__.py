@@ -18,6 +18,7 @@ import gatedrnn as gr
 from gatedrnn._app import config
 from gatedrnn._app.config import Count, Fraction, Layers, Rate
 from gatedrnn._app.errors import CommandError
+from gatedrnn._app.run_folder import DATA, RunFolder
 from gatedrnn._app.task import Criterion
 from gatedrnn._app.tasks.language import ngram
 from gatedrnn._app.tasks.language.text import (
@@ -194,9 +195,11 @@ class Language:
         return [f"gatedrnn sample {shlex.quote(folder)}{prompt}"]
 
 
-def vocabulary_of(stored: dict[str, Any]) -> Vocabulary:
-    """The vocabulary among what is stored with a run."""
-    characters = stored.get("characters")
+def vocabulary_of(run: RunFolder) -> Vocabulary:
+    """The vocabulary that is stored with a run."""
+    characters = run.stored().get("characters")
     if not (isinstance(characters, str) and characters):
-        raise CommandError("cannot read data.json: it does not hold the characters of a text")
+        raise CommandError(
+            f"cannot read {run.path / DATA}: it does not hold the characters of a text"
+        )
     return Vocabulary(characters)
