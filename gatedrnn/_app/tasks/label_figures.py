@@ -31,7 +31,7 @@ def per_class(values: Mapping[str, np.ndarray], classes: Sequence[str], measure:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
-    axes.legend(frameon=False, ncols=len(values), loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    figure.legend(frameon=False, ncols=2, loc="outside upper right")
     return figure
 
 

@@ -128,7 +128,8 @@ class Tagger:
         networks = {name: self._network(name, values) for name, values in params.items()}
         guesses = self._guesses() | networks
         pairs = {name: self.corpus.pair(self.corpus.test, guess) for name, guess in guesses.items()}
-        f1 = {name: scores(pair, len(KINDS)).f1 for name, pair in pairs.items()}
+        shown = ("a table of trigrams", *networks)
+        f1 = {name: scores(pairs[name], len(KINDS)).f1 for name in shown}
         pictures: dict[str, Figure | str] = {
             "scores.png": label_figures.per_class(f1, KINDS, "F1, test"),
             "scores.md": score_table(pairs, KINDS),
