@@ -36,6 +36,23 @@ cells = ["LSTM"]
 features = 3
 dropout = 0.1
 """,
+    "frames": """
+[data]
+seed = 0
+utterances = 5
+held_out = 2
+syllables = [1, 1]
+
+[model]
+features = 3
+layers = 1
+dropout = 0.1
+
+[classifier]
+features = 4
+layers = 2
+dropout = 0.1
+""",
     "language": """
 [data]
 path = "text.txt"
@@ -45,6 +62,19 @@ window = 8
 [model]
 embedding = 4
 features = 8
+layers = 1
+dropout = 0.1
+""",
+    "tagger": """
+[data]
+characters = 500
+held_out = 200
+per_file = 300
+piece = 40
+
+[model]
+embedding = 3
+features = 4
 layers = 1
 dropout = 0.1
 """,
