@@ -36,6 +36,19 @@ cells = ["LSTM"]
 features = 3
 dropout = 0.1
 """,
+    "forecast": """
+[data]
+length = 200
+seed = 0
+snr_db = 30.0
+context = 6
+horizon = 3
+every = 2
+
+[model]
+cells = ["LSTM"]
+features = 3
+""",
     "language": """
 [data]
 path = "text.txt"
