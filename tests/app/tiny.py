@@ -29,7 +29,6 @@ features = 3
     "digits": """
 [data]
 read_by = "rows"
-held_out_fraction = 0.9
 
 [model]
 cells = ["LSTM"]

@@ -1,8 +1,8 @@
 """Forecasting a chaotic series from readings with noise: one step ahead, and free-running.
 
-A network reads a context, and from its end on feeds on its own outputs. It is trained as it is used:
-the gradient goes back through the free run into the context. Training sees the sensor alone, with
-its noise; the errors that are reported are from the series without noise.
+A network reads a context, and from its end on feeds on its own outputs. It is trained as it is
+used: the gradient goes back through the free run into the context. Training sees the sensor alone,
+with its noise; the errors that are reported are from the series without noise.
 
 Axes: P readings of a context, H horizons, B forecasts.
 """
