@@ -26,6 +26,16 @@ held_out = 8
 cells = ["Elman", "GRU"]
 features = 3
 """,
+    "digit_writer": """
+[data]
+samples = 1
+
+[model]
+cells = ["GRU"]
+embedding = 2
+features = 3
+dropout = 0.1
+""",
     "digits": """
 [data]
 read_by = "rows"

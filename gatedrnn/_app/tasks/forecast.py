@@ -152,7 +152,7 @@ class Forecast:
 
     def evaluate(self, name: str, params: Any) -> dict[str, float]:
         """The mean over horizons, that of one step and of the last; for the test part, too."""
-        measures = {}
+        measures: dict[str, float] = {}
         for label, part in (("", self.parts.validation), ("test: ", self.parts.test)):
             errors = self._errors(self.predictions(name, params, part), part)
             measures |= {
