@@ -151,6 +151,7 @@ LOGITS = [0.3, -1.0, 1.5, 0.3, -np.inf, 0.9]
         {},
         {"temperature": 0.5},
         {"temperature": 3.0},
+        {"temperature": 1e308},
         {"top_k": 1},
         {"top_k": 3},
         {"top_k": 100},

@@ -26,10 +26,19 @@ held_out = 8
 cells = ["Elman", "GRU"]
 features = 3
 """,
+    "digit_writer": """
+[data]
+samples = 1
+
+[model]
+cells = ["GRU"]
+embedding = 2
+features = 3
+dropout = 0.1
+""",
     "digits": """
 [data]
 read_by = "rows"
-held_out_fraction = 0.9
 
 [model]
 cells = ["LSTM"]
@@ -52,6 +61,19 @@ dropout = 0.1
 features = 4
 layers = 2
 dropout = 0.1
+""",
+    "forecast": """
+[data]
+length = 200
+seed = 0
+snr_db = 30.0
+context = 6
+horizon = 3
+every = 2
+
+[model]
+cells = ["LSTM"]
+features = 3
 """,
     "language": """
 [data]

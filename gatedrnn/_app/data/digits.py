@@ -3,6 +3,7 @@
 Axes: N images, T steps, F features of a step.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +54,21 @@ def load(*, seed: int = 0, validation_fraction: float = 0.1, test_fraction: floa
     orders = [rng.permutation(np.concatenate(part)) for part in parts]
     validation, test, train = (Images(images[order], labels[order]) for order in orders)
     return Digits(train, validation, test)
+
+
+def reader(part: Images) -> Callable[[np.ndarray], np.ndarray]:
+    """Logistic regression on all the pixels, fitted on `part`.
+
+    It takes images [N, SIDE, SIDE] to digits [N]: the classifier to beat, and one that tells
+    whether what a network draws can be read.
+    """
+    from sklearn.linear_model import (  # type: ignore[import-untyped, unused-ignore]
+        LogisticRegression,
+    )
+
+    flat = part.images.reshape(len(part.images), -1)
+    fitted = LogisticRegression(max_iter=1000).fit(flat, part.labels)
+    return lambda images: fitted.predict(images.reshape(len(images), -1))
 
 
 def rows(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Annotated
 from gatedrnn._app import config
 from gatedrnn._app.config import Config
 
-NAMES = ("adding", "digits", "frames", "language", "tagger")
+NAMES = ("adding", "digit_writer", "digits", "forecast", "frames", "language", "tagger")
 
 Name = Annotated[str, config.one_of(*NAMES)]
 

@@ -12,27 +12,24 @@ import jax
 import numpy as np
 import optax  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
 import gatedrnn as gr
 from gatedrnn._app import config
-from gatedrnn._app.config import Count, Fraction, Rate, one_of
-from gatedrnn._app.errors import CommandError
+from gatedrnn._app.config import Count, Rate, one_of
+from gatedrnn._app.data import digits
+from gatedrnn._app.data.digits import CLASSES, Images
 from gatedrnn._app.figures import confusion
 from gatedrnn._app.task import Criterion
 from gatedrnn._app.tasks.common import CELLS, Cells, digest, shuffled
 
-STEPS = {"rows": 8, "pixels": 64}  # of an image of 8 × 8
-CLASSES = 10
+READ = {"rows": digits.rows, "pixels": digits.pixels}
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """scikit-learn's digits, of which `held_out_fraction` are for the evaluation."""
+    """scikit-learn's digits: 70 % to train on, 10 % to validate, 20 % to test."""
 
-    read_by: Annotated[str, one_of(*STEPS)]
-    held_out_fraction: Fraction
+    read_by: Annotated[str, one_of(*READ)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,66 +98,60 @@ def predict(params: Any, xs: jax.Array, *, model: Classifier) -> jax.Array:
 
 
 class Digits:
-    """The images in two parts, and the classifiers that read them."""
+    """The images in three parts, and the classifiers that read them."""
 
     criterion = Criterion("accuracy", "held-out accuracy", higher=True, format=".1%")
     unit = "image"
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
-        images, labels = load_digits(return_X_y=True)
-        count = round(len(labels) * data.held_out_fraction)
-        if not 0 < count < len(labels):
-            raise CommandError(
-                f"data.held_out_fraction: got {data.held_out_fraction}, which parts the"
-                f" {len(labels)} images into {len(labels) - count} and {count}"
-            )
-        order = np.random.default_rng(0).permutation(len(labels))  # the same for every seed
-        images, labels = (images[order] / 16).astype(np.float32), labels[order].astype(np.int32)
-        self.held, self.rest = (images[:count], labels[:count]), (images[count:], labels[count:])
-        self._steps = STEPS[data.read_by]
-        features = images.shape[1] // self._steps
+        self.train, self.validation, self.test = digits.load()  # the same for every seed
+        self._sequences = READ[data.read_by]
+        steps, _, features = self._sequences(self.train.images).shape
         self.models = {
             cell: Classifier(cell, model.features, model.dropout, features) for cell in model.cells
         }
         self.amount, self._seed = train.batch, train.seed
         self.data = (
-            f"scikit-learn's digits by {data.read_by}, {self._steps} × {features}:"
-            f" {len(labels) - count:,} to train on"
+            f"scikit-learn's digits by {data.read_by}, {steps} × {features}:"
+            f" {len(self.train.labels):,} to train on, {len(self.test.labels):,} to test"
         )
-        self.held_out = f"{count:,} digits that were not trained on"
-        self.stored = {"sha256": digest(images, labels)}
+        self.held_out = f"{len(self.validation.labels):,} digits that were not trained on"
+        self.stored = {"sha256": digest(*self.train, *self.validation, *self.test)}
 
     def batch(self, step: int) -> Batch:
         """The images of a step."""
-        images, labels = self.rest
+        images, labels = self.train
         chosen = shuffled(len(labels), self.amount, step, self._seed)
         return Batch(self._sequences(images[chosen]), labels[chosen])
 
     def evaluate(self, name: str, params: Any) -> dict[str, float]:
-        """The accuracy on the held-out images."""
-        return {"accuracy": float(np.mean(self.predictions(name, params) == self.held[1]))}
+        """The accuracy on the validation and on the test images."""
+        return {
+            measure: float(np.mean(self.predictions(name, params, part) == part.labels))
+            for measure, part in (("accuracy", self.validation), ("test: accuracy", self.test))
+        }
 
-    def predictions(self, name: str, params: Any) -> np.ndarray:
-        """What the model makes of each of the held-out images, int32 [N]."""
-        return np.asarray(predict(params, self._sequences(self.held[0]), model=self.models[name]))
+    def predictions(self, name: str, params: Any, part: Images) -> np.ndarray:
+        """What the model makes of each of the images of `part`, int32 [N]."""
+        return np.asarray(predict(params, self._sequences(part.images), model=self.models[name]))
 
     def baselines(self) -> dict[str, float]:
         """The most frequent digit, and logistic regression on all the pixels at once."""
-        images, labels = self.held
-        frequent = np.bincount(self.rest[1]).argmax()
-        logistic = LogisticRegression(max_iter=1000).fit(*self.rest)
+        images, labels = self.validation
+        frequent = np.bincount(self.train.labels).argmax()
+        read = digits.reader(self.train)(images)
         return {
             "the most frequent digit": float(np.mean(labels == frequent)),
-            "logistic regression": float(np.mean(labels == logistic.predict(images))),
+            "logistic regression": float(np.mean(labels == read)),
         }
 
     def pictures(self, params: Mapping[str, Any]) -> dict[str, Figure | str]:
         """What is taken for what, and the images that are taken for something else."""
         pictures: dict[str, Figure | str] = {}
-        images, labels = self.held
+        images, labels = self.test
         for name, values in params.items():
-            got = self.predictions(name, values)
+            got = self.predictions(name, values, self.test)
             pictures[f"{name}_confusion.png"] = confusion(labels, got, list("0123456789"), name)
             wrong = np.flatnonzero(got != labels)
             if len(wrong):
@@ -173,13 +164,9 @@ class Digits:
         """None."""
         return []
 
-    def _sequences(self, images: np.ndarray) -> np.ndarray:
-        """Images [B, 64] -> [T, B, I]."""
-        return np.moveaxis(images.reshape(len(images), self._steps, -1), 0, 1)
-
 
 def mistakes(images: np.ndarray, labels: np.ndarray, got: np.ndarray, title: str) -> Figure:
-    """At most 24 of `images` [N, 64], each with its digit and the one it was taken for."""
+    """At most 24 of `images` [N, 8, 8], each with its digit and the one it was taken for."""
     shown, columns, tile = min(len(images), 24), 8, 11  # pixels, with a margin
     rows = -(-shown // columns)
     sheet = np.zeros((rows * tile, columns * tile), np.float32)
@@ -187,7 +174,7 @@ def mistakes(images: np.ndarray, labels: np.ndarray, got: np.ndarray, title: str
     axes = figure.add_subplot()
     for index in range(shown):
         top, left = (tile * place for place in divmod(index, columns))
-        sheet[top + 3 : top + tile, left : left + 8] = images[index].reshape(8, 8)
+        sheet[top + 3 : top + tile, left : left + 8] = images[index]
         words = f"{labels[index]} taken for {got[index]}"
         axes.text(left + 3.5, top + 1, words, ha="center", va="center", fontsize=8)
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1)

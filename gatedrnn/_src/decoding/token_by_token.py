@@ -170,8 +170,10 @@ def _draw(logits: Array, gumbel: Array, temperature: Any, top_p: Any) -> Array:
     """An index into `logits [*B, v]` (in descending order, with `top_p`), `[*B]`."""
     temperature = jnp.asarray(temperature).astype(logits.dtype)
     least = jnp.finfo(logits.dtype).tiny
-    # the greatest becomes 0, which no temperature, however low, makes infinite
-    scaled = (logits - logits.max(axis=-1, keepdims=True)) / jnp.maximum(temperature, least)
+    # the greatest becomes 0, which no temperature, however low, makes infinite; and none is so high
+    # that its reciprocal is 0, which would make minus infinity NaN
+    scaled = logits - logits.max(axis=-1, keepdims=True)
+    scaled /= jnp.clip(temperature, least, 1 / least)
     if top_p is not None:
         top_p = jnp.asarray(top_p).astype(logits.dtype)
         probs = jax.nn.softmax(scaled, axis=-1)

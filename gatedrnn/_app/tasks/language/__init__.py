@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import gatedrnn as gr
@@ -22,6 +23,7 @@ from gatedrnn._app.run_folder import DATA, RunFolder
 from gatedrnn._app.task import Criterion
 from gatedrnn._app.tasks.language import ngram
 from gatedrnn._app.tasks.language.text import (
+    UNKNOWN,
     Vocabulary,
     evaluation_windows,
     load_text,
@@ -120,6 +122,14 @@ class LanguageModel:
         body = gr.stack(*self.net.layers[:-1])
         new, hs = body.apply(params[:-1], inputs, carry[:-1], key=key)
         return (*new, carry[-1]), gr.softmax_cross_entropy(params[-1], hs, targets)
+
+    def step(self, params: Any, carry: Any, token: jax.Array) -> tuple[Any, jax.Array]:
+        """The carry after one token [B], and the logits [B, V] to draw the next from.
+
+        The unknown symbol is never drawn: its logit is minus infinity.
+        """
+        carry, logits = self.net.step(params, carry, token)
+        return carry, logits.at[..., UNKNOWN].set(-jnp.inf)
 
 
 @partial(jax.jit, static_argnames="model")

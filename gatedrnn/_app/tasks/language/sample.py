@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import gatedrnn as gr
 from gatedrnn._app import checkpoints, run_folder, tasks
-from gatedrnn._app.config import HUGE, TINY
+from gatedrnn._app.config import HUGE
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.run_folder import BEST, CONFIG
 from gatedrnn._app.tasks import language
-from gatedrnn._app.tasks.language.text import UNKNOWN, Vocabulary
+from gatedrnn._app.tasks.language.text import Vocabulary
 
 
 def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int) -> int:
@@ -49,7 +50,7 @@ def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int)
 
     print(prompt, end="", flush=True)
     for character in continuation(
-        model.net,
+        model,
         params,
         vocabulary,
         prompt or vocabulary.start,
@@ -63,7 +64,7 @@ def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int)
 
 
 def continuation(
-    net: Any,
+    model: language.LanguageModel,
     params: Any,
     vocabulary: Vocabulary,
     prompt: str,
@@ -77,28 +78,29 @@ def continuation(
     Temperature 0 takes the likeliest character; otherwise the logits are divided by it. The unknown
     symbol is never drawn.
     """
-    temperature = min(temperature, HUGE) if temperature >= TINY else 0.0  # within float32
     key = jax.random.key(seed)
-    carry = net.carry((1,), params=params)
-    for token in vocabulary.encode(prompt):
-        carry, logits = _step(params, carry, jnp.full((1,), token, jnp.int32), net=net)
+    scale = jnp.float32(min(temperature, HUGE))
+    carry = model.carry(params, 1)
+    *first, last = jnp.asarray(vocabulary.encode(prompt)[:, None])
+    for token in first:
+        carry, _ = _next(params, carry, token, key, scale, model=model)
     for index in range(length):
-        chosen = _draw(logits, jnp.float32(temperature), jax.random.fold_in(key, index))
-        yield vocabulary.decode(int(chosen[0]))
-        carry, logits = _step(params, carry, chosen, net=net)
+        step_key = jax.random.fold_in(key, index)
+        carry, last = _next(params, carry, last, step_key, scale, model=model)
+        yield vocabulary.decode(int(last[0]))
 
 
-@partial(jax.jit, static_argnames="net")
-def _step(params: Any, carry: Any, token: jax.Array, *, net: Any) -> tuple[Any, jax.Array]:
-    return net.step(params, carry, token)
-
-
-@jax.jit
-def _draw(logits: jax.Array, temperature: jax.Array, key: jax.Array) -> jax.Array:
-    """One token for each row of `logits` [B, V], int32 [B]; `temperature` is a scalar."""
-    logits = logits[:, UNKNOWN + 1 :]
-    # the greatest becomes 0, which no temperature, however low, makes infinite
-    logits -= logits.max(axis=-1, keepdims=True)
-    drawn = jax.random.categorical(key, logits / jnp.where(temperature > 0, temperature, 1.0))
-    chosen = jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1))
-    return chosen.astype(jnp.int32) + (UNKNOWN + 1)
+@partial(jax.jit, static_argnames="model")
+def _next(
+    params: Any,
+    carry: Any,
+    token: jax.Array,
+    key: jax.Array,
+    temperature: jax.Array,
+    *,
+    model: language.LanguageModel,
+) -> tuple[Any, jax.Array]:
+    """The carry after `token` [B], and the token [B] that is drawn to follow it."""
+    step = jax.tree_util.Partial(model.step, params)
+    drawn = gr.sample(step, carry, token, key, max_length=1, temperature=temperature)
+    return drawn.carry, drawn.tokens[-1]

@@ -4,12 +4,12 @@ Axes: N characters of a text, T steps of a window, B streams, W windows.
 """
 
 import hashlib
-import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+import gatedrnn as gr
 from gatedrnn._app.errors import CommandError, reason
 
 UNKNOWN = 0  # the token of every character that the training text does not contain
@@ -126,16 +126,5 @@ def evaluation_windows(tokens: np.ndarray, *, window: int, batch: int) -> Window
     There are fewer streams where `batch` of them would be shorter than one window each.
     """
     targets = len(tokens) - 1
-    streams = min(batch, max(1, targets // window))
-    length = math.ceil(targets / streams)  # of one stream; the last may end before it
-    count = math.ceil(length / window)
-    step = np.arange(count * window)[:, None]
-    index = step + np.arange(streams) * length  # [W * T, B], of the input
-    valid = (step < length) & (index < targets)
-    index = np.where(valid, index, 0)
-    shape = (count, window, streams)
-    return Windows(
-        inputs=tokens[index].reshape(shape),
-        targets=tokens[index + 1].reshape(shape),
-        weights=valid.astype(np.float32).reshape(shape),
-    )
+    cut = gr.windows(targets, window=window, batch=min(batch, max(1, targets // window)))
+    return Windows(tokens[cut.steps], tokens[cut.steps + 1], cut.mask.astype(np.float32))
