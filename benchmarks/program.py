@@ -27,6 +27,7 @@ class Program:
     answer: Callable[[], dict[str, np.ndarray]]  # what all candidates must agree on
     compile_seconds: float | None = None
     temporary_bytes: int | None = None  # XLA's own account; None where there is none
+    hlo: Callable[[], str] | None = None  # what XLA made of it, as text
 
 
 def jax_programs(
@@ -89,6 +90,7 @@ def compiled(
         answer=lambda: answer(executable(*arguments)),
         compile_seconds=seconds,
         temporary_bytes=None if memory is None else int(memory.temp_size_in_bytes),
+        hlo=executable.as_text,
     )
 
 

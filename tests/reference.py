@@ -57,7 +57,23 @@ def _gru():
         yield _join("gru", reset, update, _biased(bias)), cell
 
 
-ALL_CELLS = dict(itertools.chain(_elman(), _jordan(), _lstm(), _gru()))
+def _layer_norm():
+    for bias in (True, False):
+        yield _join("layer-norm-lstm", _biased(bias)), gr.LayerNormLSTM(FEATURES, use_bias=bias)
+        yield _join("layer-norm-gru", _biased(bias)), gr.LayerNormGRU(FEATURES, use_bias=bias)
+
+
+def _wrapped():
+    """With their expectations, and with what no mask changes: see `test_regularisation`."""
+    lstm = gr.LSTM(FEATURES, peephole="diagonal", projection=PROJECTION)
+    yield "zoneout-lstm", gr.Zoneout(lstm, h=0.2, c=0.4)
+    yield "zoneout-gru", gr.Zoneout(gr.GRU(FEATURES), h=0.3)
+    dropped = gr.RecurrentDropout(gr.LayerNormLSTM(FEATURES), 0.4)
+    yield "zoneout-dropout-layer-norm-lstm", gr.Zoneout(dropped, c=0.25)
+    yield "dropout-elman", gr.RecurrentDropout(gr.Elman(FEATURES), 0.4)
+
+
+ALL_CELLS = dict(itertools.chain(_elman(), _jordan(), _lstm(), _gru(), _layer_norm(), _wrapped()))
 """Every cell with every option, by name."""
 
 _JORDAN_SAMPLE = (
@@ -121,8 +137,11 @@ def jordan(cell, p, carry, x):
     return carry._replace(o=o), o
 
 
-def lstm(cell, p, carry, x):
-    """Gates `i, f, g, o`; coupled: `i, g, o` and `f = 1 - i`; `r_t = m_t R` with a projection."""
+def lstm(cell, p, carry, x, seen=None):
+    """Gates `i, f, g, o`; coupled: `i, g, o` and `f = 1 - i`; `r_t = m_t R` with a projection.
+
+    A dict `seen` is told what the gates were.
+    """
     r, c = carry.h, carry.c
     gates = "igo" if cell.coupled else "ifgo"
     W_x, W_r, b = (_per_gate(gates, w) for w in (p.kernel, p.recurrent_kernel, p.bias))
@@ -138,10 +157,12 @@ def lstm(cell, p, carry, x):
     o = sigmoid(x @ W_x["o"] + r @ W_r["o"] + _peep(c, p.output_peephole) + b["o"])
     m = o * np.tanh(c)
     r = m if cell.projection is None else m @ p.projection_kernel
+    if seen is not None:
+        seen.update(i=i, f=f, o=o)
     return carry._replace(h=r, c=c), r
 
 
-def gru(cell, p, carry, x):
+def gru(cell, p, carry, x, seen=None):
     """Gates `r, z, n`; the reset gate before or after the product, the update gate both ways."""
     h = carry.h
     W_x, W_h, b = (_per_gate("rzs", w) for w in (p.kernel, p.recurrent_kernel, p.bias))
@@ -153,8 +174,53 @@ def gru(cell, p, carry, x):
     else:
         s = x @ W_x["s"] + b["s"] + r * (h @ W_h["s"] + _or_0(p.recurrent_bias))
     n = np.tanh(s)
+    if seen is not None:
+        seen.update(r=r, z=z)
     h = (1.0 - z) * h + z * n if cell.update == "writes" else z * h + (1.0 - z) * n
     return carry._replace(h=h), h
+
+
+def layer_norm_lstm(cell, p, carry, x):
+    """Both products normalised over all gates at once, the memory on its way out."""
+    a = _layer_norm_of(x @ p.kernel, p.scale) + _or_0(p.bias)
+    a = a + _layer_norm_of(carry.h @ p.recurrent_kernel, p.recurrent_scale)
+    i, f, g, o = np.split(a, 4, axis=-1)
+    c = sigmoid(f) * carry.c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(_layer_norm_of(c, p.memory_scale) + _or_0(p.memory_bias))
+    return carry._replace(h=h, c=c), h
+
+
+def layer_norm_gru(cell, p, carry, x):
+    """`r` and `z` normalised together, the candidate by itself, both products apart."""
+    h, size = carry.h, 2 * cell.features
+    W_rz, W_n = np.split(p.kernel, [size], axis=-1)
+    U_rz, U_n = np.split(p.recurrent_kernel, [size], axis=-1)
+    x_rz, x_n = np.split(p.scale, [size])
+    h_rz, h_n = np.split(p.recurrent_scale, [size])
+    b_rz, b_n = (0.0, 0.0) if p.bias is None else np.split(p.bias, [size])
+    rz = sigmoid(_layer_norm_of(x @ W_rz, x_rz) + _layer_norm_of(h @ U_rz, h_rz) + b_rz)
+    r, z = np.split(rz, 2, axis=-1)
+    inside = _layer_norm_of(h @ U_n, h_n) + _or_0(p.recurrent_bias)
+    n = np.tanh(_layer_norm_of(x @ W_n, x_n) + b_n + r * inside)
+    h = (1.0 - z) * h + z * n
+    return carry._replace(h=h), h
+
+
+def zoneout(cell, p, carry, x):
+    """Without a key: every unit keeps the share of its rate."""
+    made, _ = step(cell.cell, p, carry, x)
+    rates = (cell.h, cell.c)
+    mixed = [d * old + (1.0 - d) * new for d, old, new in zip(rates, carry, made, strict=False)]
+    return type(carry)(*mixed), mixed[0]
+
+
+def recurrent_dropout(cell, p, carry, x):
+    """Without a key: the cell itself."""
+    return step(cell.cell, p, carry, x)
+
+
+def _layer_norm_of(v, gain):
+    return gain * (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + 1e-5)
 
 
 def _per_gate(gates, stacked):
@@ -175,7 +241,16 @@ def _or_0(value):
 
 # Through time -----------------------------------------------------------------------------------
 
-EQUATIONS = {gr.Elman: elman, gr.Jordan: jordan, gr.LSTM: lstm, gr.GRU: gru}
+EQUATIONS = {
+    gr.Elman: elman,
+    gr.Jordan: jordan,
+    gr.LSTM: lstm,
+    gr.GRU: gru,
+    gr.LayerNormLSTM: layer_norm_lstm,
+    gr.LayerNormGRU: layer_norm_gru,
+    gr.Zoneout: zoneout,
+    gr.RecurrentDropout: recurrent_dropout,
+}
 
 
 def step(cell, params, carry, x):

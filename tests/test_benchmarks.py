@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import hlo, report, store, targets, timing
+from benchmarks import hlo, profiling, report, store, targets, timing
 from benchmarks import markdown as md
 from benchmarks.measure import DISAGREES, measure
-from benchmarks.problem import CELLS, GRID
+from benchmarks.problem import CELLS, GRID, Problem
 from benchmarks.program import Program
 from benchmarks.settings import Settings
-from benchmarks.tables import TABLES
+from benchmarks.tables import TABLES, registry
 
 ROOT = Path(__file__).parent.parent
 PNG = b"\x89PNG\r\n"
@@ -269,6 +269,26 @@ def test_what_fails_or_disagrees_is_named_and_not_timed(monkeypatch):
     assert "GB" in row["failed"]["huge"]
     assert row["errors"] == {"same": 0.0}
     assert measure([("broken", broken)], QUICK)["candidates"] == {}
+
+
+def test_the_profile_knows_the_phases():
+    """Each of the five, and gates computed again, is found in what runs; no loop counts twice."""
+    problem = Problem("LSTM", 12, 3, 4, 8)
+    (build,) = [build for _, build in registry.builds(("gatedrnn",), problem, "train")]
+    figures = profiling.profile(build(), runs=2)
+    assert set(figures["phases"]) == set(profiling.PARTS)
+    assert all(seconds > 0 for seconds in figures["phases"].values())
+    assert 0 < figures["products"] < sum(figures["phases"].values())
+    events = [
+        {"ph": "X", "dur": 5, "args": {"hlo_op": "while.1"}},
+        {"ph": "X", "dur": 2, "args": {"hlo_op": "dot.1"}},
+        {"ph": "X", "dur": 3, "args": {"hlo_op": "add.1"}},
+        {"ph": "M", "args": {"hlo_op": "dot.1"}},
+    ]
+    names = {"dot.1": "jit(f)/transpose(jvp(jit(run)))/recur/dot_general", "add.1": "jit(f)/add"}
+    phases, products = profiling._parts(events, names)
+    assert phases == pytest.approx({"recompute": 2e-6, "moving": 3e-6})
+    assert products == pytest.approx(2e-6)
 
 
 def test_collectives_by_loop():

@@ -196,8 +196,18 @@ def test_only_the_arrays_that_the_options_name_exist(cell):
 
 def expected_shapes(cell):
     n, m = reference.FEATURES, reference.IN_FEATURES
+    if isinstance(cell, gr.Zoneout | gr.RecurrentDropout):
+        return expected_shapes(cell.cell)
     biased = cell.use_bias
     match cell:
+        case gr.LayerNormLSTM():
+            shapes = {"kernel": (m, 4 * n), "recurrent_kernel": (n, 4 * n), "scale": (4 * n,)}
+            shapes |= {"recurrent_scale": (4 * n,), "memory_scale": (n,)}
+            return shapes | ({"bias": (4 * n,), "memory_bias": (n,)} if biased else {})
+        case gr.LayerNormGRU():
+            shapes = {"kernel": (m, 3 * n), "recurrent_kernel": (n, 3 * n), "scale": (3 * n,)}
+            shapes |= {"recurrent_scale": (3 * n,)}
+            return shapes | ({"bias": (3 * n,), "recurrent_bias": (n,)} if biased else {})
         case gr.Elman():
             shapes = {"kernel": (m, n), "recurrent_kernel": (n, n)}
             return shapes | ({"bias": (n,)} if biased else {})
@@ -239,6 +249,9 @@ DTYPED = [
     gr.LSTM(4, peephole="full", coupled=True),
     gr.GRU(4),
     gr.GRU(4, reset="after", update="keeps"),
+    gr.LayerNormLSTM(4),
+    gr.LayerNormGRU(4),
+    gr.Zoneout(gr.LSTM(4), h=0.2, c=0.4),
 ]
 dtyped = pytest.mark.parametrize("cell", DTYPED, ids=repr)
 LOWER = {jnp.float32: 2e-6, jnp.bfloat16: 3e-2}  # with the tolerance of each
@@ -247,7 +260,8 @@ LOWER = {jnp.float32: 2e-6, jnp.bfloat16: 3e-2}  # with the tolerance of each
 def carry_dtypes(cell, dtype):
     """What a carry holds for inputs of `dtype`: the same, but the LSTM's `c` at least float32."""
     dtype = jnp.dtype(dtype)
-    if isinstance(cell, gr.LSTM):
+    cell = cell.cell if isinstance(cell, gr.Zoneout) else cell
+    if isinstance(cell, gr.LSTM | gr.LayerNormLSTM):
         return (dtype, jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype)
     return (dtype,)
 

@@ -22,6 +22,8 @@ CELLS = {
     "lstm-full-coupled": gr.LSTM(4, peephole="full", coupled=True),
     "gru-before": gr.GRU(4),
     "gru-after": gr.GRU(4, reset="after", update="keeps"),
+    "layer-norm-lstm": gr.LayerNormLSTM(4),
+    "layer-norm-gru": gr.LayerNormGRU(4),
 }
 
 

@@ -13,7 +13,18 @@ import gatedrnn as gr
 
 PACKAGE = Path(gr.__file__).parent
 SOURCES = sorted((PACKAGE / "_src").rglob("*.py"))
-CELLS = {"elman", "jordan", "lstm", "gru"}
+CELLS = {
+    "attention",
+    "elman",
+    "jordan",
+    "lstm",
+    "gru",
+    "layer_norm_lstm",
+    "layer_norm_gru",
+    "zoneout",
+    "recurrent_dropout",
+}
+TREE_CELLS = {"tree_rnn", "tree_lstm"}
 
 in_all = pytest.mark.parametrize("name", gr.__all__)
 in_source = pytest.mark.parametrize(
@@ -63,6 +74,24 @@ def test_docstrings_mention_every_parameter(name):
     assert [item for item in documented_names(value) if f"{item}:" not in doc] == []
 
 
+MODULES = [value for name in gr.__all__ if inspect.ismodule(value := getattr(gr, name))]
+in_modules = pytest.mark.parametrize(
+    "value",
+    [getattr(module, name) for module in MODULES for name in module.__all__],
+    ids=[f"{module.__name__}.{name}" for module in MODULES for name in module.__all__],
+)
+
+
+@in_modules
+def test_names_of_public_modules_are_documented(value):
+    """As those of the package are; arguments may be said to be those of another function."""
+    doc = inspect.getdoc(value)
+    assert doc
+    assert not doc.startswith(f"{value.__name__}(")
+    if "Args and errors are those of" not in doc:
+        assert [item for item in documented_names(value) if f"{item}:" not in doc] == []
+
+
 def test_nothing_else_is_public():
     """What `dir` shows is `__all__` and modules that start with an underscore."""
     assert {name for name in dir(gr) if not name.startswith("_")} == set(gr.__all__)
@@ -72,10 +101,18 @@ def test_nothing_else_is_public():
 # Which module imports which ---------------------------------------------------------------------
 
 
+class WhatRuns(ast.NodeTransformer):
+    """Leaves out what stands under `if TYPE_CHECKING:`."""
+
+    def visit_If(self, node):
+        for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if for_types else self.generic_visit(node)
+
+
 def imports(path):
     """The absolute names of all modules that a file imports, or imports something from."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(WhatRuns().visit(ast.parse(path.read_text()))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -94,6 +131,7 @@ def path_of(module):
 def reached_from(name):
     """The names of all modules of `_src` that importing one of them runs, itself left out."""
     start = path_of(f"gatedrnn._src.{name}")
+    assert start is not None
     seen, left = set(), [start]
     while left:
         path = left.pop()
@@ -110,6 +148,22 @@ def test_cells_never_import_the_engine(cell):
     assert "rule" in reached
     assert not reached & {"engine", "plan", "unroll"}
     assert not reached & CELLS
+
+
+@pytest.mark.parametrize("cell", sorted(TREE_CELLS))
+def test_tree_cells_never_import_an_engine(cell):
+    """Neither that of trees nor that of sequences, nor another cell."""
+    reached = reached_from(f"tree.{cell}")
+    assert "rule" in reached
+    assert not reached & {"engine", "plan", "unroll", "fold", *CELLS}
+    assert not reached & (TREE_CELLS - {cell})
+
+
+def test_the_tree_engine_never_imports_a_cell():
+    """Nor the engine of sequences."""
+    reached = reached_from("tree.engine")
+    assert "forest" in reached
+    assert not reached & (CELLS | TREE_CELLS | {"engine", "plan", "unroll"})
 
 
 def test_the_read_out_never_imports_a_recurrence():
@@ -143,13 +197,29 @@ def loops_in(path):
     return found & LOOPS
 
 
+MAY_LOOP = {
+    "engine": {"scan", "custom_vjp"},  # over time
+    "tree/engine": {"scan", "custom_vjp"},  # over the levels of trees
+    "readout": {"scan", "custom_vjp"},  # over the vocabulary
+    "decoding/token_by_token": {"while_loop"},  # until every row has ended
+    "decoding/beam": {"while_loop", "scan"},  # the same, and back from the last step
+    "decoding/free_running": {"scan"},
+    "seq2seq": {"scan"},  # over the steps of a picture
+}
+
+
 @in_source
-def test_only_the_engine_and_the_read_out_loop(path):
-    """Over time and over the vocabulary, with `lax.scan` and `jax.custom_vjp`; no other module."""
-    if path.stem in ("engine", "readout"):
-        assert loops_in(path) == {"scan", "custom_vjp"}
+def test_only_the_engines_the_read_out_and_decoding_loop(path):
+    """A recurrence over given inputs goes through an engine, whatever is built on it.
+
+    What a diagnostic follows (QR after QR, one step of descent after another) is no recurrence of
+    a cell.
+    """
+    name = path.relative_to(PACKAGE / "_src").with_suffix("").as_posix()
+    if name.startswith("diagnostics/"):
+        assert loops_in(path) <= {"scan"}
     else:
-        assert not loops_in(path)
+        assert loops_in(path) == MAY_LOOP.get(name, set())
 
 
 @in_source
@@ -172,7 +242,7 @@ def test_import_needs_nothing_optional():
     """`import gatedrnn` works without what the commands and tests need, and loads no command."""
     program = """
 import sys
-for name in ("optax", "orbax", "flax", "matplotlib", "tqdm", "tomli_w", "hypothesis"):
+for name in ("optax", "orbax", "flax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypothesis"):
     sys.modules[name] = None  # an import of it raises
 import gatedrnn
 assert not [name for name in sys.modules if name.startswith("gatedrnn._app")]

@@ -21,6 +21,13 @@ NETWORKS = {
     "dropout-shared": gr.dropout(0.5, shared_in_time=True),
     "repeat": gr.repeat(gr.stack(gr.recurrent(gr.GRU(IN), initial="learned"), gr.dropout(0.4)), 3),
     "residual": gr.residual(gr.stack(gr.Jordan(4, IN), gr.dropout(0.4, shared_in_time=True))),
+    "regularised": gr.stack(
+        gr.dropout(0.3, shared_in_time=True),
+        gr.recurrent(
+            gr.Zoneout(gr.RecurrentDropout(gr.LSTM(IN), 0.4), 0.3, 0.4), initial="learned"
+        ),
+        gr.repeat(gr.RecurrentDropout(gr.LayerNormGRU(IN), 0.4), 2),
+    ),
     "stack": gr.stack(
         gr.embed(7, H),
         gr.dropout(0.3, shared_in_time=True),
@@ -61,7 +68,7 @@ def test_streaming_is_the_whole_sequence(name, key):
     assert_trees_close(streamed(net, params, xs, batch, key), want)
 
 
-@pytest.mark.parametrize("name", ["dropout", "dropout-shared", "repeat", "stack"])
+@pytest.mark.parametrize("name", ["dropout", "dropout-shared", "repeat", "regularised", "stack"])
 def test_windows_are_the_whole_sequence(name):
     """With the carry handed on and the same key, cut anywhere, an empty window too."""
     net = NETWORKS[name]
@@ -83,7 +90,7 @@ def test_streaming_goes_on_from_a_window():
     assert_trees_close((carry, y), (want, ys[-1]))
 
 
-@pytest.mark.parametrize("name", ["recurrent", "stack", "repeat"])
+@pytest.mark.parametrize("name", ["recurrent", "regularised", "stack", "repeat"])
 def test_final_streams_to_the_last_output(name):
     """The output of `gr.final` after the last step is that of its `apply`."""
     net = gr.final(NETWORKS[name])

@@ -17,6 +17,7 @@ from benchmarks.tables import (
     length,
     masks,
     phases,
+    profile,
     readout,
     sharded,
     sizes,
@@ -25,6 +26,7 @@ from benchmarks.tables import (
 TABLES: dict[str, ModuleType] = {
     "grid": grid,
     "phases": phases,
+    "profile": profile,
     "length": length,
     "sizes": sizes,
     "depth": depth,

@@ -29,11 +29,18 @@ def cells() -> Iterator[gr.Cell]:
         ("before", "after"), ("writes", "keeps"), flags
     ):
         yield gr.GRU(4, reset, update, use_bias)
+    for use_bias in flags:
+        yield gr.LayerNormLSTM(4, use_bias=use_bias)
+        yield gr.LayerNormGRU(4, use_bias)
+    yield gr.Zoneout(gr.LSTM(4, "diagonal", 3), h=0.2, c=0.4)
+    yield gr.Zoneout(gr.GRU(4), h=0.3)
+    yield gr.Zoneout(gr.RecurrentDropout(gr.LayerNormLSTM(4), 0.4), c=0.25)
+    yield gr.RecurrentDropout(gr.Elman(4), 0.4)
 
 
 def describe(cell: gr.Cell) -> str:
     """The cell with the options that are not its defaults: `LSTM peephole=full coupled=True`."""
-    fields = vars(cell)
+    fields = {name: f"({describe(v)})" if name == "cell" else v for name, v in vars(cell).items()}
     defaults = type(cell).__dataclass_fields__  # type: ignore[attr-defined]
     sizes = ("features", "out_features")
     said = [

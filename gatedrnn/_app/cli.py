@@ -26,7 +26,7 @@ TRAINING = {
     "tomli_w": "tomli-w",
     "sklearn": "scikit-learn",
 }
-EVALUATION = {m: p for m, p in TRAINING.items() if m in ("orbax", "matplotlib", "sklearn")}
+SAMPLING = {"orbax": "orbax-checkpoint"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,14 +148,14 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    _need(EVALUATION)
+    _need(TRAINING)
     from gatedrnn._app import evaluation
 
     return evaluation.run(args.run)
 
 
 def _sample(args: argparse.Namespace) -> int:
-    _need(EVALUATION)
+    _need(SAMPLING)
     from gatedrnn._app.tasks.language import sample
 
     return sample.run(

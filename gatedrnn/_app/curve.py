@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from gatedrnn._app.run_folder import CURVE, RunFolder, png
 from gatedrnn._app.task import Criterion
@@ -34,6 +35,8 @@ def plot(metrics: Records, criterion: Criterion) -> Figure:
         top = bottom = figure.add_subplot()
         top.set(xlabel="step")
     top.set(ylabel=criterion.unit)
+    if criterion.format.endswith("%"):
+        top.yaxis.set_major_formatter(PercentFormatter(1.0))
 
     names = list(dict.fromkeys(r["model"] for r in metrics if "model" in r))
     for name, colour in zip(names, np.resize(COLOURS, len(names)), strict=True):
@@ -42,7 +45,7 @@ def plot(metrics: Records, criterion: Criterion) -> Figure:
         _validation(top, records, criterion, colour, name)
     for record in metrics:
         if record["kind"] == "baseline":
-            _baseline(top, f"{record['name']} ", record[criterion.name], criterion)
+            _baseline(top, record["name"], record[criterion.name], criterion)
     for axes in {top, bottom}:
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
@@ -65,28 +68,19 @@ def _training(axes: Axes, records: Records, scale: float, colour: str) -> None:
 def _validation(axes: Axes, records: Records, criterion: Criterion, colour: str, name: str) -> None:
     steps, values = _series(records, "validation", criterion.name)
     if len(steps):
-        axes.plot(steps, values, color=colour, lw=2.0, marker="o", ms=4, label=name)
-        best = int(np.argmax(values) if criterion.higher else np.argmin(values))
-        axes.annotate(
-            criterion.show(values[best]),
-            (steps[best], values[best]),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-            color=colour,
-            fontweight="bold",
-        )
+        best = criterion.show(values.max() if criterion.higher else values.min())
+        axes.plot(steps, values, color=colour, lw=2.0, marker="o", ms=4, label=f"{name} {best}")
 
 
 def _baseline(axes: Axes, name: str, value: float, criterion: Criterion) -> None:
     axes.axhline(value, color=GREY, lw=1.0, ls="--", zorder=0)
     axes.annotate(
-        name + criterion.show(value),
+        f"{name}\n{criterion.show(value)}",
         (1.0, value),
         xycoords=("axes fraction", "data"),
-        xytext=(-4, 3),
+        xytext=(4, 0),
         textcoords="offset points",
-        ha="right",
+        va="center",  # to the right, where no curve can be
         color=GREY,
         fontsize=9,
     )

@@ -16,20 +16,15 @@ def run(folder: str) -> int:
     found = run_folder.find(folder)
     task = tasks.load(found.path / CONFIG).make()
     demand_same_data(folder, task, found)
-    best = {}
-    for name, params in best_parameters(task, found).items():
+    parameters, best = best_parameters(task, found), {}
+    for name, params in parameters.items():
         step = checkpoints.latest_step(found.path / BEST / name)
         assert step is not None  # just restored
         best[name] = Best(step, task.evaluate(name, params))
     print(report.results(task, best, task.baselines()), flush=True)
     curve.draw(found, task.criterion)
-    draw_pictures(task, found)
+    found.write_pictures(task.pictures(parameters))
     return 0
-
-
-def draw_pictures(task: Task, folder: RunFolder) -> None:
-    """Have `task` draw what the best parameters of a run do."""
-    folder.write_pictures(task.pictures(best_parameters(task, folder)))
 
 
 def best_parameters(task: Task, folder: RunFolder) -> dict[str, Any]:

@@ -34,17 +34,15 @@ def results(task: Task, best: Mapping[str, Best], baselines: Mapping[str, float]
         if ranked:
             rival, mark = ranked[0]
             side = "above" if value > mark else "below"
-            note = f"{criterion.show(abs(value - mark))} {side} {rival}"
+            gap = criterion.show(abs(value - mark)).replace("%", " points")
+            note = f"{gap} {side} {rival}"
         rows.append((f"{name}, step {step}", value, note))
     table = _table([(name, criterion.show(value), note) for name, value, note in rows])
-    others = {name: _others(task, best[name]) for name in best}
-    names = list(dict.fromkeys(key for measures in others.values() for key in measures))
-    if names:
-        rows_of_others = [
-            (key, *(f"{others[name][key]:.4g}" if key in others[name] else "" for name in best))
-            for key in names
-        ]
-        table += "\n\n" + _table([("", *best), *rows_of_others])
+    found = [validation.measures for validation in best.values()]
+    others = dict.fromkeys(key for m in found for key in m if key != criterion.name)
+    if others:
+        figures = {key: [f"{m[key]:.4g}" if key in m else "" for m in found] for key in others}
+        table += "\n\n" + _table([("", *best), *((key, *row) for key, row in figures.items())])
     return f"{criterion.unit} on {task.held_out}\n{table}"
 
 
@@ -77,21 +75,11 @@ def _ranked(task: Task, baselines: Mapping[str, float]) -> list[tuple[str, float
     return sorted(baselines.items(), key=lambda item: item[1], reverse=task.criterion.higher)
 
 
-def _others(task: Task, best: Best) -> dict[str, float]:
-    """The measures beside the criterion."""
-    return {key: value for key, value in best.measures.items() if key != task.criterion.name}
-
-
 def _table(rows: list[tuple[str, ...]]) -> str:
-    """Rows of words, the columns of figures to the right; the first column to the left."""
+    """Rows of words: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [
-                "",
-                row[0].ljust(widths[0]),
-                *(w.rjust(n) for w, n in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for row in rows
-    )
+    lines = []
+    for first, *others in rows:
+        words = [w.rjust(width) for w, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(["", first.ljust(widths[0]), *words]).rstrip())
+    return "\n".join(lines)

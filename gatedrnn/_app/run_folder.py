@@ -101,11 +101,12 @@ class RunFolder:
             raise CommandError(f"cannot read {self.path / DATA}: {reason(error)}") from error
 
     def write_pictures(self, pictures: "dict[str, Figure | str]") -> None:
-        """Write what a task draws; figures as PNG."""
+        """Write what a task draws in the place of what it drew before; figures as PNG."""
         folder = self.path / PICTURES
-        if pictures:
-            with _writing(folder):
-                folder.mkdir(exist_ok=True)
+        with _writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            if pictures:
+                folder.mkdir()
         for name, picture in pictures.items():
             content = picture.encode() if isinstance(picture, str) else png(picture)
             self.write(f"{PICTURES}/{name}", content)

@@ -78,7 +78,8 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
             raise CommandError(said, exit_code=130)
     seconds = time.perf_counter() - began
     print(f"\n{report.results(task, training.best, baselines)}\n", flush=True)
-    evaluation.draw_pictures(task, training.folder)
+    best = evaluation.best_parameters(task, training.folder)
+    training.folder.write_pictures(task.pictures(best))
     where = config.run.folder
     print(f"{training.step:,} steps, {seconds:.0f} s; everything is in {where}. Try:")
     for command in [f"gatedrnn eval {shlex.quote(where)}", *task.commands(where)]:

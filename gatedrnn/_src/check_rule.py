@@ -4,6 +4,7 @@ Axes: `T` time, `*B` any batch axes, `I` input features.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -91,19 +92,37 @@ def check_rule(
     checks.size("steps", steps)
     if rule_of(cell) is None:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule")
-    noise = np.random.default_rng(seed)
     with jax.enable_x64(True):
-        point = {
+        shapes = {
             "params": jax.eval_shape(
                 lambda: cell.init(jax.random.key(0), in_features, jnp.float64)
             ),
             "xs": jax.ShapeDtypeStruct((steps, *batch_shape, in_features), jnp.float64),
             "carry": jax.eval_shape(lambda: cell.carry(batch_shape, jnp.float64)),
         }
-        point, along = _normal(noise, point), _normal(noise, point)
-        reached = partial(_reached, cell, bptt, "hand")
-        weights = _normal(noise, jax.eval_shape(reached, point))
-        measure = jax.jit(partial(_errors, cell, bptt))
+    exact = bptt.truncate is None and bptt.clip is None and not bptt.cell_path_only
+    reached, of_step = partial(_reached, cell, bptt), partial(_error_of_step, cell)
+    return report(shapes, reached, of_step, exact=exact, seed=seed)
+
+
+def report(
+    shapes: dict,
+    reached: Callable[[str, dict], Any],
+    error_of_step: Callable[[dict, Any], Array],
+    *,
+    exact: bool,
+    seed: int,
+) -> RuleReport:
+    """Measure the gradients of all that a loss can reach, `reached(rule, point)`.
+
+    The point is random, of the `shapes` given; `error_of_step(point, reached)` is that of a step by
+    itself; where the gradient is not `exact`, differences are left out.
+    """
+    noise = np.random.default_rng(seed)
+    with jax.enable_x64(True):
+        point, along = _normal(noise, shapes), _normal(noise, shapes)
+        weights = _normal(noise, jax.eval_shape(partial(reached, "hand"), point))
+        measure = jax.jit(partial(_errors, reached, error_of_step))
         # it runs once: optimise it little, and compile it twice as fast
         little: dict[str, Any] = {"xla_backend_optimization_level": 0}
         arguments = (point, _moved(point, along), along, weights)
@@ -113,7 +132,6 @@ def check_rule(
         jax.tree_util.keystr(path, simple=True, separator=".")
         for path, _ in jax.tree.leaves_with_path(point)
     ]
-    exact = bptt.truncate is None and bptt.clip is None and not bptt.cell_path_only
     return RuleReport(
         autodiff=dict(zip(names, map(float, by_autodiff), strict=True)),
         differences=dict(zip(names, map(float, by_differences), strict=True)) if exact else None,
@@ -144,13 +162,17 @@ def _moved(point: dict, along: dict) -> dict:
 
 
 def _errors(
-    cell: Cell, bptt: BPTT, point: dict, moved: dict, along: dict, weights: Any
+    reached: Callable[[str, dict], Any],
+    error_of_step: Callable[[dict, Any], Array],
+    point: dict,
+    moved: dict,
+    along: dict,
+    weights: Any,
 ) -> tuple[list[Array], list[Array], Array]:
     """The error of each leaf's gradient, against autodiff and differences, and of `step`."""
 
     def loss(rule: str, point: dict) -> Array:
-        reached = _reached(cell, bptt, rule, point)
-        products = jax.tree.map(jnp.vdot, reached, weights)
+        products = jax.tree.map(jnp.vdot, reached(rule, point), weights)
         return jnp.sum(jnp.stack(jax.tree.leaves(products)))
 
     gradients = jax.tree.leaves(jax.grad(partial(loss, "hand"))(point))
@@ -158,12 +180,12 @@ def _errors(
     losses = jax.vmap(partial(loss, "hand"))(moved).reshape(len(gradients), len(STENCIL))
     slopes = losses @ jnp.array([weight for _, weight in STENCIL]) / STEP
     return (
-        [_error(g, a) for g, a in zip(gradients, by_autodiff, strict=True)],
+        [error(g, a) for g, a in zip(gradients, by_autodiff, strict=True)],
         [
-            _error(jnp.vdot(g, way), slope, scale=jnp.linalg.norm(g * way))
+            error(jnp.vdot(g, way), slope, scale=jnp.linalg.norm(g * way))
             for g, way, slope in zip(gradients, jax.tree.leaves(along), slopes, strict=True)
         ],
-        _error_of_step(cell, point, _reached(cell, bptt, "hand", point)),
+        error_of_step(point, reached("hand", point)),
     )
 
 
@@ -174,11 +196,11 @@ def _error_of_step(cell: Cell, point: dict, reached: Any) -> Array:
         carry, y = cell.step(point["params"], carry, x)
         made.append((carry, y))
     stacked = jax.tree.map(lambda *steps: jnp.stack(steps), *made)
-    errors = jax.tree.map(_error, stacked, reached)
+    errors = jax.tree.map(error, stacked, reached)
     return jnp.max(jnp.stack(jax.tree.leaves(errors)))
 
 
-def _error(got: Array, expected: Array, scale: Array | None = None) -> Array:
+def error(got: Array, expected: Array, scale: Array | None = None) -> Array:
     """The largest difference, relative to the largest element (0 where both are 0 throughout)."""
     scale = jnp.max(jnp.abs(expected)) if scale is None else scale
     return jnp.max(jnp.abs(got - expected)) / jnp.where(scale == 0, 1, scale)

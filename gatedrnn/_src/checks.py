@@ -12,6 +12,12 @@ def size(name: str, value: Any) -> None:
         raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
 
 
+def count(name: str, value: Any) -> None:
+    """Raise unless `value` is an integer of at least 0."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name}: got {value!r}, expected an integer of at least 0")
+
+
 def option(name: str, value: Any, options: tuple[Any, ...]) -> None:
     """Raise unless `value` is one of `options`."""
     if not any(value is o or (type(value) is type(o) and value == o) for o in options):
@@ -37,6 +43,20 @@ def rate(name: str, value: Any) -> None:
     number(name, value)
     if not 0 <= value < 1:
         raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1)")
+
+
+def forget_bias(value: Any, use_bias: bool) -> float | None:
+    """`value` as a Python float or None; raise for a number without a bias to live in."""
+    if value is None:
+        return None
+    number("forget_bias", value)
+    value = float(value)  # NumPy's would promote
+    if not use_bias:
+        raise ValueError(
+            f"forget_bias: got {value} with use_bias=False, expected None: "
+            "it is stored in the bias, and there is none"
+        )
+    return value
 
 
 def floating(name: str, dtype: Any) -> None:

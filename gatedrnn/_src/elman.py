@@ -18,6 +18,7 @@ from gatedrnn._src.numerics import (
     dot,
     dot_transposed,
     lecun_normal,
+    masked,
     orthogonal_gates,
     outer,
     total,
@@ -50,10 +51,15 @@ def project(cell: "Elman", params: ElmanParams, xs: Array) -> Array:
 
 
 def recur(
-    cell: "Elman", params: ElmanParams, carry: ElmanCarry, a: Array
+    cell: "Elman",
+    params: ElmanParams,
+    carry: ElmanCarry,
+    a: Array,
+    *,
+    mask: Array | None = None,
 ) -> tuple[ElmanCarry, None]:
     """One step from the projected input `a [..., H]`; the carry tells all there is to know."""
-    a = a + dot(carry.h, params.recurrent_kernel)
+    a = a + dot(masked(carry.h, mask), params.recurrent_kernel)
     return ElmanCarry(ACTIVATIONS[cell.activation].apply(a).astype(carry.h.dtype)), None
 
 
@@ -77,11 +83,16 @@ def linearize(
 
 
 def backward(
-    cell: "Elman", params: ElmanParams, slope: Array, dcarry: ElmanCarry
+    cell: "Elman",
+    params: ElmanParams,
+    slope: Array,
+    dcarry: ElmanCarry,
+    *,
+    mask: Array | None = None,
 ) -> tuple[ElmanCarry, Array]:
     """The reverse step: `δh_t` -> `δh_{t-1}` and `δa_t`."""
     da = dcarry.h * slope.astype(dcarry.h.dtype)
-    return ElmanCarry(dot(da, params.recurrent_kernel)), da
+    return ElmanCarry(masked(dot(da, params.recurrent_kernel), mask)), da
 
 
 def contract(
@@ -93,11 +104,13 @@ def contract(
     gates: None,
     slope: Array,
     da: Array,
+    *,
+    mask: Array | None = None,
 ) -> tuple[ElmanParams, Array]:
     """`δU = Σ xᵀ δa`, `δW = Σ h_{t-1}ᵀ δa`, `δb = Σ δa`; `δx = δa Uᵀ`."""
     dparams = ElmanParams(
         kernel=outer(xs, da),
-        recurrent_kernel=outer(before.h, da),
+        recurrent_kernel=outer(masked(before.h, mask), da),
         bias=total(da) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da, params.kernel)
@@ -122,7 +135,9 @@ class Elman:
     activation: str = "tanh"
     use_bias: bool = True
 
-    rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, prepare)
+    rule: ClassVar[Rule] = Rule(
+        project, recur, linearize, backward, contract, prepare, takes_mask=True
+    )
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)

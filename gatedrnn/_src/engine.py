@@ -229,7 +229,8 @@ def _backward_chunk(
     flow, delta = lax.scan(step, flow, inputs, reverse=not plan.reverse)
     known = (steps.xs, before, carries, gates, local)
     dparams, dxs = rule.contract(cell, weights.params, *known, delta)
-    return flow, dparams, dxs.astype(steps.xs.dtype)
+    dtype = first_leaf(steps.xs).dtype
+    return flow, dparams, jax.tree.map(lambda d: d.astype(dtype), dxs)
 
 
 _ruled.defvjp(_ruled_fwd, _ruled_bwd)

@@ -19,6 +19,7 @@ from gatedrnn._src.numerics import (
     dot_transposed,
     gates_apart,
     lecun_normal,
+    masked,
     orthogonal_gates,
     outer,
     sigmoid,
@@ -68,11 +69,15 @@ def project(cell: "GRU", params: GRUParams, xs: Array) -> tuple[Array, ...]:
 
 def prepare(cell: "GRU", params: GRUParams) -> tuple[GRUParams, GRUParams]:
     """A kernel for each gate; for the reverse step, transposed."""
+    return _by_gate(params, -1), _by_gate(transposed(params), 0)
+
+
+def _by_gate(params: GRUParams, axis: int) -> GRUParams:
+    """`params` with one kernel for each gate stacked along `axis`."""
     kernels: dict[str, Any] = {
-        name: gates_apart(getattr(params, name), 3) for name in ("kernel", "recurrent_kernel")
+        name: gates_apart(getattr(params, name), 3, axis) for name in ("kernel", "recurrent_kernel")
     }
-    ahead = params._replace(**kernels)
-    return ahead, transposed(ahead)
+    return params._replace(**kernels)
 
 
 def recur(
@@ -82,6 +87,7 @@ def recur(
     a: tuple[Array, ...],
     *,
     cell_path_only: bool = False,
+    mask: Array | None = None,
 ) -> tuple[GRUCarry, GRUGates]:
     """One step from the projected input `a`, one array for each gate; also the gates."""
     a_r, a_z, a_s = a
@@ -89,7 +95,7 @@ def recur(
         b_r, b_z, b_s = (b.astype(a_s.dtype) for b in gates_apart(params.bias, 3))
         a_r, a_z, a_s = a_r + b_r, a_z + b_z, a_s + b_s
     state = carry.h.astype(a_s.dtype)
-    h = lax.stop_gradient(carry.h) if cell_path_only else carry.h
+    h = masked(lax.stop_gradient(carry.h) if cell_path_only else carry.h, mask)
     if cell.reset == "before":
         u_rz, u_s = _split(cell, params.recurrent_kernel)
         h_r, h_z = dot_gates(h, u_rz, 2)
@@ -130,6 +136,9 @@ def _kept(cell: "GRU", z: Array) -> Array:
 #   after:  δu   = δs ⊙ r = δ ⊙ k_u              k_u = k_s ⊙ r
 #           δa^r = δs ⊙ u ⊙ r(1−r) = δ ⊙ k_r     k_r = k_s ⊙ u ⊙ r(1−r)
 #           δh   = δ ⊙ k + [δa^r, δa^z, δu] Uᵀ
+#
+# With a mask m, the products read m ⊙ h for h: q and what comes back through U_rz and U are
+# multiplied by it once more, the direct share δ ⊙ k is not.
 #
 # After the product every cotangent is a coefficient times δ, so one product is enough, and δ (with
 # q, before) is all that the sums over time need to know of a step.
@@ -174,16 +183,17 @@ def backward(
     dcarry: GRUCarry,
     *,
     cell_path_only: bool = False,
+    mask: Array | None = None,
 ) -> tuple[GRUCarry, GRUDelta]:
     """The reverse step, with transposed kernels: `δh'` -> `δh`."""
     (d,) = dcarry
     q, kept = None, d * local.keep
     kernels: Any = params.recurrent_kernel
     if cell.reset == "before":
-        q = dot(d * local.s, kernels[2])
-        through = q * local.u + dot_sum((q * local.r, d * local.z), kernels[:2])
+        q = masked(dot(d * local.s, kernels[2]), mask)
+        through = q * local.u + masked(dot_sum((q * local.r, d * local.z), kernels[:2]), mask)
     else:
-        through = dot_sum((d * local.r, d * local.z, d * local.u), kernels)
+        through = masked(dot_sum((d * local.r, d * local.z, d * local.u), kernels), mask)
     return GRUCarry(kept if cell_path_only else kept + through), GRUDelta(d, q)
 
 
@@ -196,10 +206,12 @@ def contract(
     gates: GRUGates,
     local: GRULocal,
     delta: GRUDelta,
+    *,
+    mask: Array | None = None,
 ) -> tuple[GRUParams, Array]:
     """`δW = Σ xᵀ δa`, `δU_rz = Σ hᵀ δa`, `δU_s = Σ (r ⊙ h)ᵀ δs` (before) or `Σ hᵀ δu` (after)."""
     d, q = delta
-    h = before.h
+    h = masked(before.h, mask)
     da_r, da_z, ds = (d if q is None else q) * local.r, d * local.z, d * local.s
     recurrent_bias = None
     if q is None:
@@ -248,7 +260,15 @@ class GRU:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(
-        project, recur, linearize, backward, contract, prepare, has_cell_path=True
+        project,
+        recur,
+        linearize,
+        backward,
+        contract,
+        prepare,
+        has_cell_path=True,
+        takes_mask=True,
+        gate_names=("r", "z"),
     )
 
     def __post_init__(self) -> None:

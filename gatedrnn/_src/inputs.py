@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.memory import unbound
 from gatedrnn._src.rule import Carry, Cell, Params, rule_of
 
 
@@ -21,16 +22,20 @@ def check_floating(name: str, x: Array) -> None:
         raise TypeError(f"{name}: got dtype {x.dtype.name}, expected a floating-point dtype")
 
 
-def check_cell(cell: Any) -> None:
+def check_cell(
+    cell: Any,
+    methods: tuple[str, ...] = ("init", "carry", "step"),
+    example: str = "gr.LSTM(256)",
+) -> None:
     """Raise unless `cell` is a hashable value with the methods of a cell."""
-    missing = [name for name in ("init", "carry", "step") if not hasattr(cell, name)]
+    missing = [name for name in methods if not hasattr(cell, name)]
     what = f"no {', '.join(missing)}" if missing else ""
     what = "a class, not a value" if isinstance(cell, type) else what
     what = "a layer, not a cell" if hasattr(cell, "apply") else what
     if what:
         raise TypeError(
-            f"cell: got {cell!r} ({what}), expected a value with init, carry and step, "
-            "like gr.LSTM(256)"
+            f"cell: got {cell!r} ({what}), expected a value with {', '.join(methods[:-1])} and "
+            f"{methods[-1]}, like {example}"
         )
     try:
         hash(cell)
@@ -55,11 +60,11 @@ def check_bptt(cell: Cell, bptt: BPTT) -> None:
         )
 
 
-def check_params(cell: Cell, params: Params, x: Array, name: str = "xs") -> None:
+def check_params(cell: Any, params: Params, x: Array, name: str = "xs") -> None:
     """Raise unless `params` are those of `cell` for the features and dtype of `x [..., I]`."""
     expected = _params_template(cell, x.shape[-1])
     beside = f"the {x.shape[-1]} features on the last axis of {name}, shape {x.shape}"
-    check_shapes("params", params, expected, cell, beside)
+    check_shapes("params", unbound(params), unbound(expected), cell, beside)
     if rule_of(cell) is not None:
         check_dtypes(params, x, name)
 
@@ -94,8 +99,25 @@ def check_dtypes(params: Params, x: Array, name: str) -> None:
 
 
 @functools.lru_cache(maxsize=512)
-def _params_template(cell: Cell, in_features: int) -> Params:
+def _params_template(cell: Any, in_features: int) -> Params:
     return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
+
+
+@functools.lru_cache(maxsize=512)
+def output_features(cell: Cell, in_features: int) -> int:
+    """`F`, the size of the output of `cell` for inputs of `in_features`.
+
+    A cell that cannot step with parameters fresh from `init` has a method that says it.
+    """
+    if hasattr(cell, "output_features"):
+        return cell.output_features(in_features)
+
+    def once() -> Array:
+        params = cell.init(jax.random.key(0), in_features)
+        x = jnp.zeros(in_features, jnp.float32)
+        return cell.step(params, cell.carry((), x.dtype), x)[1]
+
+    return jax.eval_shape(once).shape[-1]
 
 
 def as_carry(
@@ -103,7 +125,12 @@ def as_carry(
 ) -> Carry:
     """`carry` checked and cast to the dtypes that `x` asks for."""
     expected = jax.eval_shape(lambda: cell.carry(batch_shape, x.dtype))
-    check_shapes(name, carry, expected, cell)
+    return as_expected(name, carry, expected, cell)
+
+
+def as_expected(name: str, tree: Any, expected: Any, owner: Any) -> Any:
+    """`tree` checked against the shapes of `expected`, which `owner` needs, and in its dtypes."""
+    check_shapes(name, tree, expected, owner)
 
     def cast(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
         leaf = jnp.asarray(leaf)
@@ -114,7 +141,7 @@ def as_carry(
             raise TypeError(f"{where}: got dtype {leaf.dtype.name}, expected {wanted.dtype.name}")
         return leaf.astype(wanted.dtype)
 
-    return jax.tree.map_with_path(cast, carry, expected)
+    return jax.tree.map_with_path(cast, tree, expected)
 
 
 def check_batched(name: str, carry: Carry, batch_shape: tuple[int, ...]) -> None:

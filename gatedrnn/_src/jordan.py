@@ -18,6 +18,7 @@ from gatedrnn._src.numerics import (
     dot,
     dot_transposed,
     lecun_normal,
+    masked,
     orthogonal_gates,
     outer,
     total,
@@ -54,10 +55,15 @@ def project(cell: "Jordan", params: JordanParams, xs: Array) -> Array:
 
 
 def recur(
-    cell: "Jordan", params: JordanParams, carry: JordanCarry, a: Array
+    cell: "Jordan",
+    params: JordanParams,
+    carry: JordanCarry,
+    a: Array,
+    *,
+    mask: Array | None = None,
 ) -> tuple[JordanCarry, Array]:
     """One step from the projected input `a [..., H]`; also the hidden `h_t`."""
-    h = ACTIVATIONS[cell.activation].apply(a + dot(carry.o, params.recurrent_kernel))
+    h = ACTIVATIONS[cell.activation].apply(a + dot(masked(carry.o, mask), params.recurrent_kernel))
     e = affine(h, params.output_kernel, params.output_bias)
     return JordanCarry(ACTIVATIONS[cell.output_activation].apply(e).astype(carry.o.dtype)), h
 
@@ -90,12 +96,17 @@ def linearize(
 
 
 def backward(
-    cell: "Jordan", params: JordanParams, local: JordanLocal, dcarry: JordanCarry
+    cell: "Jordan",
+    params: JordanParams,
+    local: JordanLocal,
+    dcarry: JordanCarry,
+    *,
+    mask: Array | None = None,
 ) -> tuple[JordanCarry, tuple[Array, Array]]:
     """The reverse step: `δo_t` -> `δo_{t-1}` and `(δa_t, δe_t)`."""
     de = dcarry.o * local.output.astype(dcarry.o.dtype)
     da = dot(de, params.output_kernel) * local.hidden
-    return JordanCarry(dot(da, params.recurrent_kernel)), (da, de)
+    return JordanCarry(masked(dot(da, params.recurrent_kernel), mask)), (da, de)
 
 
 def contract(
@@ -107,12 +118,14 @@ def contract(
     h: Array,
     local: JordanLocal,
     delta: tuple[Array, Array],
+    *,
+    mask: Array | None = None,
 ) -> tuple[JordanParams, Array]:
     """`δU = Σ xᵀ δa`, `δW = Σ o_{t-1}ᵀ δa`, `δV = Σ hᵀ δe`, `δb`, `δc`; `δx = δa Uᵀ`."""
     da, de = delta
     dparams = JordanParams(
         kernel=outer(xs, da),
-        recurrent_kernel=outer(before.o, da),
+        recurrent_kernel=outer(masked(before.o, mask), da),
         bias=total(da) if cell.use_bias else None,
         output_kernel=outer(h.astype(xs.dtype), de),
         output_bias=total(de) if cell.use_bias else None,
@@ -143,7 +156,9 @@ class Jordan:
     output_activation: str = "identity"
     use_bias: bool = True
 
-    rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, prepare)
+    rule: ClassVar[Rule] = Rule(
+        project, recur, linearize, backward, contract, prepare, takes_mask=True
+    )
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)

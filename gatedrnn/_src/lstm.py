@@ -62,14 +62,8 @@ class LSTM:
             checks.size("projection", self.projection)
         checks.flag("coupled", self.coupled)
         checks.flag("use_bias", self.use_bias)
-        if self.forget_bias is not None:
-            checks.number("forget_bias", self.forget_bias)
-            object.__setattr__(self, "forget_bias", float(self.forget_bias))
-            if not self.use_bias:
-                raise ValueError(
-                    f"forget_bias: got {self.forget_bias} with use_bias=False, expected None: "
-                    "it is stored in the bias, and there is none"
-                )
+        forget_bias = checks.forget_bias(self.forget_bias, self.use_bias)
+        object.__setattr__(self, "forget_bias", forget_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> LSTMParams:
         """Kernels LeCun normal and orthogonal per gate, biases zero plus the forget bias.

@@ -17,6 +17,7 @@ from gatedrnn._src.numerics import (
     dot_sum,
     dot_transposed,
     gates_apart,
+    masked,
     outer,
     sigmoid,
     total,
@@ -46,6 +47,15 @@ class LSTMCarry(NamedTuple):
     c: Array
 
 
+class LSTMGates(NamedTuple):
+    """The gates, each `[..., H]`; coupled: `f = 1 − i`."""
+
+    i: Array
+    f: Array
+    g: Array
+    o: Array
+
+
 # The equations, with a^k = x W_k + r_{t-1} W_kr + b_k (Hochreiter & Schmidhuber 1997; forget gate:
 # Gers et al. 2000; peepholes: Gers et al. 2002; projection: Sak et al. 2014; coupled: Greff et al.
 # 2017):
@@ -64,14 +74,18 @@ def project(cell: "LSTM", params: LSTMParams, xs: Array) -> tuple[Array, ...]:
 
 def prepare(cell: "LSTM", params: LSTMParams) -> tuple[LSTMParams, LSTMParams]:
     """A kernel for each gate; for the reverse step, transposed."""
+    return _by_gate(cell, params, -1), _by_gate(cell, transposed(params), 0)
+
+
+def _by_gate(cell: "LSTM", params: LSTMParams, axis: int) -> LSTMParams:
+    """`params` with one kernel, and one full peephole, for each gate stacked along `axis`."""
     apart: dict[str, Any] = {
-        name: gates_apart(getattr(params, name), cell.gates)
+        name: gates_apart(getattr(params, name), cell.gates, axis)
         for name in ("kernel", "recurrent_kernel")
     }
     if cell.peephole == "full" and params.peephole is not None:
-        apart["peephole"] = gates_apart(params.peephole, cell.gates - 2)
-    ahead = params._replace(**apart)
-    return ahead, transposed(ahead)
+        apart["peephole"] = gates_apart(params.peephole, cell.gates - 2, axis)
+    return params._replace(**apart)
 
 
 def recur(
@@ -81,10 +95,11 @@ def recur(
     a: tuple[Array, ...],
     *,
     cell_path_only: bool = False,
-) -> tuple[LSTMCarry, tuple[Array, ...]]:
-    """One step from the projected input `a`, one array for each gate; also `i, f, g, o`."""
+    mask: Array | None = None,
+) -> tuple[LSTMCarry, LSTMGates]:
+    """One step from the projected input `a`, one array for each gate; also the gates."""
     h, c = carry
-    recurrent = lax.stop_gradient(h) if cell_path_only else h
+    recurrent = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
     pre = _add(a, dot_gates(recurrent, params.recurrent_kernel, cell.gates))
     if params.bias is not None:
         pre = _add(pre, [b.astype(pre[0].dtype) for b in gates_apart(params.bias, cell.gates)])
@@ -101,7 +116,7 @@ def recur(
     o = sigmoid(a_o)
     m = o * jnp.tanh(c)
     r = m if params.projection_kernel is None else dot(m, params.projection_kernel)
-    return LSTMCarry(r.astype(h.dtype), c), (i, f, g, o)
+    return LSTMCarry(r.astype(h.dtype), c), LSTMGates(i, f, g, o)
 
 
 def _add(these: Sequence[Array], those: Sequence[Array]) -> list[Array]:
@@ -153,7 +168,7 @@ class LSTMDelta(NamedTuple):
 
 
 def linearize(
-    cell: "LSTM", params: LSTMParams, before: LSTMCarry, after: LSTMCarry, gates: tuple[Array, ...]
+    cell: "LSTM", params: LSTMParams, before: LSTMCarry, after: LSTMCarry, gates: LSTMGates
 ) -> LSTMLocal:
     """The local derivatives of the steps that lead from `before` to `after`."""
     i, f, g, o = gates
@@ -187,6 +202,7 @@ def backward(
     dcarry: LSTMCarry,
     *,
     cell_path_only: bool = False,
+    mask: Array | None = None,
 ) -> tuple[LSTMCarry, LSTMDelta]:
     """The reverse step, with transposed kernels: `δr_t, δc` -> `δr_{t-1}, δc_{t-1}`."""
     dr, dc = dcarry
@@ -201,7 +217,7 @@ def backward(
     if full is not None:
         dc_before = dc_before + dot_sum(da[:-2], full[0])
     kernels: Any = params.recurrent_kernel
-    dr_before = jnp.zeros_like(dr) if cell_path_only else dot_sum(da, kernels)
+    dr_before = jnp.zeros_like(dr) if cell_path_only else masked(dot_sum(da, kernels), mask)
     return LSTMCarry(dr_before, dc_before), LSTMDelta(dr, dc)
 
 
@@ -211,16 +227,18 @@ def contract(
     xs: Array,
     before: LSTMCarry,
     after: LSTMCarry,
-    gates: tuple[Array, ...],
+    gates: LSTMGates,
     local: LSTMLocal,
     delta: LSTMDelta,
+    *,
+    mask: Array | None = None,
 ) -> tuple[LSTMParams, Array]:
     """`δW = Σ xᵀ δa`, `δW_r = Σ r_{t-1}ᵀ δa`, `δb`, `δP`, `δR = Σ mᵀ δr`; `δx = δa Wᵀ`."""
     peephole = output_peephole = projection = None
     dm = delta.output
     if params.projection_kernel is not None:
         dm = dot_transposed(dm, params.projection_kernel)
-        m = gates[3] * jnp.tanh(after.c)
+        m = gates.o * jnp.tanh(after.c)
         projection = outer(m.astype(xs.dtype), delta.output)
     of_gates = _pre_activations(local, dm, delta.memory)
     da = jnp.concatenate(of_gates, axis=-1)
@@ -232,7 +250,7 @@ def contract(
         output_peephole = total(after.c * of_gates[-1])
     dparams = LSTMParams(
         kernel=outer(xs, da),
-        recurrent_kernel=outer(before.h, da),
+        recurrent_kernel=outer(masked(before.h, mask), da),
         bias=total(da) if cell.use_bias else None,
         peephole=peephole,
         output_peephole=output_peephole,
@@ -241,4 +259,14 @@ def contract(
     return dparams, dot_transposed(da, params.kernel)
 
 
-RULE = Rule(project, recur, linearize, backward, contract, prepare, has_cell_path=True)
+RULE = Rule(
+    project,
+    recur,
+    linearize,
+    backward,
+    contract,
+    prepare,
+    has_cell_path=True,
+    takes_mask=True,
+    gate_names=("i", "f", "o"),
+)

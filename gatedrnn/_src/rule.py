@@ -5,7 +5,7 @@ The cells implement this interface and the engine runs it; neither imports the o
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax import Array
 from jax.typing import DTypeLike
@@ -41,6 +41,10 @@ class Rule(NamedTuple):
         those for all.
       has_cell_path: whether `recur` and `backward` take `cell_path_only=True`, which cuts the
         gradient through the recurrent input for the state and keeps it for the weights.
+      takes_mask: whether `recur`, `backward` and `contract` take `mask=`, which multiplies the
+        recurrent input `[..., F]` where the products read it, and nowhere else.
+      gate_names: the fields of `gates`, then a NamedTuple, that are gates: between 0, closed, and
+        1, open. What `gr.diagnostics.gates` shows.
     """
 
     project: Callable[..., Any]
@@ -50,6 +54,8 @@ class Rule(NamedTuple):
     contract: Callable[..., tuple[Params, Array]]
     prepare: Callable[..., tuple[Any, Any]] | None = None
     has_cell_path: bool = False
+    takes_mask: bool = False
+    gate_names: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -77,12 +83,12 @@ class Cell(Protocol):
         ...
 
 
-def rule_of(cell: Cell) -> Rule | None:
-    """The backward rule of `cell`, if it has one."""
+def rule_of(cell: Any) -> Rule | None:
+    """The backward rule of `cell`, of sequences or of trees, if it has one."""
     return getattr(cell, "rule", None)
 
 
-def prepared(rule: Rule, cell: Cell, params: Params) -> tuple[Any, Any]:
+def prepared(rule: Rule, cell: Any, params: Params) -> tuple[Any, Any]:
     """What the steps of `rule` read instead of `params`, forward and backward."""
     return (params, params) if rule.prepare is None else rule.prepare(cell, params)
 
@@ -90,4 +96,7 @@ def prepared(rule: Rule, cell: Cell, params: Params) -> tuple[Any, Any]:
 class RuledCell(Cell, Protocol):
     """A cell with a backward rule of its own."""
 
-    rule: ClassVar[Rule]
+    @property
+    def rule(self) -> Rule:
+        """Usually a class attribute."""
+        ...

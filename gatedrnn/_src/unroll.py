@@ -3,15 +3,14 @@
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
 """
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src import checks, engine, inputs
 from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.drawing import draw
 from gatedrnn._src.plan import Plan, Steps
 from gatedrnn._src.rule import Carry, Cell, Params
 
@@ -28,6 +27,8 @@ def unroll(
     reset_carry: Carry | None = None,
     reverse: bool = False,
     bptt: BPTT = BPTT(),
+    key: Array | None = None,
+    first_step: int | Array = 0,
 ) -> tuple[Carry, Array]:
     """Run `cell` over the leading axis of `xs`, as `lax.scan` would, and differentiate it well.
 
@@ -51,6 +52,10 @@ def unroll(
       reset_carry: what steps start from after a boundary, shaped as `carry`; None: the cell's own.
       reverse: run from the end; outputs stay in the order of the input.
       bptt: how the backward pass runs.
+      key: for a cell that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`; None: it draws none.
+      first_step: how many steps have run since the initial carry, where `xs` goes on from a window
+        before: the masks follow from the key and the step's number, in the order in which steps
+        run (in reverse from the end), masked ones counted. Without a key it means nothing.
 
     Returns:
       The carry after the last valid step (the initial one where there is none), and the outputs
@@ -60,7 +65,7 @@ def unroll(
       ValueError: a shape, structure or combination that does not fit.
       TypeError: a dtype that does not fit.
     """
-    arguments = (lengths, mask, resets, reset_carry, reverse, bptt)
+    arguments = (lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
     final, ys, _ = _run(cell, params, xs, carry, *arguments, every_carry=False)
     return final, ys
 
@@ -77,6 +82,8 @@ def trajectory(
     reset_carry: Carry | None = None,
     reverse: bool = False,
     bptt: BPTT = BPTT(),
+    key: Array | None = None,
+    first_step: int | Array = 0,
 ) -> tuple[Carry, Array]:
     """`unroll` that returns the carry of every step instead of the last.
 
@@ -87,7 +94,7 @@ def trajectory(
       boundary of `resets` may have replaced the one that came in; a masked step repeats the one
       that it keeps), and the outputs `[T, *B, F]`.
     """
-    arguments = (lengths, mask, resets, reset_carry, reverse, bptt)
+    arguments = (lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
     _, ys, carries = _run(cell, params, xs, carry, *arguments, every_carry=True)
     return carries, ys
 
@@ -103,29 +110,30 @@ def _run(
     reset_carry: Carry | None,
     reverse: bool,
     bptt: BPTT,
+    key: Array | None,
+    first_step: int | Array,
     every_carry: bool,
 ) -> tuple[Carry, Array, Any]:
     inputs.check_cell(cell)
     inputs.check_bptt(cell, bptt)
     checks.flag("reverse", reverse)
-    xs = jnp.asarray(xs)
-    if xs.ndim < 2:
-        raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
-    inputs.check_floating("xs", xs)
-    inputs.check_params(cell, params, xs)
+    xs = as_sequence(cell, params, xs)
     length, batch_shape = len(xs), xs.shape[1:-1]
-    carry = _carry_or_initial("carry", cell, carry, xs)
+    carry = carry_or_initial("carry", cell, carry, xs)
     mask = inputs.as_mask(lengths, mask, length, batch_shape)
     if reset_carry is not None and resets is None:
         raise ValueError("reset_carry: got one without resets, expected both or neither")
     if resets is not None:
         resets = inputs.as_flags("resets", resets, length, batch_shape)
         resets = steps_that_start(resets, mask, reverse)
-        reset_carry = _carry_or_initial("reset_carry", cell, reset_carry, xs)
+        reset_carry = carry_or_initial("reset_carry", cell, reset_carry, xs)
     if mask is not None or resets is not None:
         inputs.check_batched("carry", carry, batch_shape)
+    xs = inputs.zero_masked(xs, mask)
+    if key is not None:
+        params, xs = draw(cell, key, params, xs, _numbers(first_step, length, reverse))
     steps = Steps(
-        xs=inputs.zero_masked(xs, mask),
+        xs=xs,
         skips=None if mask is None else ~mask,
         resets=resets,
         cuts=None if bptt.truncate is None else _cuts(bptt.truncate, length, reverse),
@@ -135,7 +143,24 @@ def _run(
     return final, inputs.zero_masked(ys, mask), carries
 
 
-def _carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> Carry:
+def _numbers(first_step: int | Array, length: int, reverse: bool) -> Array:
+    """The number of each step since the initial carry, `[T]`."""
+    order = jnp.arange(length, dtype=jnp.int32)
+    return jnp.asarray(first_step, jnp.int32) + (order[::-1] if reverse else order)
+
+
+def as_sequence(cell: Cell, params: Params, xs: Array) -> Array:
+    """`xs` as an array `[T, *B, I]`, checked with `params`."""
+    xs = jnp.asarray(xs)
+    if xs.ndim < 2:
+        raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
+    inputs.check_floating("xs", xs)
+    inputs.check_params(cell, params, xs)
+    return xs
+
+
+def carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> Carry:
+    """`carry` in the dtypes that `xs` asks for, or the cell's own where it is None."""
     batch_shape = xs.shape[1:-1]
     if carry is None:
         return cell.carry(batch_shape, xs.dtype)
@@ -170,15 +195,3 @@ def _cuts(truncate: int, length: int, reverse: bool) -> Array:
     """
     boundary = jnp.arange(length) + (1 if reverse else 0)
     return (boundary % min(truncate, max(length, 1)) == 0) & (boundary > 0) & (boundary < length)
-
-
-@functools.lru_cache(maxsize=512)
-def output_features(cell: Cell, in_features: int) -> int:
-    """`F`, the size of the output of `cell` for inputs of `in_features`."""
-
-    def once() -> Array:
-        params = cell.init(jax.random.key(0), in_features)
-        x = jnp.zeros(in_features, jnp.float32)
-        return cell.step(params, cell.carry((), x.dtype), x)[1]
-
-    return jax.eval_shape(once).shape[-1]

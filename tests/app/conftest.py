@@ -8,34 +8,7 @@ import pytest
 
 from gatedrnn._app import cli
 
-CONFIG = """
-task = "language"
-
-[data]
-path = "text.txt"
-validation_fraction = 0.2
-window = 8
-
-[model]
-embedding = 4
-features = 8
-layers = 1
-dropout = 0.1
-
-[optimiser]
-learning_rate = 1e-2
-final_learning_rate = 1e-3
-clip_norm = 1.0
-
-[train]
-batch = 4
-steps = 6
-validate_every = 2
-seed = 0
-
-[run]
-folder = "runs/tiny"
-"""
+from . import tiny
 
 
 class Outcome(NamedTuple):
@@ -49,7 +22,7 @@ def workplace(tmp_path, monkeypatch):
     """An empty folder to stand in, with `text.txt` and `tiny.toml`."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("the cat sat on the mat. " * 20, encoding="utf-8")
-    Path("tiny.toml").write_text(CONFIG, encoding="utf-8")
+    Path("tiny.toml").write_text(tiny.configuration("language"), encoding="utf-8")
     return tmp_path
 
 

@@ -69,6 +69,7 @@ assert not found, found
     [
         (("train", "tiny.toml"), {"optax"}, "needs optax;"),
         (("train", "tiny.toml"), {"tqdm", "tomli_w"}, "needs tqdm, tomli-w;"),
+        (("eval", "runs/tiny"), {"sklearn"}, "needs scikit-learn;"),
         (("sample", "runs/tiny"), {"orbax", "optax"}, "needs orbax-checkpoint;"),
     ],
 )

@@ -1,5 +1,4 @@
 import dataclasses
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -163,8 +162,3 @@ def test_differences():
     old, new = tasks.load(SHIPPED), tasks.load(SHIPPED, ["train.seed=3", "data.path=a"])
     assert config.differences(old, new) == {"train.seed": (0, 3), "data.path": (None, "a")}
     assert config.differences(old, old) == {}
-
-
-def test_shipped_file_states_every_setting_but_the_path():
-    table = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
-    assert table == config.to_table(tasks.load(SHIPPED))

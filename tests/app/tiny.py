@@ -8,7 +8,7 @@ clip_norm = 1.0
 
 [train]
 batch = 4
-steps = 4
+steps = 6
 validate_every = 2
 seed = 0
 

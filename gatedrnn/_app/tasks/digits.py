@@ -180,13 +180,17 @@ class Digits:
 
 def mistakes(images: np.ndarray, labels: np.ndarray, got: np.ndarray, title: str) -> Figure:
     """At most 24 of `images` [N, 64], each with its digit and the one it was taken for."""
-    columns = 8
-    rows = -(-min(len(images), 24) // columns)
-    figure = Figure(figsize=(8.0, 1.3 * rows + 0.5), layout="constrained")
-    figure.suptitle(title, x=0.02, ha="left")
-    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.set_axis_off()
-        if index < len(images):
-            axes.imshow(images[index].reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
-            axes.set_title(f"{labels[index]} taken for {got[index]}", fontsize=7)
+    shown, columns, tile = min(len(images), 24), 8, 11  # pixels, with a margin
+    rows = -(-shown // columns)
+    sheet = np.zeros((rows * tile, columns * tile), np.float32)
+    figure = Figure(figsize=(8.0, rows + 0.5), layout="constrained")
+    axes = figure.add_subplot()
+    for index in range(shown):
+        top, left = (tile * place for place in divmod(index, columns))
+        sheet[top + 3 : top + tile, left : left + 8] = images[index].reshape(8, 8)
+        words = f"{labels[index]} taken for {got[index]}"
+        axes.text(left + 3.5, top + 1, words, ha="center", va="center", fontsize=8)
+    axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1)
+    axes.set_title(title, loc="left")
+    axes.set_axis_off()
     return figure

@@ -14,7 +14,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, inputs
-from gatedrnn._src.layers.layer import as_sequence, features_of
+from gatedrnn._src.drawing import draws
+from gatedrnn._src.layers.layer import as_sequence, features_of, key_of
 from gatedrnn._src.layers.recurrent import Recurrent, lift
 from gatedrnn._src.rule import Carry, Cell, rule_of
 from gatedrnn._src.unroll import steps_that_start
@@ -104,7 +105,7 @@ class Bidirectional:
         row's first.
         """
         carries, (forward, backward) = self._both(
-            Recurrent.run, params, xs, carry, lengths, mask, resets
+            Recurrent.run, params, xs, carry, lengths, mask, resets, key
         )
         if self._one_loop:
             backward = _flip(backward)
@@ -122,7 +123,9 @@ class Bidirectional:
         key: Array | None = None,
     ) -> tuple[Directions, Array]:
         """The final carries and the outputs that belong to them, merged: `[*B, F]`."""
-        carries, ends = self._both(Recurrent.run_to_end, params, xs, carry, lengths, mask, resets)
+        carries, ends = self._both(
+            Recurrent.run_to_end, params, xs, carry, lengths, mask, resets, key
+        )
         return carries, MERGES[self.merge](*ends)
 
     @property
@@ -142,6 +145,7 @@ class Bidirectional:
         lengths: Array | None,
         mask: Array | None,
         resets: Array | None,
+        key: Array | None,
     ) -> tuple[Directions, Directions]:
         """`run` in both directions: the final carries and what else it returns.
 
@@ -151,9 +155,14 @@ class Bidirectional:
         params = _both_of("params", params)
         carry = Directions(None, None) if carry is None else _both_of("carry", carry)
         self.out_features(xs.shape[-1])
+        layers = (self.forward, self.backward)
+        keys = [key_of(key, i) if draws(layer.cell) else None for i, layer in enumerate(layers)]
         if not self._one_loop:
-            forward = run(self.forward, params.forward, xs, carry.forward, mask, resets, False)
-            backward = run(self.backward, params.backward, xs, carry.backward, mask, resets, True)
+            flags = (mask, resets)
+            forward = run(self.forward, params.forward, xs, carry.forward, *flags, keys[0], False)
+            backward = run(
+                self.backward, params.backward, xs, carry.backward, *flags, keys[1], True
+            )
             return Directions(forward[0], backward[0]), Directions(forward[1], backward[1])
         carry = self._checked(params, carry, xs)
         if resets is not None:
@@ -161,11 +170,11 @@ class Bidirectional:
             resets = jnp.stack([resets, jnp.flip(steps_that_start(resets, mask, reverse=True), 0)])
         pairs = jax.tree.map(
             lambda ahead, back: jnp.stack([ahead, back]),
-            (params.forward, xs, carry.forward, mask),
-            (params.backward, _flip(xs), carry.backward, _flip(mask)),
+            (params.forward, xs, carry.forward, mask, keys[0]),
+            (params.backward, _flip(xs), carry.backward, _flip(mask), keys[1]),
         )
         both = jax.vmap(partial(run, self.forward, reverse=False))
-        carries, ys = both(*pairs, resets)
+        carries, ys = both(*pairs[:4], resets, pairs[4])
         return Directions(*_unstack(carries)), Directions(*_unstack(ys))
 
     def _checked(self, params: Directions, carry: Directions, xs: Array) -> Directions:
@@ -178,10 +187,8 @@ class Bidirectional:
             inputs.check_dtypes(params, xs, "xs")
         if carry.forward is None:
             return carry
-        batch_shape, named = xs.shape[1:-1], zip(Directions._fields, carry, strict=True)
-        return Directions(
-            *(inputs.as_carry(cell, c, batch_shape, xs, f"carry.{name}") for name, c in named)
-        )
+        named = zip((self.forward, self.backward), carry, Directions._fields, strict=True)
+        return Directions(*(layer.as_carry(c, xs, f"carry.{name}") for layer, c, name in named))
 
     def step(
         self, params: Directions, carry: Carry, x: Array, *, key: Array | None = None

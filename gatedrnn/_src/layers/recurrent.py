@@ -13,9 +13,10 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, inputs
 from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.drawing import draws, draws_each_step
 from gatedrnn._src.layers.layer import as_sequence, features_of, last_valid
 from gatedrnn._src.rule import Carry, Cell, Params, rule_of
-from gatedrnn._src.unroll import output_features, unroll
+from gatedrnn._src.unroll import unroll
 
 
 class RecurrentParams(NamedTuple):
@@ -23,6 +24,13 @@ class RecurrentParams(NamedTuple):
 
     cell: Params
     initial: Carry | None  # without batch axes
+
+
+class CountedCarry(NamedTuple):
+    """The carry of a cell that draws anew at every step, `gr.Zoneout`, and their number so far."""
+
+    step: Array  # int32, no axes
+    cell: Carry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Recurrent:
 
     def out_features(self, in_features: int | None) -> int:
         """The size of the cell's output."""
-        return output_features(self.cell, features_of(self, in_features))
+        return inputs.output_features(self.cell, features_of(self, in_features))
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
@@ -58,7 +66,18 @@ class Recurrent:
         dtype: DTypeLike = jnp.float32,
         params: RecurrentParams | None = None,
     ) -> Carry:
-        """The cell's initial carry, or the learned one, which is in `params`."""
+        """The cell's initial carry, or the learned one, which is in `params`.
+
+        A `CountedCarry` of it where the cell draws anew at every step.
+        """
+        initial = self._initial(batch_shape, dtype, params)
+        if draws_each_step(self.cell):
+            return CountedCarry(jnp.zeros((), jnp.int32), initial)
+        return initial
+
+    def _initial(
+        self, batch_shape: tuple[int, ...], dtype: DTypeLike, params: RecurrentParams | None
+    ) -> Carry:
         zeros = self.cell.carry(batch_shape, dtype)
         if self.initial == "zeros":
             return zeros
@@ -89,7 +108,7 @@ class Recurrent:
         After a reset too, a step starts from the layer's initial carry.
         """
         xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        return self.run(params, xs, carry, mask, resets, reverse=False)
+        return self.run(params, xs, carry, mask, resets, key, reverse=False)
 
     def run(
         self,
@@ -98,12 +117,14 @@ class Recurrent:
         carry: Carry | None,
         mask: Array | None,
         resets: Array | None,
+        key: Array | None,
         reverse: bool,
     ) -> tuple[Carry, Array]:
         """`apply` in either direction."""
         self.check(params)
-        initial = self.carry(xs.shape[1:-1], xs.dtype, params)
-        return unroll(
+        initial = self._initial(xs.shape[1:-1], xs.dtype, params)
+        steps, carry = self.uncounted(carry)
+        carry, ys = unroll(
             self.cell,
             params.cell,
             xs,
@@ -113,7 +134,29 @@ class Recurrent:
             reset_carry=None if resets is None else initial,
             reverse=reverse,
             bptt=self.bptt,
+            key=key if draws(self.cell) else None,
+            first_step=0 if steps is None else steps,
         )
+        return self._counted(steps, len(xs), carry), ys
+
+    def as_carry(self, carry: Carry, xs: Array, name: str) -> Carry:
+        """`carry` checked and cast to the dtypes that `xs` asks for."""
+        steps, carry = self.uncounted(carry, name)
+        carry = inputs.as_carry(self.cell, carry, xs.shape[1:-1], xs, name)
+        return self._counted(steps, 0, carry)
+
+    def uncounted(self, carry: Carry | None, name: str = "carry") -> tuple[Array | None, Carry]:
+        """The number of steps so far, None where they are not counted, and the cell's carry."""
+        if not draws_each_step(self.cell):
+            return None, carry
+        if carry is None:
+            return jnp.zeros((), jnp.int32), None
+        if not isinstance(carry, CountedCarry):
+            raise ValueError(f"{name}: got {carry!r}, expected CountedCarry(step, cell)")
+        return jnp.asarray(carry.step), carry.cell
+
+    def _counted(self, steps: Array | None, more: int, carry: Carry) -> Carry:
+        return carry if steps is None else CountedCarry(steps + more, carry)
 
     def check(self, params: RecurrentParams) -> None:
         """Raise unless `params` are a layer's of this kind; the cell's are checked where used."""
@@ -134,7 +177,12 @@ class Recurrent:
     ) -> tuple[Carry, Array]:
         """One step of the cell: `x [*B, I]` -> the new carry and `[*B, F]`."""
         self.check(params)
-        return self.cell.step(params.cell, carry, x)
+        if not draws(self.cell):
+            return self.cell.step(params.cell, carry, x)
+        steps, carry = self.uncounted(carry)
+        first_step = 0 if steps is None else steps
+        carry, y = self.cell.step(params.cell, carry, x, key=key, first_step=first_step)
+        return self._counted(steps, 1, carry), y
 
     def final(
         self,
@@ -149,7 +197,7 @@ class Recurrent:
     ) -> tuple[Carry, Array]:
         """The final carry and the output that belongs to it, `[*B, F]`; zeros for an empty row."""
         xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        return self.run_to_end(params, xs, carry, mask, resets, reverse=False)
+        return self.run_to_end(params, xs, carry, mask, resets, key, reverse=False)
 
     def run_to_end(
         self,
@@ -158,16 +206,17 @@ class Recurrent:
         carry: Carry | None,
         mask: Array | None,
         resets: Array | None,
+        key: Array | None,
         reverse: bool,
     ) -> tuple[Carry, Array]:
         """`final` in either direction."""
-        carry, ys = self.run(params, xs, carry, mask, resets, reverse)
+        carry, ys = self.run(params, xs, carry, mask, resets, key, reverse)
         # a cut in the padding would part the final carry from the step that it belongs to
         parted = mask is not None and self.bptt.truncate is not None
         if parted or rule_of(self.cell) is None:
             return carry, last_valid(ys, mask, first=reverse)
         # the output is the first leaf of the carry: no sequence of outputs is needed at all
-        y = jax.tree.leaves(carry)[0]
+        y = jax.tree.leaves(self.uncounted(carry)[1])[0]
         if len(xs) == 0:
             return carry, jnp.zeros_like(y)
         return carry, y if mask is None else inputs.zero_masked(y, jnp.any(mask, axis=0))
@@ -177,7 +226,8 @@ def recurrent(cell: Cell, bptt: BPTT = BPTT(), initial: str = "zeros") -> Recurr
     """A layer that runs `cell` over time.
 
     Args:
-      cell: any cell.
+      cell: any cell. One that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`, draws them from
+        the key of `apply` and `step`, and none without.
       bptt: how its backward pass runs.
       initial: `"zeros"`, the cell's own initial carry, or `"learned"`: the initial carry, also
         after resets, is a parameter.

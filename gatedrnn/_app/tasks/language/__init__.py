@@ -9,16 +9,16 @@ import math
 import shlex
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import gatedrnn as gr
 from gatedrnn._app import config
 from gatedrnn._app.config import Count, Fraction, Layers, Rate
 from gatedrnn._app.errors import CommandError
+from gatedrnn._app.run_folder import DATA, RunFolder
 from gatedrnn._app.task import Criterion
 from gatedrnn._app.tasks.language import ngram
 from gatedrnn._app.tasks.language.text import (
@@ -28,6 +28,9 @@ from gatedrnn._app.tasks.language.text import (
     prepare,
     training_window,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BITS_PER_NAT = 1.0 / math.log(2.0)
 
@@ -180,7 +183,7 @@ class Language:
         corpus = self.corpus
         return ngram.bits_per_character(corpus.train, corpus.validation, corpus.vocabulary.size)
 
-    def pictures(self, params: Mapping[str, Any]) -> dict[str, Figure | str]:
+    def pictures(self, params: Mapping[str, Any]) -> "dict[str, Figure | str]":
         """None beside the curve."""
         return {}
 
@@ -192,9 +195,11 @@ class Language:
         return [f"gatedrnn sample {shlex.quote(folder)}{prompt}"]
 
 
-def vocabulary_of(stored: dict[str, Any]) -> Vocabulary:
-    """The vocabulary among what is stored with a run."""
-    characters = stored.get("characters")
+def vocabulary_of(run: RunFolder) -> Vocabulary:
+    """The vocabulary that is stored with a run."""
+    characters = run.stored().get("characters")
     if not (isinstance(characters, str) and characters):
-        raise CommandError("cannot read data.json: it does not hold the characters of a text")
+        raise CommandError(
+            f"cannot read {run.path / DATA}: it does not hold the characters of a text"
+        )
     return Vocabulary(characters)

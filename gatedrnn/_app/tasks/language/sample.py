@@ -36,7 +36,7 @@ def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int)
         raise CommandError(
             f"{folder} holds a run of the task {config.task}, expected one of the task language"
         )
-    vocabulary = language.vocabulary_of(found.stored())
+    vocabulary = language.vocabulary_of(found)
     strange = [character for character in prompt if character not in vocabulary.characters]
     if strange:
         raise CommandError(

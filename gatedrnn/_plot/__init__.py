@@ -1,0 +1,1 @@
+"""The pictures of the diagnostics. matplotlib is imported where one is drawn, not before."""

@@ -1,0 +1,84 @@
+"""What the pictures share: new axes, colours, the spread over a batch.
+
+Axes: `T` points along the horizontal axis, `N` samples at each.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito (2008): told apart by colour-blind readers; without yellow, which is faint on white
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+DASHES = ("-", "--", "-.", ":")
+GREY, FAINT = "#666666", "#e6e6e6"
+
+
+def pyplot() -> Any:
+    """matplotlib's, or an error that says how to install it."""
+    try:
+        return importlib.import_module("matplotlib.pyplot")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "matplotlib":
+            raise
+        raise ModuleNotFoundError(
+            'gr.plot needs matplotlib, which is not installed: pip install "gatedrnn[plot]"',
+            name="matplotlib",
+        ) from None
+
+
+def axes_or_new(ax: Axes | None, size: tuple[float, float] = (7.0, 4.2)) -> Axes:
+    """`ax`, or the axes of a new figure."""
+    if ax is not None:
+        return ax
+    _, new = pyplot().subplots(figsize=size, layout="constrained")
+    axes: Axes = new
+    return axes
+
+
+def plain(ax: Axes, *, grid: str = "y") -> None:
+    """No box, faint grid lines behind the data."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=grid, color=FAINT, lw=0.8)  # type: ignore[arg-type]
+    ax.set_axisbelow(True)
+
+
+def legend(ax: Axes, **options: Any) -> None:
+    """A legend above the data, where no line can be; none for a single unnamed line."""
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        place: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+        ax.legend(**(place | {"frameon": False, "ncols": min(len(labels), 4)} | options))
+
+
+def line(ax: Axes, x: Any, values: np.ndarray, index: int, label: str) -> None:
+    """The median over samples `[T, N]` as a line, the 10th to the 90th percentile as a band."""
+    colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+    low, middle, high = spread(values)
+    ax.plot(x, middle, color=colour, ls=dash, lw=1.8, label=label)
+    if values.shape[1] > 1:
+        ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def spread(values: np.ndarray, levels: tuple[float, ...] = (0.1, 0.5, 0.9)) -> np.ndarray:
+    """Quantiles over the positive samples of `[T, N]`, which a logarithmic axis can show."""
+    out = np.full((len(levels), len(values)), np.nan)
+    for t, row in enumerate(values):
+        known = row[np.isfinite(row) & (row > 0)]
+        if known.size:
+            out[:, t] = np.quantile(known, levels)
+    return out
+
+
+def samples(name: str, values: Any, axes: int = 1) -> np.ndarray:
+    """`values [T, *B]` as float64 `[T, N]` (or with `axes` further axes kept last)."""
+    array = np.asarray(values, np.float64)
+    if array.ndim < axes or array.shape[0] == 0:
+        expected = "[T, *B]" if axes == 1 else "[T, *B, K]"
+        raise ValueError(f"{name}: got shape {array.shape}, expected {expected}")
+    return array.reshape(array.shape[0], -1)

@@ -1,0 +1,1 @@
+"""Making a sequence, one step after another, from any step function."""

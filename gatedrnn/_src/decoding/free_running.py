@@ -1,0 +1,53 @@
+"""Free running: a sequence of outputs, each of which is the next input.
+
+Axes: `T` steps, `*B` any batch axes, `F` features.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src import checks
+from gatedrnn._src.decoding.edge import as_partial, check_step
+from gatedrnn._src.rule import Carry
+
+
+def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:
+    """Feed a network its own outputs: one to many, forecasting.
+
+    `carry, y = step(carry, y)`, `steps` times, starting with `first`. The carry may come from a
+    prefix (`apply`), from a label or a vector (a layer of your own), and may hold a key for a step
+    that draws its output. Differentiable; compiled as `gr.greedy` is.
+
+    Args:
+      step: `(carry, y) -> (carry, y)`, the output of the same shape and dtype as the input: arrays
+        `[*B, F]`, or any pytree.
+      carry: the carry to start from.
+      first: the first input; it is not among the outputs.
+      steps: `T`, at least 0; static.
+
+    Returns:
+      `(carry, ys)`: the final carry, and the outputs `[T, *B, F]`. To go on, feed `ys[-1]`.
+
+    Raises:
+      TypeError: a step that is not a function, does not return a pair, or changes a dtype.
+      ValueError: a step that changes a shape; a number of steps below 0.
+    """
+    checks.count("steps", steps)
+    return _generate(as_partial(step), carry, first, steps=steps)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:
+    carry, first = jax.tree.map(jnp.asarray, (carry, first))
+
+    def once(state: tuple, _: None) -> tuple[tuple, Array]:
+        carry, y = step(*state)
+        return (carry, y), y
+
+    check_step(lambda state, _: (once(state, None)[0], ()), (carry, first), None)
+    (carry, _), ys = lax.scan(once, (carry, first), length=steps)
+    return carry, ys

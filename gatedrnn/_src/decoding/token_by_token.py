@@ -1,0 +1,252 @@
+"""Greedy decoding and sampling: one hypothesis for each row, one token after another.
+
+Axes: `T` tokens, `*B` any batch axes, `V` vocabulary, `v` the `top_k` tokens or all.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src import checks
+from gatedrnn._src.decoding.edge import as_partial, as_token, check_range, vocabulary
+from gatedrnn._src.numerics import accumulator
+from gatedrnn._src.rule import Carry
+from gatedrnn._src.trees import vary_alike, where
+
+
+class Decoded(NamedTuple):
+    """What was decoded; to go on, hand on `carry` and the last token."""
+
+    tokens: Array  # int32 [T, *B]; after the end, the end token again
+    lengths: Array  # int32 [*B], the end token included
+    log_probs: Array  # [T, *B], log softmax(logits) of each token; 0 after the end
+    carry: Carry  # of each row, before its last token is fed
+
+
+def greedy(
+    step: Callable, carry: Carry, token: Array, *, max_length: int, end: int | None = None
+) -> Decoded:
+    """The likeliest token at every step (of equal ones the first), until every row has ended.
+
+    Compiled as one loop, which stops early. What `step` closes over is a constant of it: outside
+    `jax.jit`, a new lambda is a new program at every call. Write
+    `jax.tree_util.Partial(net.step, params)` for the step, or call this inside your own `jax.jit`;
+    then equal shapes compile once. Reverse-mode derivatives do not go through.
+
+    Args:
+      step: `(carry, token [*B]) -> (carry, logits [*B, V])`, such as a network's `step` with
+        its parameters.
+      carry: the carry to start from. Leaves that start with the batch axes `*B` belong to rows, and
+        rows that have ended keep theirs; others (a counter of steps, a key) are shared.
+      token: the first token to feed, integers `[*B]`: a start symbol, or the last of a prompt.
+      max_length: `T`, at least 0; static.
+      end: the token that ends a row; None: every row has `T` tokens. Static.
+
+    Returns:
+      The tokens that follow `token`, with their lengths, log-probabilities and the carry.
+
+    Raises:
+      TypeError: a step that is not a function or does not return a pair, floating-point logits and
+        a carry of the same dtypes; a token that is not an integer.
+      ValueError: shapes that do not fit; an end token outside the vocabulary; a length below 0.
+    """
+    checks.count("max_length", max_length)
+    return _greedy(as_partial(step), carry, as_token(token), max_length=max_length, end=end)
+
+
+@partial(jax.jit, static_argnames=("max_length", "end"))
+def _greedy(
+    step: Callable, carry: Carry, token: Array, *, max_length: int, end: int | None
+) -> Decoded:
+    return _decode(
+        step, carry, token, lambda t, logits: jnp.argmax(logits, axis=-1), max_length, end
+    )
+
+
+def sample(
+    step: Callable,
+    carry: Carry,
+    token: Array,
+    key: Array,
+    *,
+    max_length: int,
+    end: int | None = None,
+    temperature: float | Array = 1.0,
+    top_k: int | None = None,
+    top_p: float | Array | None = None,
+) -> Decoded:
+    """A token drawn from `softmax(logits / temperature)` at every step, until every row has ended.
+
+    First the temperature, then the `top_k` likeliest tokens (Fan et al. 2018), then of what is left
+    the nucleus: the fewest likeliest tokens whose probabilities, made to sum to 1, reach `top_p`
+    (Holtzman et al. 2020). Of equal logits the first token counts as likelier. Compiled as `greedy`
+    is.
+
+    Args:
+      step: as in `greedy`. Logits of minus infinity are never drawn while others are finite.
+      carry: as in `greedy`.
+      token: as in `greedy`.
+      key: one, which is folded with the number of each row, or one for each row `[*B]` (of
+        `jax.random.key`): a row's draws follow from its own key and step, whatever is beside it.
+        To go on after a call, use another.
+      max_length: `T`, at least 0; static.
+      end: the token that ends a row, or None; static.
+      temperature: at least 0; 0 is `greedy`. May be traced.
+      top_k: at least 1, or None: all tokens. Static.
+      top_p: above 0 and at most 1, or None. May be traced.
+
+    Returns:
+      As `greedy`; log-probabilities are those of the model, `log softmax(logits)`, whatever the
+      options.
+
+    Raises:
+      TypeError: as `greedy`.
+      ValueError: as `greedy`; an option out of range; keys of another shape.
+    """
+    checks.count("max_length", max_length)
+    if top_k is not None:
+        checks.size("top_k", top_k)
+    check_range("temperature", temperature, lambda v: 0 <= v < float("inf"), "at least 0")
+    if top_p is not None:
+        check_range("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
+    token = as_token(token)
+    options = (row_keys(key, token.shape), temperature, top_p)
+    return _sample(
+        as_partial(step), carry, token, options, max_length=max_length, end=end, top_k=top_k
+    )
+
+
+def row_keys(key: Array, batch_shape: tuple[int, ...]) -> Array:
+    """A key for each row, `[*B]`."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.shape == batch_shape:
+        return key
+    if key.shape != ():
+        raise ValueError(f"key: got shape {key.shape}, expected () or {batch_shape}, one a row")
+    fold, rows = partial(jax.random.fold_in, key), 1
+    for size in batch_shape:
+        fold, rows = jax.vmap(fold), rows * size
+    return fold(jnp.arange(rows, dtype=jnp.uint32).reshape(batch_shape))
+
+
+@partial(jax.jit, static_argnames=("max_length", "end", "top_k"))
+def _sample(
+    step: Callable,
+    carry: Carry,
+    token: Array,
+    options: tuple,
+    *,
+    max_length: int,
+    end: int | None,
+    top_k: int | None,
+) -> Decoded:
+    keys, temperature, top_p = options
+
+    def noise(key: Array, t: Array, size: int, dtype: Any) -> Array:
+        return jax.random.gumbel(jax.random.fold_in(key, t), (size,), dtype)
+
+    def choose(t: Array, logits: Array) -> Array:
+        ranked, tokens = logits, None
+        if top_k is not None or top_p is not None:
+            size = logits.shape[-1]
+            ranked, tokens = lax.top_k(logits, size if top_k is None else min(top_k, size))
+        draw = partial(noise, t=t, size=ranked.shape[-1], dtype=ranked.dtype)
+        for _ in token.shape:
+            draw = jax.vmap(draw)
+        index = _draw(ranked, draw(keys), temperature, top_p)
+        if tokens is None:
+            return index
+        return jnp.take_along_axis(tokens, index[..., None], axis=-1)[..., 0]
+
+    return _decode(step, carry, token, choose, max_length, end)
+
+
+def _draw(logits: Array, gumbel: Array, temperature: Any, top_p: Any) -> Array:
+    """An index into `logits [*B, v]` (in descending order, with `top_p`), `[*B]`."""
+    temperature = jnp.asarray(temperature).astype(logits.dtype)
+    least = jnp.finfo(logits.dtype).tiny
+    # the greatest becomes 0, which no temperature, however low, makes infinite
+    scaled = (logits - logits.max(axis=-1, keepdims=True)) / jnp.maximum(temperature, least)
+    if top_p is not None:
+        top_p = jnp.asarray(top_p).astype(logits.dtype)
+        probs = jax.nn.softmax(scaled, axis=-1)
+        before = jnp.cumsum(probs, axis=-1) - probs
+        scaled = jnp.where((before < top_p) | (top_p >= 1), scaled, -jnp.inf)
+    drawn = jnp.argmax(scaled + gumbel, axis=-1)
+    return jnp.where(temperature < least, jnp.argmax(logits, axis=-1), drawn)
+
+
+class _State(NamedTuple):
+    """Between two tokens."""
+
+    t: Array
+    carry: Carry
+    token: Array  # [*B], the last
+    ended: Array  # [*B]
+    tokens: Array  # [T, *B]
+    lengths: Array  # [*B]
+    log_probs: Array  # [T, *B]
+
+
+def _decode(
+    step: Callable,
+    carry: Carry,
+    token: Array,
+    choose: Callable,
+    max_length: int,
+    end: int | None,
+) -> Decoded:
+    """The loop; `choose(t, logits [*B, V])` gives the tokens `[*B]` of step `t`."""
+    carry = jax.tree.map(jnp.asarray, carry)
+    _, dtype = vocabulary(step, carry, token, end)
+    dtype = accumulator(dtype)
+    shape = (max_length, *token.shape)
+
+    def go_on(state: _State) -> Array:
+        return (state.t < max_length) & ~jnp.all(state.ended)
+
+    def body(state: _State) -> _State:
+        t, ended = state.t, state.ended
+        carry, logits = step(state.carry, state.token)
+        logits = logits.astype(dtype)
+        token = choose(t, logits).astype(jnp.int32)
+        if end is not None:
+            token = jnp.where(ended, end, token)
+        probs = jax.nn.log_softmax(logits, axis=-1)
+        log_prob = jnp.take_along_axis(probs, token[..., None], axis=-1)[..., 0]
+        return _State(
+            t + 1,
+            _rows_where(ended, state.carry, carry),
+            token,
+            ended if end is None else ended | (token == end),
+            state.tokens.at[t].set(token),
+            state.lengths + (~ended).astype(jnp.int32),
+            state.log_probs.at[t].set(jnp.where(ended, 0, log_prob)),
+        )
+
+    state = _State(
+        jnp.zeros((), jnp.int32),
+        carry,
+        token,
+        jnp.zeros(token.shape, bool),
+        jnp.full(shape, 0 if end is None else end, jnp.int32),
+        jnp.zeros(token.shape, jnp.int32),
+        jnp.zeros(shape, dtype),
+    )
+    if max_length > 0:
+        state = lax.while_loop(go_on, body, vary_alike(state))
+    return Decoded(state.tokens, state.lengths, state.log_probs, state.carry)
+
+
+def _rows_where(flag: Array, this: Carry, other: Carry) -> Carry:
+    """The carry `this` in rows where `flag [*B]` holds, else `other`, which shared leaves are."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return where(flag, a, b) if b.shape[: flag.ndim] == flag.shape else b
+
+    return jax.tree.map(pick, this, other)

@@ -1,0 +1,1 @@
+"""What a recurrent network does: gradients, Jacobians, loss surfaces, gates over time."""

@@ -1,0 +1,193 @@
+"""How the gradient of a loss flows back through time.
+
+Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src import checks, inputs
+from gatedrnn._src.bptt import BPTT
+from gatedrnn._src.diagnostics.flat import row_size, unflatten
+from gatedrnn._src.diagnostics.probe import Probed
+from gatedrnn._src.numerics import accumulator
+from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.unroll import as_sequence, trajectory, unroll
+
+
+def carry_gradients(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    loss: Callable[[Carry, Array], Array],
+    carry: Carry | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_carry: Carry | None = None,
+    reverse: bool = False,
+    bptt: BPTT = BPTT(),
+) -> Carry:
+    """`δcarry_t`: the gradient of a loss with respect to the carry that each step hands on.
+
+    In full, as the backward pass hands it from step to step: what comes back from later steps, cut
+    and clipped as `bptt` says, and what the loss at `t` adds; by the cell's own rule where it has
+    one. The leaves are separate variables: what reaches an LSTM's `c_t` through the `h_t` of the
+    same step is in `δh_t`, not in `δc_t`. Where the output is an array of the carry (the first, in
+    a cell with a rule), the loss on `ys` is in that array's gradient; where a cell of your own
+    computes its output from the carry, or returns both from a `jit` of its own, that part is not.
+
+    Args:
+      cell: any cell.
+      params: its parameters.
+      xs: `[T, *B, I]`.
+      loss: `(carries, ys) -> scalar`, of what `gr.trajectory` returns.
+      carry: and all that follow are those of `gr.unroll`.
+      lengths: `[*B]`.
+      mask: `[T, *B]`.
+      resets: `[T, *B]`.
+      reset_carry: the carry after a reset.
+      reverse: run from the end.
+      bptt: how the backward pass runs.
+
+    Returns:
+      A carry with leaves `[T, *B, ...]` in the dtype of `xs`: zeros at masked steps, None for a
+      leaf that is not of a floating-point dtype.
+
+    Raises:
+      ValueError: a loss that is not a scalar, and what `gr.unroll` raises.
+      TypeError: what `gr.unroll` raises.
+    """
+    inputs.check_cell(cell)
+    xs = as_sequence(cell, params, xs)
+    probed = Probed(cell)
+
+    def total(e: Array) -> Array:
+        carries, ys = trajectory(
+            probed,
+            params,
+            jnp.concatenate([xs, e], axis=-1),
+            carry,
+            lengths=lengths,
+            mask=mask,
+            resets=resets,
+            reset_carry=reset_carry,
+            reverse=reverse,
+            bptt=bptt,
+        )
+        value = jnp.asarray(loss(carries, ys))
+        if value.shape != ():
+            raise ValueError(f"loss: got a value of shape {value.shape}, expected a scalar")
+        return value
+
+    d = jax.grad(total)(_no_probe(cell, xs))
+    like = jax.eval_shape(lambda: cell.carry(xs.shape[:-1], xs.dtype))
+    filled = unflatten(d, like)
+    return jax.tree.map(lambda v: v.astype(xs.dtype) if isinstance(v, Array) else None, filled)
+
+
+def gradient_norms(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    loss: Callable[[Carry, Array], Array],
+    carry: Carry | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_carry: Carry | None = None,
+    reverse: bool = False,
+    bptt: BPTT = BPTT(),
+) -> Carry:
+    """The Euclidean norm of `δh_t` (and `δc_t`, every leaf of the carry) over time.
+
+    Args and errors are those of `carry_gradients`. Where the norm falls or grows by orders of
+    magnitude towards the start, the gradient vanishes or explodes (Bengio et al. 1994).
+
+    Returns:
+      A carry with leaves `[T, *B]` in at least float32: a norm for each step and row.
+    """
+    gradients = carry_gradients(
+        cell,
+        params,
+        xs,
+        loss,
+        carry,
+        lengths=lengths,
+        mask=mask,
+        resets=resets,
+        reset_carry=reset_carry,
+        reverse=reverse,
+        bptt=bptt,
+    )
+    lead = jnp.ndim(xs) - 1
+    return jax.tree.map(lambda v: jnp.sqrt(_squares(v, lead)), gradients)
+
+
+def gradient_reach(
+    cells: Mapping[str, tuple[Cell, Params]],
+    xs: Array,
+    *,
+    of: str = "inputs",
+    bptt: BPTT = BPTT(),
+) -> dict[str, Array]:
+    """How far back the last output's gradient reaches, for several cells side by side.
+
+    The Frobenius norm of `∂y_T/∂x_t` or of `∂y_T/∂carry_t`, over the distance `T − t`; exact, by
+    one backward pass for each of the `F` outputs.
+
+    Args:
+      cells: by name, a cell and its parameters.
+      xs: `[T, *B, I]`, which all of them read.
+      of: `"inputs"`, or `"carry"`: the whole carry that step `t` hands on.
+      bptt: how the backward pass runs.
+
+    Returns:
+      For each name `[T, *B]` in at least float32; the index is the distance in steps, from 0.
+
+    Raises:
+      ValueError: another `of`, no steps, and what `gr.unroll` raises.
+      TypeError: what `gr.unroll` raises.
+    """
+    checks.option("of", of, ("inputs", "carry"))
+    reach = {}
+    for name, (cell, params) in cells.items():
+        inputs.check_cell(cell)
+        checked = as_sequence(cell, params, xs)
+        if len(checked) == 0:
+            raise ValueError(f"xs: got shape {checked.shape}, expected at least one step")
+        reach[name] = _reach(cell, params, checked, of, bptt)
+    return reach
+
+
+def _reach(cell: Cell, params: Params, xs: Array, of: str, bptt: BPTT) -> Array:
+    def last(point: Array) -> Array:
+        if of == "inputs":
+            return unroll(cell, params, point, bptt=bptt)[1][-1]
+        joined = jnp.concatenate([xs, point], axis=-1)
+        return unroll(Probed(cell), params, joined, bptt=bptt)[1][-1]
+
+    y, back = jax.vjp(last, xs if of == "inputs" else _no_probe(cell, xs))
+
+    def of_one_output(row: Array) -> Array:
+        # rows of the batch do not meet: one pass back gives this output's gradient in each
+        (d,) = back(jnp.broadcast_to(row, y.shape))
+        return _squares(d, xs.ndim - 1)
+
+    each = lax.map(of_one_output, jnp.eye(y.shape[-1], dtype=y.dtype))
+    return jnp.sqrt(jnp.sum(each, axis=0))[::-1]
+
+
+def _no_probe(cell: Cell, xs: Array) -> Array:
+    return jnp.zeros((*xs.shape[:-1], row_size(cell)), xs.dtype)
+
+
+def _squares(v: Array, lead: int) -> Array:
+    """The sum of squares over all but `lead` axes."""
+    v = v.astype(accumulator(v.dtype))
+    return jnp.sum(v * v, axis=tuple(range(lead, v.ndim)))

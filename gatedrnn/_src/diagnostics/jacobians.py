@@ -1,0 +1,197 @@
+"""Jacobians of steps, their products over time, and how they stretch.
+
+Axes: `T` time, `*B` any batch axes (also none), `I` input features, `K` the elements of one row of
+the carry, or of one leaf of it. `J[..., i, j]` is the derivative of element `i` after the step by
+element `j` before it: for an Elman network `diag(f'(a_t)) Wᵀ`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src import checks, inputs
+from gatedrnn._src.diagnostics.flat import check_leaf, flatten, unflatten
+from gatedrnn._src.diagnostics.replay import Replay, replay
+from gatedrnn._src.elman import Elman, ElmanParams
+from gatedrnn._src.numerics import ACTIVATIONS, accumulator
+from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.trees import where
+
+
+def step_jacobians(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Carry | None = None,
+    *,
+    leaf: str | None = None,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_carry: Carry | None = None,
+    reverse: bool = False,
+) -> Array:
+    """`∂carry_t/∂carry_{t−1}` of every step, by autodiff of `cell.step`.
+
+    Args:
+      cell: any cell.
+      params: its parameters.
+      xs: `[T, *B, I]`.
+      carry: the initial carry; it and all that follow but `leaf` are those of `gr.unroll`.
+      leaf: the name of one leaf, such as `"c"`: its derivative by itself, the others held fixed.
+        None: the whole carry, its leaves side by side.
+      lengths: `[*B]`.
+      mask: `[T, *B]`; a masked step keeps the carry: the identity.
+      resets: `[T, *B]`; a step that starts from the reset carry: zeros.
+      reset_carry: the carry after a reset.
+      reverse: run from the end: then `∂carry_t/∂carry_{t+1}`.
+
+    Returns:
+      `[T, *B, K, K]` in at least float32.
+
+    Raises:
+      ValueError: an unknown leaf, and what `gr.unroll` raises.
+      TypeError: what `gr.unroll` raises.
+    """
+    inputs.check_cell(cell)
+    check_leaf(cell, leaf)
+    run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
+    return _step_jacobians(cell, leaf, params, run)
+
+
+@functools.partial(jax.jit, static_argnames=("cell", "leaf"))
+def _step_jacobians(cell: Cell, leaf: str | None, params: Params, run: Replay) -> Array:
+    def of_a_row(before: Carry, x: Array) -> Array:
+        def advance(state: Array) -> Array:
+            new, _ = cell.step(params, unflatten(state, before, leaf), x)
+            return flatten(new, 0, leaf)
+
+        return jax.jacrev(advance)(flatten(before, 0, leaf))
+
+    for _ in range(run.xs.ndim - 1):
+        of_a_row = jax.vmap(of_a_row)
+    jacobians = of_a_row(run.before, run.xs)
+    jacobians = where(run.starts, jnp.zeros_like(jacobians), jacobians)
+    if run.mask is None:
+        return jacobians
+    kept = jnp.eye(jacobians.shape[-1], dtype=jacobians.dtype)
+    return where(run.mask, jacobians, jnp.broadcast_to(kept, jacobians.shape))
+
+
+def singular_values(jacobians: Array) -> Array:
+    """The singular values of every matrix, the largest first.
+
+    Args:
+      jacobians: `[..., K, K]`.
+
+    Returns:
+      `[..., K]`. The first is the spectral norm: by how much a perturbation can grow.
+
+    Raises:
+      ValueError: matrices that are not square.
+    """
+    return jnp.linalg.svd(as_matrices(jacobians, 2), compute_uv=False)
+
+
+def product_jacobians(jacobians: Array) -> Array:
+    """`∂carry_T/∂carry_t` for every `t`, the product `J_T … J_{t+1}` of the step Jacobians.
+
+    Args:
+      jacobians: `[T, *B, K, K]`, in the order in which the steps ran.
+
+    Returns:
+      `[T, *B, K, K]`, at index `t` from 0 to `T − 1`: the initial carry is index 0, and the
+      distance is `T − t`. Their spectral norms are `singular_values(products)[..., 0]`.
+
+    Raises:
+      ValueError: matrices that are not square.
+    """
+    jacobians = as_matrices(jacobians, 3)
+    return _products(jacobians)
+
+
+@jax.jit
+def _products(jacobians: Array) -> Array:
+    return lax.associative_scan(jnp.matmul, jacobians, reverse=True)
+
+
+def jacobian_bound(cell: Elman, params: ElmanParams, steps: int) -> Array:
+    """`(γλ)^{T−t}`, above the spectral norm of `∂h_T/∂h_t` in an Elman network.
+
+    `γ = max|f'|`: 1 for tanh, relu and the identity, 1/4 for the logistic function; `λ` is the
+    largest singular value of `W`. `λ < 1/γ` is enough for the gradient to vanish; `λ > 1/γ` is
+    necessary, not enough, for it to explode (Pascanu et al. 2013).
+
+    Args:
+      cell: an Elman network.
+      params: its parameters.
+      steps: `T`.
+
+    Returns:
+      `[T]`, at the indices of `product_jacobians`.
+
+    Raises:
+      TypeError: another cell.
+      ValueError: steps below 1.
+    """
+    if not isinstance(cell, Elman):
+        raise TypeError(f"cell: got {cell!r}, expected a gr.Elman: the bound is that of its step")
+    checks.size("steps", steps)
+    kernel = jnp.asarray(params.recurrent_kernel)
+    largest = singular_values(kernel.astype(accumulator(kernel.dtype)))[0]
+    distance = jnp.arange(steps, 0, -1).astype(largest.dtype)
+    return (ACTIVATIONS[cell.activation].steepest * largest) ** distance
+
+
+def lyapunov_exponents(jacobians: Array, *, warm_up: int = 0, dt: float = 1.0) -> Array:
+    """The Lyapunov exponents along a trajectory: rates at which perturbations grow or decay.
+
+    By QR decomposition (Benettin et al. 1980): a frame of perturbations goes through the step
+    Jacobians, `J_t Q_{t−1} = Q_t R_t`, and the exponents are the means of `log|diag R_t|`.
+
+    Args:
+      jacobians: `[T, *B, K, K]`, of any map, such as those of `step_jacobians`. All steps count, so
+        leave padding out.
+      warm_up: how many steps turn the frame before any is counted.
+      dt: the length of a step in units of time.
+
+    Returns:
+      `[*B, K]`, per unit of time, the largest first: above 0 the network is chaotic along this
+      trajectory, below 0 it forgets; -inf where a step loses a direction altogether.
+
+    Raises:
+      ValueError: matrices that are not square, a `warm_up` that leaves no step, or a `dt` that is
+        not above 0.
+    """
+    jacobians = as_matrices(jacobians, 3)
+    if not isinstance(warm_up, int) or not 0 <= warm_up < len(jacobians):
+        raise ValueError(
+            f"warm_up: got {warm_up!r}, expected an integer from 0 to {len(jacobians) - 1}, fewer "
+            "than the steps of jacobians"
+        )
+    checks.number("dt", dt, above=0)
+    return _exponents(jacobians, warm_up) / dt
+
+
+@functools.partial(jax.jit, static_argnames="warm_up")
+def _exponents(jacobians: Array, warm_up: int) -> Array:
+    def step(frame: Array, jacobian: Array) -> tuple[Array, Array]:
+        frame, r = jnp.linalg.qr(jacobian @ frame)
+        return frame, jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))
+
+    shape = jacobians.shape[1:]
+    start = jnp.broadcast_to(jnp.eye(shape[-1], dtype=jacobians.dtype), shape)
+    _, rates = lax.scan(step, start, jacobians)
+    return -jnp.sort(-jnp.mean(rates[warm_up:], axis=0), axis=-1)
+
+
+def as_matrices(jacobians: Array, axes: int) -> Array:
+    """`jacobians` as an array, raising unless they are square, with at least `axes` axes."""
+    jacobians = jnp.asarray(jacobians)
+    shape = jacobians.shape
+    if len(shape) < axes or shape[-1] != shape[-2]:
+        expected = "[..., K, K]" if axes == 2 else "[T, *B, K, K]"
+        raise ValueError(f"jacobians: got shape {shape}, expected {expected}")
+    return jacobians

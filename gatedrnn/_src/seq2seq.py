@@ -1,0 +1,205 @@
+"""Sequence to sequence: an encoder and a decoder joined through their carries.
+
+Axes: `S` source steps, `T` target steps, `*B` any batch axes, `V` outputs of the decoder.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from gatedrnn._src import bridge, checks, inputs
+from gatedrnn._src.attention import attend, attention_weights, has_attention
+from gatedrnn._src.layers.layer import (
+    Layer,
+    as_sequence,
+    check_layer,
+    is_causal,
+    key_of,
+    reads_tokens,
+)
+from gatedrnn._src.layers.recurrent import lift
+from gatedrnn._src.layers.stepwise import DenseParams, dense
+from gatedrnn._src.rule import Carry, Params
+
+
+class Seq2SeqParams(NamedTuple):
+    """Parameters of an encoder, a decoder and what is between."""
+
+    encoder: Params
+    decoder: Params
+    bridge: DenseParams | None  # [E, D], of a learned one
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2Seq:
+    """Two networks, the second of which starts where the first has ended; see `seq2seq`.
+
+    Attributes:
+      encoder: any layer.
+      decoder: any causal layer.
+      bridge: `"learned"`, `"direct"` or None.
+    """
+
+    encoder: Layer
+    decoder: Layer
+    bridge: str | None = "learned"
+
+    def __post_init__(self) -> None:
+        check_layer("encoder", self.encoder)
+        check_layer("decoder", self.decoder)
+        if not is_causal(self.decoder):
+            raise ValueError(f"decoder: got {self.decoder!r}, expected a causal layer")
+        checks.option("bridge", self.bridge, ("learned", "direct", None))
+
+    def init(
+        self,
+        key: Array,
+        in_features: int | None = None,
+        target_features: int | None = None,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Seq2SeqParams:
+        """New parameters, for sources and targets of so many features each; None for tokens."""
+        encoder_key, decoder_key, bridge_key = jax.random.split(key, 3)
+        encoder = self.encoder.init(encoder_key, in_features, dtype)
+        decoder = self.decoder.init(decoder_key, target_features, dtype)
+        if self.bridge != "learned":
+            return Seq2SeqParams(encoder, decoder, None)
+        ends = _state_features("encoder", self.encoder, encoder, dtype)
+        starts = _state_features("decoder", self.decoder, decoder, dtype)
+        joined = dense(starts).init(bridge_key, ends, dtype)
+        return Seq2SeqParams(encoder, decoder, joined)
+
+    def encode(
+        self,
+        params: Seq2SeqParams,
+        sources: Array,
+        *,
+        lengths: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Seq2SeqParams]:
+        """Read `sources [S, *B, I]` (tokens `[S, *B]`), row `b` of `lengths[b]` steps.
+
+        Returns the decoder's initial carry, and parameters in which every `gr.Attention` of the
+        decoder looks back at the encoder's outputs: what `decode` and `step` read.
+        """
+        self._check(params)
+        sources, mask = as_sequence(self.encoder, sources, lengths, None, None)
+        batch_shape = sources.shape[1:] if reads_tokens(self.encoder) else sources.shape[1:-1]
+        encoded, memory = self.encoder.apply(params.encoder, sources, mask=mask, key=key_of(key, 0))
+        carry = self.decoder.carry(batch_shape, memory.dtype, params.decoder)
+        if self.bridge == "direct":
+            carry = bridge.direct(encoded, carry, batch_shape)
+        elif self.bridge == "learned":
+            assert params.bridge is not None
+            carry = bridge.learned(params.bridge, encoded, carry, batch_shape)
+        if has_attention(params.decoder):
+            params = params._replace(decoder=attend(params.decoder, memory, mask=mask))
+        return carry, params
+
+    def decode(
+        self,
+        params: Seq2SeqParams,
+        carry: Carry,
+        targets: Array,
+        *,
+        lengths: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Array]:
+        """The decoder over `targets [T, *B]` (or features `[T, *B, I]`) after `encode`.
+
+        Returns its final carry and its outputs `[T, *B, V]`, zeros after each row's `lengths`.
+        """
+        return self.decoder.apply(
+            params.decoder, targets, carry, lengths=lengths, key=key_of(key, 1)
+        )
+
+    def apply(
+        self,
+        params: Seq2SeqParams,
+        sources: Array,
+        targets: Array,
+        *,
+        source_lengths: Array | None = None,
+        target_lengths: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Array]:
+        """Teacher forcing: `encode`, then `decode` of what the decoder should have said before.
+
+        `targets[t]` is read at step `t`, so it is the target of step `t − 1`, a start token first.
+        """
+        carry, params = self.encode(params, sources, lengths=source_lengths, key=key)
+        return self.decode(params, carry, targets, lengths=target_lengths, key=key)
+
+    def step(
+        self, params: Seq2SeqParams, carry: Carry, x: Array, *, key: Array | None = None
+    ) -> tuple[Carry, Array]:
+        """One step of the decoder: `jax.tree_util.Partial(model.step, params)` is what decodes."""
+        return self.decoder.step(params.decoder, carry, x, key=key_of(key, 1))
+
+    def attention(
+        self,
+        params: Seq2SeqParams,
+        sources: Array,
+        targets: Array,
+        *,
+        source_lengths: Array | None = None,
+        target_lengths: Array | None = None,
+    ) -> Array:
+        """The weights `[T, *B, S]` of the decoder's only `gr.Attention`, for a picture.
+
+        Rows sum to 1, after `target_lengths` to 0. Runs step by step and keeps the weights alone.
+        """
+        carry, params = self.encode(params, sources, lengths=source_lengths)
+        targets, mask = as_sequence(self.decoder, targets, target_lengths, None, None)
+
+        def one(carry: Carry, x: Array) -> tuple[Carry, Array]:
+            return self.step(params, carry, x)[0], attention_weights(params.decoder, carry)
+
+        return inputs.zero_masked(lax.scan(one, carry, targets)[1], mask)
+
+    def _check(self, params: Any) -> None:
+        if not isinstance(params, Seq2SeqParams):
+            raise ValueError(
+                f"params: got {type(params).__name__}, expected Seq2SeqParams(encoder, decoder, "
+                "bridge)"
+            )
+        if (params.bridge is not None) != (self.bridge == "learned"):
+            kind = type(params.bridge).__name__
+            raise ValueError(f"params.bridge: got {kind} for the bridge {self.bridge!r}")
+
+
+def _state_features(name: str, layer: Layer, params: Params, dtype: DTypeLike) -> int:
+    """How many numbers the carry of `layer` holds for a row; raise where there are none."""
+    size = bridge.features_of_state(jax.eval_shape(lambda: layer.carry((), dtype, params)))
+    if size == 0:
+        raise ValueError(
+            f"{name}: got {layer!r}, which has no state, expected a recurrent one, or bridge=None"
+        )
+    return size
+
+
+def seq2seq(encoder: Any, decoder: Any, bridge: str | None = "learned") -> Seq2Seq:
+    """An encoder and a decoder joined through their carries (Sutskever, Vinyals & Le 2014).
+
+    With a `gr.Attention` anywhere in the decoder, that looks back at all outputs of the encoder
+    (Bahdanau, Cho & Bengio 2015); its `memory_features` are those that the encoder makes.
+
+    Args:
+      encoder: any layer or cell, also a bidirectional one.
+      decoder: any causal layer or cell, usually `gr.stack(gr.embed(...), cell, gr.dense(V))`.
+      bridge: how the encoder's final carry becomes the decoder's initial one. `"learned"`: every
+        leaf is `tanh(e W + b)`, where `e` is all of the encoder's final carry side by side (`h` and
+        `c` of all layers, of both directions). `"direct"`: as it is, leaf by leaf, where shapes
+        fit. None: the decoder starts from its own initial carry, and knows the source by attention
+        only.
+
+    Raises:
+      TypeError: neither a layer nor a cell.
+      ValueError: a decoder that is not causal, an unknown bridge, (at `init`) a learned bridge
+        from or to a network without a state, or (at `encode`) shapes that a direct one cannot join.
+    """
+    return Seq2Seq(lift(encoder), lift(decoder), bridge)
