@@ -26,6 +26,20 @@ held_out = 8
 cells = ["Elman", "GRU"]
 features = 3
 """,
+    "dates": """
+[data]
+train = 20
+held_out = 5
+seed = 0
+
+[model]
+embedding = 2
+encoder = 2
+decoder = 3
+attention = 2
+dropout = 0.1
+beams = 2
+""",
     "digits": """
 [data]
 read_by = "rows"
