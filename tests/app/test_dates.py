@@ -82,21 +82,22 @@ def test_the_loss_is_that_of_each_token_after_the_right_ones(task, name):
     model = task.models[name]
     net, params = model.net, model.init(jax.random.key(1))
     batch = Batch(*(array[..., :2] for array in task.batch(0)))
-    step, losses = jax.jit(net.step), []
+    encode, step, losses = jax.jit(net.encode), jax.jit(net.step), []
     for column, length in enumerate(batch.lengths):
-        carry, bound = net.encode(params, jnp.asarray(batch.sources[:length, column]))
+        carry, bound = encode(params, batch.sources[:length, column])
         tokens = batch.targets[:, column]
         for read, wanted in pairwise(tokens):
-            carry, logits = step(bound, carry, jnp.asarray(read))
+            carry, logits = step(bound, carry, read)
             logits = np.asarray(logits, np.float64)
             losses.append(np.log(np.exp(logits).sum()) - logits[wanted])
     expected = pytest.approx(np.mean(losses), rel=1e-5)
-    loss, carry = model.loss(params, (), batch, jax.random.key(0))
+    of_batch = jax.jit(model.loss)
+    loss, carry = of_batch(params, (), batch, jax.random.key(0))
     assert (float(loss), carry) == (expected, ())
     # whatever the padding holds
     padding = np.arange(len(batch.sources))[:, None] >= batch.lengths
     other = batch._replace(sources=np.where(padding, 7, batch.sources))
-    assert float(model.loss(params, (), other, jax.random.key(0))[0]) == expected
+    assert float(of_batch(params, (), other, jax.random.key(0))[0]) == expected
 
 
 def test_only_a_date_that_is_wholly_right_counts(task, monkeypatch):
@@ -121,7 +122,7 @@ def test_what_is_written_is_the_likeliest_after_what_was_written(task):
     model, params = task.models["attention"], parameters(task)["attention"]
     sources, lengths, _ = task.new_forms
     got = task.written(model, params, task.new_forms)
-    carry, bound = model.net.encode(params, sources, lengths=lengths)
+    carry, bound = jax.jit(model.net.encode)(params, sources, lengths=lengths)
     token, ended = jnp.full(len(lengths), dates.START), np.zeros(len(lengths), bool)
     step = jax.jit(model.net.step)
     for wrote in got:

@@ -50,6 +50,18 @@ cells = ["LSTM"]
 features = 3
 dropout = 0.1
 """,
+    "formulas": """
+[data]
+train_depth = 2
+test_depth = 3
+per_depth = 24
+validation_fraction = 0.2
+seed = 0
+
+[model]
+readers = ["TreeRNN", "LSTM"]
+features = 3
+""",
     "language": """
 [data]
 path = "text.txt"

@@ -8,7 +8,7 @@ from typing import Annotated
 from gatedrnn._app import config
 from gatedrnn._app.config import Config
 
-NAMES = ("adding", "dates", "digits", "language")
+NAMES = ("adding", "dates", "digits", "formulas", "language")
 
 Name = Annotated[str, config.one_of(*NAMES)]
 
