@@ -30,3 +30,22 @@ def confusion(labels: np.ndarray, got: np.ndarray, names: Sequence[str], title: 
     axes.set_title(title, loc="left")
     axes.spines[:].set_visible(False)
     return figure
+
+
+def looks(examples: Sequence[tuple[np.ndarray, str, str]]) -> Figure:
+    """Where a network looks as it writes: for each example a panel of its weights.
+
+    An example is weights [T, S], the S characters that are read and the T that are written; the
+    darker, the more weight.
+    """
+    rows = -(-len(examples) // 2)
+    figure = Figure(figsize=(13.0, 2.9 * max(rows, 1)), layout="constrained")
+    for place, (weights, read, written) in enumerate(examples, start=1):
+        axes = figure.add_subplot(rows, 2, place)
+        axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(read)), read)
+        axes.set_yticks(range(len(written)), written)
+        axes.tick_params(length=0, labelsize=9)
+        axes.set_title(f"{read} → {written}", loc="left", fontsize=10)
+        axes.spines[:].set_visible(False)
+    return figure

@@ -166,7 +166,7 @@ def test_a_higher_criterion_is_better_where_the_task_says_so(command, monkeypatc
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "task: got nothing, expected one of adding, digit_writer, digits,"),
+        ("", f"task: got nothing, expected one of {', '.join(tasks.NAMES)}"),
         ("task = 3", "task: got 3, an integer, expected one of adding,"),
         ('task = "langage"', "task: got 'langage', a string, expected one of adding,"),
         ("task = []", "task: got an array, expected one of"),

@@ -36,6 +36,20 @@ embedding = 2
 features = 3
 dropout = 0.1
 """,
+    "dates": """
+[data]
+train = 20
+held_out = 5
+seed = 0
+
+[model]
+embedding = 2
+encoder = 2
+decoder = 3
+attention = 2
+dropout = 0.1
+beams = 2
+""",
     "digits": """
 [data]
 read_by = "rows"
@@ -73,6 +87,17 @@ every = 2
 
 [model]
 cells = ["LSTM"]
+""",
+    "formulas": """
+[data]
+train_depth = 2
+test_depth = 3
+per_depth = 24
+validation_fraction = 0.2
+seed = 0
+
+[model]
+readers = ["TreeRNN", "LSTM"]
 features = 3
 """,
     "language": """

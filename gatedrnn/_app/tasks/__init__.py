@@ -8,7 +8,17 @@ from typing import Annotated
 from gatedrnn._app import config
 from gatedrnn._app.config import Config
 
-NAMES = ("adding", "digit_writer", "digits", "forecast", "frames", "language", "tagger")
+NAMES = (
+    "adding",
+    "dates",
+    "digit_writer",
+    "digits",
+    "forecast",
+    "formulas",
+    "frames",
+    "language",
+    "tagger",
+)
 
 Name = Annotated[str, config.one_of(*NAMES)]
 
