@@ -87,6 +87,7 @@ every = 2
 
 [model]
 cells = ["LSTM"]
+features = 3
 """,
     "formulas": """
 [data]
