@@ -41,9 +41,7 @@ def results(task: Task, best: Mapping[str, Best], baselines: Mapping[str, float]
     found = [validation.measures for validation in best.values()]
     others = dict.fromkeys(key for m in found for key in m if key != criterion.name)
     if others:
-        figures = {
-            key: [criterion.show(m[key]) if key in m else "" for m in found] for key in others
-        }
+        figures = {key: [f"{m[key]:.4g}" if key in m else "" for m in found] for key in others}
         table += "\n\n" + _table([("", *best), *((key, *row) for key, row in figures.items())])
     return f"{criterion.unit} on {task.held_out}\n{table}"
 

@@ -1,5 +1,7 @@
 """What the tests of the program ask of a run, and how they disturb it."""
 
+import dataclasses
+import functools
 import os
 import signal
 from pathlib import Path
@@ -7,16 +9,27 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gatedrnn._app import checkpoints, learning, run_folder, tasks
+from gatedrnn._app import checkpoints, config, learning, run_folder, tasks
 
 TRAIN = ("train", "tiny.toml")
 RUN = Path("runs/tiny")
 
 
+def made(run):
+    """The task of a run, made once in each test: that takes most of the time."""
+    settings = dataclasses.replace(tasks.load(run / "config.toml"), run=config.Run("anywhere"))
+    return _made(settings, os.getcwd())  # each test has a folder of its own
+
+
+@functools.lru_cache(maxsize=4)
+def _made(settings, where):
+    return settings.make()
+
+
 def checkpoint(kind, run=RUN):
     """The checkpoint that the run holds, as NumPy arrays: `"latest"`, or `"best/LSTM"`."""
     settings = tasks.load(run / "config.toml")
-    models = tuple(settings.make().models.items())
+    models = tuple(made(run).models.items())
     state = jax.eval_shape(
         lambda: learning.initial_state(
             jax.random.key(0),
@@ -33,7 +46,7 @@ def checkpoint(kind, run=RUN):
 
 def metrics(kind, run=RUN):
     """The step and the training loss, or else the criterion, of every record of one kind."""
-    criterion = tasks.load(run / "config.toml").make().criterion.name
+    criterion = made(run).criterion.name
     return [
         (record["step"], record["loss" if kind == "train" else criterion])
         for record in run_folder.find(run).metrics(criterion)
