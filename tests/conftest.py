@@ -11,6 +11,14 @@ if version("jaxlib").startswith("0.10."):  # later ones do not know it
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_what_was_compiled():
+    """A module's programs are its own: kept, they fill gigabytes and slow every collection."""
+    yield
+    jax.clear_caches()
