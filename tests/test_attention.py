@@ -317,6 +317,12 @@ def test_errors():
         gr.attend(params, jnp.ones((S, B, M), jnp.int32))
     with pytest.raises(ValueError, match=r"lengths: got shape \(2,\), expected \(3,\)"):
         gr.attend(params, memory, lengths=jnp.array([1, 2]))
+    for drawing in (gr.Zoneout(gr.GRU(4), h=0.1), gr.RecurrentDropout(gr.GRU(4), 0.1)):
+        with pytest.raises(TypeError, match=r"cell: got .*, expected a cell that draws no masks"):
+            gr.Attention(drawing, memory_features=3, features=2)
+    attention = gr.Attention(gr.GRU(4), memory_features=3, features=2)
+    with pytest.raises(TypeError, match=r"cell: got Attention.*, expected one whose carry holds"):
+        gr.Zoneout(attention, h=0.1)
     with pytest.raises(ValueError, match=r"params: got none of a gr.Attention"):
         gr.attend(params.cell, memory)
     repeated = gr.repeat(gr.stack(gr.Attention(gr.GRU(H), M, A), gr.dense(I)), 2)

@@ -20,6 +20,7 @@ from gatedrnn._src.attention_rule import (
     check_memory,
     look,
 )
+from gatedrnn._src.drawing import draws
 from gatedrnn._src.memory import Memory
 from gatedrnn._src.numerics import dot, lecun_normal
 from gatedrnn._src.rule import Carry, Cell, Params, Rule, RuledCell, nested, rule_of
@@ -41,12 +42,12 @@ class Attention:
     cell has one. The weights `α` are not kept: `gr.attention_weights` makes them from the carries.
 
     Attributes:
-      cell: any cell whose carry starts with a leaf `[*B, Q]`.
+      cell: any cell whose carry starts with a leaf `[*B, Q]`, and that draws no masks.
       memory_features: `M`, of the encoded positions.
       features: `A`, of the comparison.
 
     Raises:
-      TypeError: `cell` is not a cell.
+      TypeError: `cell` is not a cell, or draws masks (`gr.Zoneout`, `gr.RecurrentDropout`).
       ValueError: sizes below 1.
     """
 
@@ -56,6 +57,11 @@ class Attention:
 
     def __post_init__(self) -> None:
         inputs.check_cell(self.cell)
+        if draws(self.cell):
+            raise TypeError(
+                f"cell: got {self.cell!r}, expected a cell that draws no masks: an attention "
+                "passes no key on"
+            )
         checks.size("memory_features", self.memory_features)
         checks.size("features", self.features)
 

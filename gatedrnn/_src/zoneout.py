@@ -152,7 +152,8 @@ class Zoneout:
       c: the rate of the second, the memory of an LSTM, in `[0, 1)`.
 
     Raises:
-      TypeError: a cell without a rule, or one that is zoned already.
+      TypeError: a cell without a rule, one that is zoned already, or one around another cell's
+        carry, such as `gr.Attention`.
       ValueError: a rate out of range, or a `c` for a cell without a memory.
     """
 
@@ -165,6 +166,11 @@ class Zoneout:
     def __post_init__(self) -> None:
         fits = not draws_each_step(self.cell)
         check_inner(self.cell, fits=fits, expected="a cell with a rule, itself not gr.Zoneout")
+        if not all(hasattr(leaf, "shape") for leaf in jax.eval_shape(lambda: self.cell.carry(()))):
+            raise TypeError(
+                f"cell: got {self.cell!r}, expected one whose carry holds arrays alone: h and c "
+                "are the first two"
+            )
         for name in ("h", "c"):
             checks.rate(name, getattr(self, name))
             object.__setattr__(self, name, float(getattr(self, name)))  # NumPy's would promote
