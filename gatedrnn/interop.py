@@ -6,6 +6,12 @@ way. A conversion that would change the function raises, and says what stands in
 is imported when it is used: `pip install "gatedrnn[torch]"`, or `[interop]` for all of them.
 """
 
+from gatedrnn._interop.keras import (
+    from_keras,
+    from_keras_carry,
+    to_keras,
+    to_keras_carry,
+)
 from gatedrnn._interop.torch import (
     from_torch,
     from_torch_carry,
@@ -14,8 +20,12 @@ from gatedrnn._interop.torch import (
 )
 
 __all__ = [
+    "from_keras",
+    "from_keras_carry",
     "from_torch",
     "from_torch_carry",
+    "to_keras",
+    "to_keras_carry",
     "to_torch",
     "to_torch_carry",
 ]
