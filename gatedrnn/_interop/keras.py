@@ -90,9 +90,9 @@ def to_keras(layer: Any, params: Any, *, return_state: bool = False) -> Any:
 
     It reads sequences batch-major. What is in `gr.final` does not return sequences, everything else
     does; `gr.dropout` becomes `Dropout`, or `SpatialDropout1D` where it is shared in time. Lengths
-    are its `mask`, `[*B, T]`, True at valid steps. At others recurrent layers give zeros, as ours
-    do, but `gr.dense` above them gives its bias; for a row with no step at all `gr.final` becomes
-    the initial state.
+    are its `mask`, `[B, T]`, True at valid steps, which an `Embedding` lets not through. At other
+    steps recurrent layers give zeros, as ours do, but `gr.dense` above them gives its bias; for a
+    row with no step at all `gr.final` becomes the initial state.
 
     A GRU that resets after has a second bias, zero but for what it adds inside the product.
     `from_keras` gives the same parameters back, to the bit; a GRU whose update gate writes comes
@@ -181,7 +181,7 @@ def to_keras_carry(layer: Any, carry: Carry) -> list[Array]:
         each = own if isinstance(part, Bidirectional) else (own,)
         for cell, leaves in zip(_cells(part), each, strict=False):
             like = cell.carry((), jnp.float32)
-            if jax.tree.structure(leaves) != jax.tree.structure(like):
+            if type(leaves) is not type(like):
                 raise ValueError(
                     f"carry: got {type(leaves).__name__}, expected {type(like).__name__} for "
                     f"{cell!r}"

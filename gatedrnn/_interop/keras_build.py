@@ -100,7 +100,7 @@ def model_of(keras: Any, layer: Any, params: Any, return_state: bool) -> Any:
     in_features = _in_features(layer, params)
     dtype = jnp.result_type(jax.tree.leaves(params)[0]).name
     if is_cell(layer):
-        cell = make(keras, layer, "Cell", dtype=dtype)
+        cell = make(keras, layer, "Cell", dtype)
         cell.build((None, in_features))
         return cell
     made = [layer_to(keras, part, dtype, k >= end, return_state) for k, part in enumerate(parts)]

@@ -109,7 +109,7 @@ def check_cell(cell: Cell, params: Params) -> None:
     FORMS.check(_without_dropout(cell)[0], params)
 
 
-def _without_dropout(cell: Cell) -> tuple[Cell, float]:
+def _without_dropout(cell: Cell) -> tuple[Any, float]:
     """The cell and the rate of its recurrent dropout, which is ours in a `SimpleRNN` only."""
     if isinstance(cell, RecurrentDropout) and isinstance(cell.cell, Elman):
         return cell.cell, cell.rate
@@ -132,14 +132,14 @@ def weights_of_cell(cell: Cell, params: Params) -> list[Array]:
 
 
 def make(keras: Any, cell: Cell, end: str, dtype: str, **options: Any) -> Any:
-    """keras' layer of a cell, or with the `end` `"Cell"` its cell, not yet built."""
-    cell, rate = _without_dropout(cell)
-    options |= {"use_bias": cell.use_bias, "recurrent_dropout": rate, "dtype": dtype}
+    """Keras' layer of a cell, or with the `end` `"Cell"` its cell, not yet built."""
+    inner, rate = _without_dropout(cell)
+    options |= {"use_bias": inner.use_bias, "recurrent_dropout": rate, "dtype": dtype}
     if jnp.finfo(dtype).bits < 32:  # in which keras cannot draw its default, an orthogonal kernel
         options["recurrent_initializer"] = "glorot_uniform"
-    if isinstance(cell, Elman):
-        name = {ours: theirs for theirs, ours in ACTIVATIONS.items()}[cell.activation]
-        return getattr(keras.layers, f"SimpleRNN{end}")(cell.features, activation=name, **options)
-    if isinstance(cell, GRU):
-        options["reset_after"] = cell.reset == "after"
-    return getattr(keras.layers, f"{type(cell).__name__}{end}")(cell.features, **options)
+    if isinstance(inner, Elman):
+        name = {ours: theirs for theirs, ours in ACTIVATIONS.items()}[inner.activation]
+        return getattr(keras.layers, f"SimpleRNN{end}")(inner.features, activation=name, **options)
+    if isinstance(inner, GRU):
+        options["reset_after"] = inner.reset == "after"
+    return getattr(keras.layers, f"{type(inner).__name__}{end}")(inner.features, **options)

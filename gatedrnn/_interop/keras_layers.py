@@ -100,20 +100,18 @@ def _dropout_from(source: Any, shared: bool) -> Dropout:
 
 
 def layer_to(keras: Any, part: Any, dtype: str, ends: bool, return_state: bool) -> Any:
-    """keras' layer, not yet built, of one layer of ours that it has.
+    """The layer of keras, not yet built, of one of ours: recurrent, bidirectional, dense, ...
 
-    Args:
-      part: recurrent, bidirectional, dense, embed or dropout.
-      ends: whether there is one output for the whole sequence from this layer on.
+    `ends` says that from this layer on there is one output for the whole sequence.
     """
     layers = keras.layers
     if isinstance(part, Recurrent | Bidirectional):
-        options = {"return_sequences": not ends, "return_state": return_state, "dtype": dtype}
+        options = {"return_sequences": not ends, "return_state": return_state}
         options["zero_output_for_mask"] = not ends  # it would zero the one output, too
         if isinstance(part, Recurrent):
-            return make(keras, part.cell, "", **options)
-        forward = make(keras, part.forward.cell, "", **options)
-        backward = make(keras, part.backward.cell, "", go_backwards=True, **options)
+            return make(keras, part.cell, "", dtype, **options)
+        forward = make(keras, part.forward.cell, "", dtype, **options)
+        backward = make(keras, part.backward.cell, "", dtype, go_backwards=True, **options)
         merge = {ours: theirs for theirs, ours in MERGES.items()}[part.merge]
         return layers.Bidirectional(forward, merge, backward_layer=backward, dtype=dtype)
     if isinstance(part, Dense):

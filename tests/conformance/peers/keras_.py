@@ -8,9 +8,9 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # read when keras is imported
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conformance.peer import Peer, by_autodiff
 
 import gatedrnn as gr
+from conformance.peer import Peer, by_autodiff
 from gatedrnn._interop.keras_build import keras_weights
 
 
