@@ -144,4 +144,3 @@ def recurrent_of(runs: tuple[Run, ...], merge: str = "concat") -> tuple[Any, Any
 
 def _initial(run: Run) -> str:
     return "zeros" if run.initial is None else "learned"
-

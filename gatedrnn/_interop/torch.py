@@ -30,9 +30,7 @@ from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
 from gatedrnn._src.rule import Carry, Cell, Params
 
-FORMS = Forms(
-    "a torch module", elman=("tanh", "relu"), lstm=True, projection=True, gru=("after",)
-)
+FORMS = Forms("a torch module", elman=("tanh", "relu"), lstm=True, projection=True, gru=("after",))
 
 
 def from_torch(
@@ -224,7 +222,9 @@ def _levels(layer: Any, params: Any) -> tuple[list[tuple[Run, ...]], float]:
                 raise cannot(layer, FORMS.target, "its initial state is an input, never learned")
         levels.append(level)
     first = levels[0]
-    if any(len(level) != len(first) or run.cell != first[0].cell for level in levels for run in level):
+    if any(
+        len(level) != len(first) or run.cell != first[0].cell for level in levels for run in level
+    ):
         raise cannot(layer, FORMS.target, "its layers and directions are all of the same kind")
     return levels, dropout
 
