@@ -28,7 +28,7 @@ from gatedrnn._src.layers.dropout import Dropout
 from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.rule import Carry, Params
 
 FORMS = Forms("a torch module", elman=("tanh", "relu"), lstm=True, projection=True, gru=("after",))
 
@@ -229,7 +229,7 @@ def _levels(layer: Any, params: Any) -> tuple[list[tuple[Run, ...]], float]:
     return levels, dropout
 
 
-def _module(torch: Any, cell: Cell, params: Params, end: str, **options: Any) -> Any:
+def _module(torch: Any, cell: Any, params: Params, end: str, **options: Any) -> Any:
     """A module of torch, without values."""
     kind = {LSTM: "LSTM", GRU: "GRU", Elman: "RNN"}[type(cell)]
     if isinstance(cell, Elman):
@@ -239,7 +239,7 @@ def _module(torch: Any, cell: Cell, params: Params, end: str, **options: Any) ->
     return getattr(torch.nn, kind + end)(*sizes, bias=cell.use_bias, dtype=dtype, **options)
 
 
-def _given(cell: Cell, params: Params, suffix: str) -> dict[str, Array]:
+def _given(cell: Any, params: Params, suffix: str) -> dict[str, Array]:
     """The arrays of one direction of one layer, by torch's names."""
     inside = None
     if isinstance(cell, GRU):
