@@ -1,5 +1,6 @@
 """keras' layers on JAX, in float64: with `jnp.tanh`, as keras' own rounds to float32 there."""
 
+import functools
 import os
 import warnings
 
@@ -20,8 +21,12 @@ def convert(layer, params):
         return gr.interop.to_keras(layer, params)
 
 
-def parts_of(model):
-    """The layers of a model, which return their states, too."""
+@functools.lru_cache(maxsize=1)
+def parts_of(layer):
+    """The layers of its model, which return their states, too; their own weights are not used."""
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), IN, "float64"))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    model = convert(layer, zeros)
     parts = getattr(model, "layers", [model])
     for part in parts:
         for one in (part, *directions_of(part)):
@@ -37,13 +42,11 @@ def directions_of(part):
 
 
 def run(layer, params, xs, carry, lengths):
-    shapes = jax.eval_shape(lambda: params)
-    model = convert(layer, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     weights = iter(keras_weights(layer, params))
     states = iter(gr.interop.to_keras_carry(layer, carry))
     mask = None if lengths is None else jnp.arange(len(xs)) < lengths[:, None]
     ys, finals = xs.swapaxes(0, 1), []
-    for part in parts_of(model):
+    for part in parts_of(layer):  # built before JAX traces this
         own = [next(weights) for _ in part.trainable_variables]
         others = [variable.value for variable in part.non_trainable_variables]
         cells = [one.cell for one in directions_of(part) or (part,)]
