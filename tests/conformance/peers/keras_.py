@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gatedrnn as gr
+from conformance.cases import IN
 from conformance.peer import Peer, by_autodiff
 from gatedrnn._interop.keras_build import keras_weights
 
