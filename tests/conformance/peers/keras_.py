@@ -50,8 +50,8 @@ def run(layer, params, xs, carry, lengths):
     for part in parts_of(layer):  # built before JAX traces this
         own = [next(weights) for _ in part.trainable_variables]
         others = [variable.value for variable in part.non_trainable_variables]
-        cells = [one.cell for one in directions_of(part) or (part,)]
-        start = [next(states) for cell in cells for _ in jax.tree.leaves(cell.state_size)]
+        ways = directions_of(part) or (part,)
+        start = [next(states) for one in ways for _ in one.state_size]
         (ys, *final), _ = part.stateless_call(own, others, ys, initial_state=start, mask=mask)
         finals += final
     return gr.interop.from_keras_carry(layer, finals), ys.swapaxes(0, 1)
