@@ -96,6 +96,14 @@ def model_of(keras: Any, layer: Any, params: Any, return_state: bool) -> Any:
         )
     if isinstance(layer, Final) and not recurrent:
         raise cannot(layer, FORMS.target, "only recurrent layers make one output of a sequence")
+    for k, part in enumerate(parts):
+        above = [later for later in parts[k + 1 :] if not isinstance(later, Dropout)]
+        if above and isinstance(part, Bidirectional) and part.merge == "concat":
+            sizes = part.forward.cell.features, part.backward.cell.features
+            if sizes[0] != sizes[1]:
+                raise cannot(
+                    layer, FORMS.target, "below other layers its two directions are of one size"
+                )
     end = recurrent[-1] if isinstance(layer, Final) else len(parts)
     in_features = _in_features(layer, params)
     dtype = jnp.result_type(jax.tree.leaves(params)[0]).name
