@@ -99,8 +99,8 @@ def model_of(keras: Any, layer: Any, params: Any, return_state: bool) -> Any:
     for k, part in enumerate(parts):
         above = [later for later in parts[k + 1 :] if not isinstance(later, Dropout)]
         if above and isinstance(part, Bidirectional) and part.merge == "concat":
-            sizes = part.forward.cell.features, part.backward.cell.features
-            if sizes[0] != sizes[1]:
+            # its static shape says twice the forward one's size, for which those above are built
+            if part.forward.out_features(1) != part.backward.out_features(1):
                 raise cannot(
                     layer, FORMS.target, "below other layers its two directions are of one size"
                 )

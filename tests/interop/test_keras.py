@@ -300,12 +300,14 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_models_become_stacks(name):
-    source = weighed(MODELS[name]())
+def test_models_become_stacks():
+    """However they are put together."""
+    source = weighed(MODELS["Sequential"]())
     layer, params = gr.interop.from_keras(source)
     assert layer == LAST
     assert_close(layer.apply(params, TOKENS)[1], theirs(source, TOKENS), 1e-5)
+    for name in ("functional", "nested"):
+        assert_same(gr.interop.from_keras(weighed(MODELS[name]())), (layer, params))
 
 
 def test_a_saved_model_is_read(tmp_path):
@@ -518,7 +520,11 @@ def test_sources_are_checked():
 
 # To keras ---------------------------------------------------------------------------------------
 
-DEEP = gr.stack(gr.LSTM(3), gr.repeat(gr.GRU(3, reset="after"), 2), gr.bidirectional(gr.Elman(2)))
+DEEP = gr.stack(
+    gr.LSTM(3),
+    gr.repeat(gr.GRU(3, reset="after", update="keeps"), 2),
+    gr.bidirectional(gr.Elman(2)),
+)
 OURS = {
     "LSTM": gr.recurrent(gr.LSTM(H)),
     "LSTM, no bias": gr.recurrent(gr.LSTM(H, use_bias=False)),
@@ -532,6 +538,9 @@ OURS = {
     "cell": gr.LSTM(H),
     "stack": gr.stack(
         gr.dropout(0.1), gr.LSTM(H), gr.dropout(0.2, shared_in_time=True), gr.dense(2)
+    ),
+    "dropped states": gr.stack(
+        gr.bidirectional(gr.RecurrentDropout(gr.Elman(2, "relu"), 0.1), gr.Elman(2)), gr.dense(2)
     ),
     "tokens": LAST,
     "embedding": gr.embed(V, 3),
@@ -565,7 +574,7 @@ def test_models_compute_what_ours_do(name):
     xs = TOKENS if tokens else XS.astype(jnp.float32)
     params = randomised(layer, None if tokens else I, "float32")
     model = gr.interop.to_keras(layer, params)
-    assert_close(theirs(model, xs), layer.apply(params, xs)[1], 1e-5)
+    assert_close(theirs(model, xs), layer.apply(params, xs, lengths=FULL)[1], 1e-5)
     if tokens:  # an Embedding lets no mask through
         return
     got, want = theirs(model, xs, mask=MASK), layer.apply(params, xs, lengths=LENGTHS)[1]
@@ -585,8 +594,9 @@ def test_a_gru_that_writes_comes_back_as_one_that_keeps():
 def test_a_repeat_comes_back_as_its_layers():
     params = randomised(DEEP)
     layer, back = gr.interop.from_keras(gr.interop.to_keras(DEEP, params))
-    assert len(layer.layers) == 4
-    assert_close(layer.apply(back, XS)[1], DEEP.apply(params, XS)[1])
+    assert [type(part).__name__ for part in layer.layers] == ["Recurrent"] * 3 + ["Bidirectional"]
+    for got, want in zip(keras_weights(layer, back), keras_weights(DEEP, params), strict=True):
+        assert jnp.array_equal(got, want)
 
 
 def test_dropout_after_the_end_has_no_time_to_share():
@@ -650,7 +660,7 @@ NOT_IN_KERAS = {
 @pytest.mark.parametrize("name", NOT_IN_KERAS)
 def test_what_keras_does_not_have_is_refused(name):
     layer, message = NOT_IN_KERAS[name]
-    params = layer.init(jax.random.key(0), I)
+    params = randomised(layer)
     with pytest.raises(ValueError, match=message) as error:
         gr.interop.to_keras(layer, params)
     assert "cannot become a keras model" in str(error.value)
@@ -841,23 +851,30 @@ def networks(draw):
     return gr.final(layer) if draw(st.booleans()) else layer
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None)
+@given(layer=networks())
+def test_any_network_comes_back(layer):
+    """To the bit; one with a GRU that writes by the second round trip."""
+    params = randomised(layer, dtype="float32")
+    back = gr.interop.from_keras(gr.interop.to_keras(layer, params))
+    if "writes" not in repr(layer):
+        assert_same(back, (as_exported(layer), params))
+    assert_same(gr.interop.from_keras(gr.interop.to_keras(*back)), back)
+
+
+@settings(max_examples=4, deadline=None)
 @given(layer=networks(), lengths=st.lists(st.integers(1, T), min_size=B, max_size=B))
-def test_any_network(layer, lengths):
-    """There, run under a mask, and back; what comes back goes there again with the same bits."""
+def test_any_network_is_the_same_function(layer, lengths):
+    """Under any mask."""
     params = randomised(layer, dtype="float32")
     xs, lengths = XS.astype(jnp.float32), np.array(lengths)
     mask = np.arange(T) < lengths[:, None]
-    model = gr.interop.to_keras(layer, params)
-    want, got = layer.apply(params, xs, lengths=lengths)[1], theirs(model, xs, mask=mask)
+    got = theirs(gr.interop.to_keras(layer, params), xs, mask=mask)
+    want = layer.apply(params, xs, lengths=lengths)[1]
     valid = np.ones(B, bool) if want.ndim == 2 else mask.T
     np.testing.assert_allclose(
         np.where(valid[..., None], got, 0), want, rtol=0, atol=1e-5 * max(1, np.abs(want).max())
     )
-    back = gr.interop.from_keras(model)
-    assert_same(gr.interop.from_keras(gr.interop.to_keras(*back)), back)
-    if "writes" not in repr(layer):
-        assert_same(back, (as_exported(layer), params))
 
 
 def as_exported(layer):
