@@ -55,7 +55,8 @@ def from_keras(source: Any) -> tuple[Any, Any]:
     lost. `dropout` of a recurrent layer becomes `gr.dropout(rate, shared_in_time=True)` before it,
     `recurrent_dropout` of a `SimpleRNN` a `gr.RecurrentDropout`. What is for training only is not
     part of it (initialisers, regularisers, constraints, what is trainable), nor how a layer runs
-    (`unroll`, `use_cudnn`), nor that it returns its states, which ours always do.
+    (`unroll`, `use_cudnn`, a `dtype` policy that computes in another precision than its weights'),
+    nor that it returns its states, which ours always do.
 
     At steps that a mask leaves out, outputs of ours are zeros, where keras, unless it is told to
     `zero_output_for_mask`, repeats the last one; states are the same. For a row with no step at all

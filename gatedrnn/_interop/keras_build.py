@@ -97,13 +97,12 @@ def model_of(keras: Any, layer: Any, params: Any, return_state: bool) -> Any:
     if isinstance(layer, Final) and not recurrent:
         raise cannot(layer, FORMS.target, "only recurrent layers make one output of a sequence")
     for k, part in enumerate(parts):
-        above = [later for later in parts[k + 1 :] if not isinstance(later, Dropout)]
-        if above and isinstance(part, Bidirectional) and part.merge == "concat":
-            # its static shape says twice the forward one's size, for which those above are built
-            if part.forward.out_features(1) != part.backward.out_features(1):
-                raise cannot(
-                    layer, FORMS.target, "below other layers its two directions are of one size"
-                )
+        # its static shape is twice the forward one's, and what stands above is built for that
+        above = any(not isinstance(later, Dropout) for later in parts[k + 1 :])
+        if above and not _of_one_size(part):
+            raise cannot(
+                layer, FORMS.target, "below other layers its two directions are of one size"
+            )
     end = recurrent[-1] if isinstance(layer, Final) else len(parts)
     in_features = _in_features(layer, params)
     dtype = jnp.result_type(jax.tree.leaves(params)[0]).name
@@ -118,3 +117,10 @@ def model_of(keras: Any, layer: Any, params: Any, return_state: bool) -> Any:
         return made[0]
     start = keras.Input(shape, dtype="int32" if in_features is None else dtype)
     return keras.Sequential([start, *made])
+
+
+def _of_one_size(part: Any) -> bool:
+    """Whether both directions, if there are two, make as many features."""
+    if not isinstance(part, Bidirectional):
+        return True
+    return part.forward.out_features(1) == part.backward.out_features(1)

@@ -16,6 +16,8 @@ def chain(keras: Any, source: Any) -> list[Any]:
       ValueError: the model is no such row, and why.
     """
     found = _chain(keras, source)
+    if not found:
+        raise refusal(source, "it has no layers")
     with_weights = [id(layer) for layer in found if getattr(layer, "weights", None)]
     if len(set(with_weights)) < len(with_weights):
         raise refusal(source, "a layer of it is called twice, with the same weights")

@@ -496,6 +496,7 @@ MODELS_REFUSED = {
     "an operation": (lambda: model_of(lambda x: keras.ops.tanh(K.LSTM(H)(x))), "no such layer"),
     "shared weights": (shared_model, "called twice, with the same weights"),
     "two inputs": (two_inputs, "ours have one input and one output"),
+    "nothing": (lambda: keras.Sequential([keras.Input((None, I))]), "it has no layers"),
     "own model": (lambda: OwnModel(), "code of its own"),
 }
 
@@ -787,6 +788,14 @@ def test_keras_zeroes_the_one_output_of_a_row_that_ends_early():
     ys = theirs(source, mask=MASK)
     assert ys[0].all()
     assert not ys[1:].any()
+
+
+def test_keras_cannot_run_a_list_of_one_cell():
+    """On JAX, its states change their structure; ours is the layer of the cell."""
+    source = weighed(K.RNN([K.LSTMCell(H)]))
+    with pytest.raises(TypeError, match="scan body function carry"):
+        theirs(source)
+    assert gr.interop.from_keras(source)[0] == gr.final(gr.LSTM(H))
 
 
 def test_keras_takes_both_directions_to_be_of_one_size():
