@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import gatedrnn as gr
 from gatedrnn._interop import keras as converters
 from gatedrnn._interop.keras_build import keras_weights
+from interop.common import assert_equal
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # those of its imports
@@ -99,10 +100,7 @@ def assert_close(got, want, tolerance=1e-12):
 def assert_same(got, want):
     """The same layer, and every bit of the parameters."""
     assert got[0] == want[0]
-    assert jax.tree.structure(got[1]) == jax.tree.structure(want[1])
-    for a, b in zip(jax.tree.leaves(got[1]), jax.tree.leaves(want[1]), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert_equal(got[1], want[1])
 
 
 # From keras -------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def parts_of(layer):
     parts = getattr(model, "layers", [model])
     for part in parts:
         for one in (part, *directions_of(part)):
-            one.return_state = True
+            one.return_state, one.use_cudnn = True, False
             if hasattr(one, "cell") and one.cell.activation.__name__ == "tanh":
                 one.cell.activation = jnp.tanh
     return parts
