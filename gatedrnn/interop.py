@@ -6,6 +6,18 @@ way. A conversion that would change the function raises, and says what stands in
 is imported when it is used: `pip install "gatedrnn[torch]"`, or `[interop]` for all of them.
 """
 
+from gatedrnn._interop.linen import (
+    from_linen,
+    from_linen_carry,
+    to_linen,
+    to_linen_carry,
+)
+from gatedrnn._interop.nnx import (
+    from_nnx,
+    from_nnx_carry,
+    to_nnx,
+    to_nnx_carry,
+)
 from gatedrnn._interop.torch import (
     from_torch,
     from_torch_carry,
@@ -14,8 +26,16 @@ from gatedrnn._interop.torch import (
 )
 
 __all__ = [
+    "from_linen",
+    "from_linen_carry",
+    "from_nnx",
+    "from_nnx_carry",
     "from_torch",
     "from_torch_carry",
+    "to_linen",
+    "to_linen_carry",
+    "to_nnx",
+    "to_nnx_carry",
     "to_torch",
     "to_torch_carry",
 ]
