@@ -36,7 +36,7 @@ NETWORKS = {
 REFUSED = {
     "peepholes": (gr.LSTM(H, peephole="diagonal"), "there are no diagonal peepholes"),
     "projection": (gr.recurrent(gr.LSTM(H, projection=2)), "there is no recurrent projection"),
-    "coupled": (gr.LSTM(H, coupled=True), "input and forget gates are never coupled"),
+    "coupled": (gr.LSTM(H, coupled=True), "its input and forget gates are never coupled"),
     "reset before": (gr.stack(gr.GRU(H)), "its GRU resets after the recurrent product, not before"),
     "Jordan": (gr.Jordan(H, out_features=2), "there is no Jordan cell"),
     "Zoneout": (gr.recurrent(gr.Zoneout(LSTM, h=0.1)), "there is no Zoneout cell"),
@@ -110,5 +110,5 @@ def networks(draw, inside=True):
         lambda n: gr.GRU(n, "after", "keeps", use_bias=False),
     ]
     layers = draw(st.lists(simple_layers(draw(st.integers(1, 3)), cells), min_size=0, max_size=2))
-    last = draw(simple_layers(2, cells).filter(lambda layer: not isinstance(layer, gr.Dense)))
+    last = draw(simple_layers(2, cells).filter(lambda layer: layer != gr.dense(2)))
     return gr.stack(*layers, last) if layers else last

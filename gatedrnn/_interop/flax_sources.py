@@ -17,7 +17,6 @@ from gatedrnn._interop.parts import Run, joined, recurrent_of
 from gatedrnn._src.elman import Elman
 from gatedrnn._src.gru import GRU
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.layers.stepwise import Dense, DenseParams
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.rule import Cell, Params
@@ -53,7 +52,7 @@ class Flax(NamedTuple):
     features: tuple[str, str]  # the attributes of a cell and of a dense layer that hold their size
     within: str  # the path of a layer in a Sequential, by its number
     # the parameters of a cell: (arrays, path, class of flax, our cell, in_features) -> params
-    take: Callable[[Arrays, str, str, Cell, int | None], Params]
+    take: Callable[[Arrays, str, str, Any, int | None], Params]
 
     def name(self, module: Any) -> str:
         """The name of a class of flax; nothing for any other, a subclass of one too."""
@@ -225,7 +224,7 @@ def _out_features(layer: Any) -> int:
     """The features of a layer's output."""
     if isinstance(layer, Bidirectional):
         return _out_features(layer.forward) + _out_features(layer.backward)
-    return layer.cell.features if isinstance(layer, Recurrent) else layer.features
+    return (layer if isinstance(layer, Dense) else layer.cell).features
 
 
 def columns(

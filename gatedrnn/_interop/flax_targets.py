@@ -7,7 +7,7 @@ from jax import Array
 
 from gatedrnn._interop.forms import Forms, cannot
 from gatedrnn._interop.parts import Run, check_params, is_cell, row, row_of_params, runs
-from gatedrnn._src import checks
+from gatedrnn._src import checks, inputs
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.layers.stepwise import Dense, DenseParams
@@ -44,6 +44,7 @@ def levels(layer: Any, params: Any, forms: Forms) -> list[Level]:
 def _level(layer: Any, part: Any, params: Any, forms: Forms) -> Level:
     if isinstance(part, Dense):
         check_params(part, params)
+        inputs.check_dtypes(params, params.kernel, "params.kernel")
         return params
     if not isinstance(part, Recurrent | Bidirectional):
         raise cannot(layer, forms.target, f"it has no place for {part!r}")

@@ -26,7 +26,7 @@ from gatedrnn._src.gru_rule import GRUParams
 from gatedrnn._src.layers.stepwise import DenseParams
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.rule import Carry, Params
 
 FORMS = Forms("a linen module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",))
 INPUT = {LSTM: ("ii", "if", "ig", "io"), GRU: ("ir", "iz", "in")}
@@ -65,7 +65,7 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
     return network(flax, module, Arrays("params", variables["params"]))
 
 
-def _take(arrays: Arrays, path: str, name: str, cell: Cell, in_features: int | None) -> Params:
+def _take(arrays: Arrays, path: str, name: str, cell: Any, in_features: int | None) -> Params:
     """The parameters of a cell."""
     features = cell.features
     if not isinstance(cell, LSTM | GRU):
@@ -147,7 +147,7 @@ def _layer(
     return nn.Bidirectional(*rnns, **options), trees
 
 
-def _cell(nn: Any, cell: Cell, params: Params, optimized: bool) -> tuple[Any, dict[str, Any]]:
+def _cell(nn: Any, cell: Any, params: Params, optimized: bool) -> tuple[Any, dict[str, Any]]:
     """A cell and its parameters."""
     options = {"features": cell.features, "param_dtype": params.kernel.dtype}
     if isinstance(cell, LSTM):

@@ -27,7 +27,7 @@ from gatedrnn._src.gru_rule import GRUParams
 from gatedrnn._src.layers.stepwise import DenseParams
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.rule import Carry, Params
 
 FORMS = Forms("an nnx module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",))
 INPUT = ("ii", "if_", "ig", "io")
@@ -66,7 +66,7 @@ def from_nnx(module: Any) -> tuple[Any, Any]:
     return network(flax, module, Arrays("module", held))
 
 
-def _take(arrays: Arrays, path: str, name: str, cell: Cell, in_features: int | None) -> Params:
+def _take(arrays: Arrays, path: str, name: str, cell: Any, in_features: int | None) -> Params:
     """The parameters of a cell."""
     features = cell.features
     if name == "LSTMCell":
@@ -146,7 +146,7 @@ def _layer(nnx: Any, level: Level, optimized: bool, options: dict[str, bool]) ->
     return nnx.Bidirectional(*(nnx.RNN(cell) for cell in cells), **options)
 
 
-def _cell(nnx: Any, cell: Cell, params: Params, optimized: bool) -> Any:
+def _cell(nnx: Any, cell: Any, params: Params, optimized: bool) -> Any:
     """A cell."""
     options = {
         "dtype": None,  # SimpleCell's default is float32

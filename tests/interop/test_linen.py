@@ -167,7 +167,8 @@ def test_any_network_computes_the_same_in_flax(layer, optimized, time_major, rag
             final.append(state)
         got = gr.interop.from_linen_carry(layer, tuple(final) if several else final[0])
         want, wanted = layer.apply(params, XS, carry, lengths=lengths)
-        valid = np.ones((T, B, 1)) if lengths is None else (np.arange(T)[:, None] < LENGTHS)[..., None]
+        steps = jnp.full(B, T) if lengths is None else lengths
+        valid = (np.arange(T)[:, None] < steps)[..., None]
         assert_close((got, valid * (ys if time_major else swapped(ys))), (want, valid * wanted))
 
 
@@ -230,7 +231,7 @@ CHANGED = {
     "reverse": (nn.RNN(CELL, reverse=True), r"got RNN\(reverse=True\)"),
     "gate_fn": (rnn(gate_fn=nn.hard_sigmoid), r"got LSTMCell\(gate_fn=hard_sigmoid\)"),
     "activation_fn": (rnn(activation_fn=nn.relu), r"got LSTMCell\(activation_fn=relu\)"),
-    "activation": (nn.SimpleCell(H, activation_fn=other), r"activation_fn=other\), expected jnp.ta"),
+    "activation": (nn.SimpleCell(H, activation_fn=other), r"fn=other\), expected jnp.tanh"),
     "residual": (nn.SimpleCell(H, residual=True), r"got SimpleCell\(residual=True\)"),
     "carry_init": (rnn(carry_init=nn.initializers.ones), r"\(carry_init=ones\), expected zeros"),
     "dtype": (rnn(dtype=jnp.bfloat16), r"\(dtype=bfloat16\) with parameters in float32"),
@@ -303,11 +304,13 @@ def test_names_and_shapes_that_do_not_fit_are_named():
         with pytest.raises(kind, match=message):
             gr.interop.from_linen(module, {"params": tree})
 
-    refused("hn", "bias", None, "^params: 'layers_1/cell/hn/bias' is missing, got layers")
+    refused("hn", "bias", None, "^params: 'layers_1/cell/hn/bias' is missing")
     refused("hr", "bias", zeros(H), "^params: layers_1/cell/hr/bias: not part of such a network")
     refused("iz", "kernel", zeros((H, 2)), r"iz/kernel': got shape \(4, 2\), expected \(4, 4\)")
     refused("ir", "kernel", zeros((3, H)), r"ir/kernel': got shape \(3, 4\), expected \(4, 4\)")
-    refused("hr", "kernel", zeros((H, H), jnp.float32), "got dtype float32, exp", TypeError)
+    refused(
+        "hr", "kernel", zeros((H, H), jnp.float32), "got dtype float32, expected that of", TypeError
+    )
     refused("hr", "kernel", zeros((H, H), int), "got dtype int64, expected a float", TypeError)
     refused("hr", "kernel", "w", "got str, expected an array", TypeError)
 
@@ -343,14 +346,14 @@ def test_options_without_a_use_are_refused(name):
 
 def test_parameters_of_another_network_are_refused():
     to_linen = gr.interop.to_linen
-    with pytest.raises(ValueError, match="^params: got ElmanParams"):
+    with pytest.raises(ValueError, match=r"^params: got ElmanParams"):
         to_linen(LSTM, params_of(gr.Elman(H)))
-    with pytest.raises(ValueError, match="^params: got tuple, expected a tuple of 2"):
+    with pytest.raises(ValueError, match=r"^params: got tuple, expected a tuple of 2"):
         to_linen(gr.stack(LSTM, LSTM), params_of(gr.stack(LSTM)))
     one, two = params_of(gr.stack(LSTM, gr.dense(2)))
     with pytest.raises(ValueError, match=r"^params: got a kernel of shape \(3, 2\) for 4 features"):
         to_linen(gr.stack(LSTM, gr.dense(2)), (one, two._replace(kernel=two.kernel[:3])))
-    with pytest.raises(TypeError, match="^params: got dtype float32 and float64"):
+    with pytest.raises(TypeError, match=r"^params: got dtype float32 and float64 with"):
         to_linen(gr.dense(2), two._replace(bias=two.bias.astype(jnp.float32)))
 
 
@@ -375,7 +378,8 @@ def test_carries_there_and_back(name):
         assert gr.interop.from_linen_carry(layer, ()) == ()
         return
     carry = carry_of(layer)
-    assert_trees_equal(gr.interop.from_linen_carry(layer, gr.interop.to_linen_carry(layer, carry)), carry)
+    states = gr.interop.to_linen_carry(layer, carry)
+    assert_trees_equal(gr.interop.from_linen_carry(layer, states), carry)
 
 
 def test_the_memory_comes_first():
@@ -403,11 +407,11 @@ def test_carries_of_another_network_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             back(layer, states)
-    with pytest.raises(TypeError, match="^states: got tuple, expected an array"):
+    with pytest.raises(TypeError, match=r"^states: got tuple, expected an array"):
         back(GRU, (h, h))
-    with pytest.raises(ValueError, match="^carry: got GRUCarry.*, expected LSTMCarry"):
+    with pytest.raises(ValueError, match=r"^carry: got GRUCarry.*, expected LSTMCarry"):
         there(LSTM, carry_of(GRU))
-    with pytest.raises(ValueError, match="^carry: got .*, expected a tuple of 2"):
+    with pytest.raises(ValueError, match=r"^carry: got .*, expected a tuple of 2"):
         there(gr.bidirectional(GRU), carry_of(GRU))
 
 
@@ -493,5 +497,5 @@ def test_a_simple_cell_of_flax_cannot_compute_in_bfloat16_from_float32():
 
 def test_flax_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "flax.linen", None)
-    with pytest.raises(ModuleNotFoundError, match=r'^flax is not installed: pip install "gatedrnn\[f'):
+    with pytest.raises(ModuleNotFoundError, match=r'^flax is not installed: pip install "gatedr'):
         gr.interop.to_linen(LSTM, params_of(LSTM))

@@ -1,8 +1,7 @@
 """flax nnx's modules, in float64."""
 
-from conformance.peer import Peer, by_autodiff
-
 import gatedrnn as gr
+from conformance.peer import Peer, by_autodiff
 
 
 def run(layer, params, xs, carry, lengths):
