@@ -45,8 +45,8 @@ class Arrays:
         array = as_array(f"{self.what}, {name!r}", self._left.pop(name))
         if self._dtype not in (None, array.dtype):
             raise TypeError(
-                f"{self.what}, {name!r}: got dtype {array.dtype}, expected that of the others, "
-                f"{self._dtype}"
+                f"{self.what}, {name!r}: got dtype {array.dtype}, expected {self._dtype}, that of "
+                "the arrays before it"
             )
         self._dtype = array.dtype
         return array

@@ -20,6 +20,7 @@ def levels(layer: Any, params: Any, forms: Forms) -> list[Level]:
     """The layers of a network one after another.
 
     Raises:
+      TypeError: several dtypes.
       ValueError: flax has no such network, and why; or `params` are those of another.
     """
     if is_cell(layer):
@@ -38,6 +39,9 @@ def levels(layer: Any, params: Any, forms: Forms) -> list[Level]:
                     f"expected {features} rows"
                 )
         features = part.out_features(features)
+    dtypes = sorted({kernel.dtype.name for level in found for kernel in _kernels(level)})
+    if len(dtypes) > 1:
+        raise TypeError(f"params: got dtype {' and '.join(dtypes)}, expected one in all layers")
     return found
 
 

@@ -105,13 +105,14 @@ def to_linen(
     Args:
       layer: a cell, `gr.recurrent`, `gr.bidirectional` that concatenates, `gr.dense`, or a stack or
         repeat of those.
-      params: its parameters, each layer's of one dtype; tracers too.
+      params: its parameters, all of one dtype, which the module's will be; tracers too.
       optimized: whether LSTMs are `nn.OptimizedLSTMCell`, whose parameters are the same.
       time_major: whether the module reads `[T, *B, I]`, as ours do, rather than `[*B, T, I]`.
       return_carry: whether the module returns its carry too; a call can ask for it as well.
 
     Raises:
       ModuleNotFoundError: flax is not installed.
+      TypeError: parameters of several dtypes.
       ValueError: linen has no such network, and why; `params` are those of another; an option
         that the network has no use for.
     """

@@ -112,7 +112,7 @@ def to_nnx(
     Args:
       layer: a cell, `gr.recurrent`, `gr.bidirectional` that concatenates, `gr.dense`, or a stack or
         repeat of those.
-      params: its parameters, each layer's of one dtype; tracers too, but for the
+      params: its parameters, all of one dtype, which the module's will be; tracers too, but for the
         `recurrent_bias` of a GRU.
       optimized: whether LSTMs are `nnx.OptimizedLSTMCell`, which stacks its gates.
       time_major: whether the module reads `[T, *B, I]`, as ours do, rather than `[*B, T, I]`.
@@ -120,6 +120,7 @@ def to_nnx(
 
     Raises:
       ModuleNotFoundError: flax is not installed.
+      TypeError: parameters of several dtypes.
       ValueError: nnx has no such network, and why; `params` are those of another; an option that
         the network has no use for.
     """
