@@ -1,10 +1,12 @@
 """flax linen: weights there and back, its options one by one, and what it does otherwise."""
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.core import freeze
 from flax_cases import (
     GRU,
     IN,
@@ -24,7 +26,7 @@ from flax_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import assert_trees_equal, normal
+from networks import apply, assert_trees_equal, normal
 
 import gatedrnn as gr
 
@@ -54,6 +56,11 @@ def variables_of(module, *args):
     return structure.unflatten(noise)
 
 
+def run(module, variables, xs, flags=None, **arrays):
+    """The module's outputs, in one program."""
+    return jax.jit(partial(module.apply, **flags or {}))(variables, xs, **arrays)
+
+
 # There and back ---------------------------------------------------------------------------------
 
 
@@ -70,6 +77,7 @@ def test_a_round_trip_is_exact(name):
         return gr.interop.from_linen(module, gr.interop.to_linen(layer, params)[1])[1]
 
     assert_trees_equal(jax.jit(there_and_back)(params), params)
+    assert_trees_equal(gr.interop.from_linen(module, freeze(variables))[1], params)
     if "LSTM" in repr(layer):
         optimized, same = gr.interop.to_linen(layer, params, optimized=True)
         assert_trees_equal(same, variables)
@@ -134,9 +142,9 @@ def test_modules_of_flax_compute_the_same_here(name):
     batch_first = "time_major=True" not in repr(module).replace(" ", "")
     xs = swapped(XS) if batch_first else XS
     variables = variables_of(module, xs)
-    want = module.apply(variables, xs)
+    want = run(module, variables, xs)
     layer, params = gr.interop.from_linen(module, variables)
-    assert_close(layer.apply(params, XS)[1], swapped(want) if batch_first else want)
+    assert_close(apply(layer, params, XS)[1], swapped(want) if batch_first else want)
 
 
 @given(
@@ -151,7 +159,7 @@ def test_any_network_computes_the_same_in_flax(layer, optimized, time_major, rag
     lengths = LENGTHS if ragged else None
     options = {"optimized": optimized and "LSTM" in repr(layer), "time_major": time_major}
 
-    def run(params, xs, carry):
+    def flax(params, xs, carry):
         module, variables = gr.interop.to_linen(layer, params, **options)
         states = gr.interop.to_linen_carry(layer, carry)
         bound = module.bind(variables)
@@ -168,7 +176,7 @@ def test_any_network_computes_the_same_in_flax(layer, optimized, time_major, rag
         return final, ys if time_major else swapped(ys)
 
     with jax.numpy_dtype_promotion("standard"):
-        assert_same_in_flax(run, layer, params_of(layer), XS, lengths)
+        assert_same_in_flax(flax, layer, params_of(layer), XS, lengths)
 
 
 def test_gradients_flow_through_the_conversion():
@@ -213,8 +221,8 @@ def test_options_that_do_not_change_the_function_are_taken(name):
     variables = variables_of(module, xs)
     layer, params = gr.interop.from_linen(module, variables)
     assert layer == (gr.bidirectional(LSTM) if both else gr.recurrent(LSTM))
-    got = module.apply(variables, xs, time_major=True, return_carry=False)
-    assert_close(layer.apply(params, xs)[1], got, 1e-6)
+    got = run(module, variables, xs, {"time_major": True, "return_carry": False})
+    assert_close(apply(layer, params, xs)[1], got, 1e-6)
 
 
 def rnn(**options):
@@ -364,7 +372,7 @@ def test_options_are_the_modules():
     both = gr.bidirectional(GRU)
     options = {"time_major": False, "return_carry": True}
     module, variables = gr.interop.to_linen(both, params_of(both), **options)
-    (forward, _), ys = module.apply(variables, swapped(XS))
+    (forward, _), ys = run(module, variables, swapped(XS))
     assert_close(ys[:, -1, :H], forward)
 
 
@@ -436,10 +444,10 @@ def test_a_carry_of_16_bits_has_one_dtype_in_flax():
     module, variables = gr.interop.to_linen(layer, params, return_carry=True)
     states = gr.interop.to_linen_carry(layer, carry)
     assert [state.dtype for state in states] == [dtype, dtype]
-    final, _ = module.apply(variables, xs, initial_carry=states)
+    final, _ = run(module, variables, xs, initial_carry=states)
     final = gr.interop.from_linen_carry(layer, final)
     assert [state.dtype for state in final] == [dtype, jnp.float32]
-    assert_close(final, layer.apply(params, xs, carry)[0], 4e-2)
+    assert_close(final, apply(layer, params, xs, carry)[0], 4e-2)
 
 
 # What flax does otherwise -----------------------------------------------------------------------
@@ -451,8 +459,8 @@ def test_flax_does_not_hold_the_carry_of_an_empty_row_nor_zero_the_padding():
     params, carry, lengths = params_of(layer), carry_of(layer), jnp.array([0, 2, T])
     module, variables = gr.interop.to_linen(layer, params, return_carry=True)
     states = gr.interop.to_linen_carry(layer, carry)
-    got, ys = module.apply(variables, XS, initial_carry=states, seq_lengths=lengths)
-    ours, wanted = layer.apply(params, XS, carry, lengths=lengths)
+    got, ys = run(module, variables, XS, initial_carry=states, seq_lengths=lengths)
+    ours, wanted = apply(layer, params, XS, carry, lengths=lengths)
     assert_close(ours.h[0], carry.h[0])
     assert_close(got[0], ys[-1, 0])  # the carry of the last step, where its output is too
     assert jnp.abs(got[0] - ours.h[0]).max() > 1e-3
@@ -468,8 +476,8 @@ def test_flax_takes_lengths_of_one_batch_axis_only():
     params, xs = params_of(layer), normal(T, 2, 2, IN)
     module, variables = gr.interop.to_linen(layer, params, return_carry=True)
     lengths = jnp.array([[1, 2], [3, 4]])
-    got, _ = module.apply(variables, xs, seq_lengths=lengths)
-    ours, _ = layer.apply(params, xs, lengths=lengths)
+    got, _ = run(module, variables, xs, seq_lengths=lengths)
+    ours, _ = apply(layer, params, xs, lengths=lengths)
     assert got.shape == (2, 2, 2, H)
     assert ours.h.shape == (2, 2, H)
 
@@ -479,8 +487,8 @@ def test_a_sequential_of_flax_keeps_lengths_to_its_first_layer():
     layer = gr.stack(gr.bidirectional(GRU), gr.bidirectional(GRU))
     params = params_of(layer)
     module, variables = gr.interop.to_linen(layer, params)
-    ours = layer.apply(params, XS, lengths=LENGTHS)[1]
-    got = module.apply(variables, XS, seq_lengths=LENGTHS)
+    ours = apply(layer, params, XS, lengths=LENGTHS)[1]
+    got = run(module, variables, XS, seq_lengths=LENGTHS)
     assert jnp.abs(got[:2, 0] - ours[:2, 0]).max() > 1e-3
     assert_close(got[:, 1], ours[:, 1])  # as long as the batch
 
