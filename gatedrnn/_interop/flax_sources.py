@@ -41,6 +41,7 @@ OPTIONS = (
     "dot_general",
     "dot_general_cls",
     "preferred_element_type",
+    "precision",
 )
 
 

@@ -37,10 +37,10 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
     """The network of a linen module and its variables: `(layer, params)`.
 
     A cell becomes a cell, `nn.RNN` `gr.recurrent`, `nn.Bidirectional` `gr.bidirectional`,
-    `nn.Dense` `gr.dense`, and `nn.Sequential` of those a stack. Nothing is lost but how flax calls
-    them: our networks are time-major, whatever `time_major` says, and always return their carry.
-    `unroll` and the options of `nn.scan` are no part of them, nor are `reverse`, `keep_order`,
-    `time_major` and `return_carry` of an `nn.RNN` within `nn.Bidirectional`, which overrides them.
+    `nn.Dense` `gr.dense`, and `nn.Sequential` of those a stack. What is lost is how flax starts and
+    calls them: initialisers, `unroll` and the options of `nn.scan`; our networks are time-major,
+    whatever `time_major` says, and always return their carry. `reverse`, `keep_order`, `time_major`
+    and `return_carry` of an `nn.RNN` in `nn.Bidirectional` mean nothing, as it overrides them.
 
     Args:
       module: `nn.SimpleCell`, `nn.LSTMCell`, `nn.OptimizedLSTMCell`, `nn.GRUCell`, `nn.RNN`,
@@ -53,8 +53,9 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
       ValueError: names that are missing or too many, shapes that do not fit; options that change
         the function: activations other than the sigmoid and tanh (of a `SimpleCell` also relu, the
         sigmoid and the identity), `residual`, a `merge_fn`, a `carry_init` that is not zeros, a
-        `dtype` that is not the parameters'; `reverse=True` outside `nn.Bidirectional`; layers that
-        share parameters, or of a Sequential that do not fit together.
+        `dtype` that is not the parameters', products of another kind (`precision`, `dot_general`);
+        `reverse=True` outside `nn.Bidirectional`; layers that share parameters, or of a Sequential
+        that do not fit together (several `time_major`, a carry returned on the way).
     """
     nn = library("flax.linen", "flax", "flax")
     flax = Flax(nn, "Dense", ("features", "features"), "layers_{}", _take)

@@ -38,10 +38,11 @@ def from_nnx(module: Any) -> tuple[Any, Any]:
     """The network of an nnx module: `(layer, params)`.
 
     A cell becomes a cell, `nnx.RNN` `gr.recurrent`, `nnx.Bidirectional` `gr.bidirectional`,
-    `nnx.Linear` `gr.dense`, and `nnx.Sequential` of those a stack. Nothing is lost but how flax
-    calls them: our networks are time-major, whatever `time_major` says, and always return their
-    carry. `unroll`, `state_axes` and `rngs` are no part of them, nor are `reverse`, `keep_order`,
-    `time_major` and `return_carry` of an `nnx.RNN` in `nnx.Bidirectional`, which overrides them.
+    `nnx.Linear` `gr.dense`, and `nnx.Sequential` of those a stack. What is lost is how flax calls
+    them, and what its variables know of sharding: `unroll`, `state_axes`, `rngs` and metadata; our
+    networks are time-major, whatever `time_major` says, and always return their carry. `reverse`,
+    `keep_order`, `time_major` and `return_carry` of an `nnx.RNN` in `nnx.Bidirectional` mean
+    nothing, as it overrides them.
 
     A GRU of ours adds a `recurrent_bias` that nnx does not have: it is zero. Training moves it, and
     `to_nnx` then refuses it.
@@ -57,8 +58,9 @@ def from_nnx(module: Any) -> tuple[Any, Any]:
         change the function: activations other than the sigmoid and tanh (of a `SimpleCell` also
         relu, the sigmoid and the identity), `residual`, a `merge_fn`, a `carry_init` that is not
         zeros, a `dtype` that is not the parameters' (a `SimpleCell` computes in float32 unless
-        told otherwise); `reverse=True` outside `nnx.Bidirectional`; layers that share parameters,
-        or of a Sequential that do not fit together.
+        told otherwise), products of another kind (`precision`, `dot_general`); `reverse=True`
+        outside `nnx.Bidirectional`; layers that share parameters, or of a Sequential that do not
+        fit together (several `time_major`, a carry returned on the way).
     """
     nnx = library("flax.nnx", "flax", "flax")
     flax = Flax(nnx, "Linear", ("hidden_features", "out_features"), "layers/{}", _take)

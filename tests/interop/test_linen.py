@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from flax.core import freeze
 from flax_cases import (
     GRU,
     IN,
@@ -31,6 +30,7 @@ from networks import apply, assert_trees_equal, normal
 import gatedrnn as gr
 
 nn = pytest.importorskip("flax.linen")
+core = pytest.importorskip("flax.core")
 
 XS = normal(T, B, IN)
 F64 = {"param_dtype": jnp.float64}
@@ -77,7 +77,7 @@ def test_a_round_trip_is_exact(name):
         return gr.interop.from_linen(module, gr.interop.to_linen(layer, params)[1])[1]
 
     assert_trees_equal(jax.jit(there_and_back)(params), params)
-    assert_trees_equal(gr.interop.from_linen(module, freeze(variables))[1], params)
+    assert_trees_equal(gr.interop.from_linen(module, core.freeze(variables))[1], params)
     if "LSTM" in repr(layer):
         optimized, same = gr.interop.to_linen(layer, params, optimized=True)
         assert_trees_equal(same, variables)
@@ -243,6 +243,7 @@ CHANGED = {
     "carry_init": (rnn(carry_init=nn.initializers.ones), r"\(carry_init=ones\), expected zeros"),
     "dtype": (rnn(dtype=jnp.bfloat16), r"\(dtype=bfloat16\) with parameters in float32"),
     "dense": (nn.Dense(2, dot_general=other), r"got Dense\(dot_general=other\)"),
+    "precision": (nn.Dense(2, precision="highest"), r"got Dense\(precision='highest'\)"),
     "dense, dtype": (nn.Dense(2, dtype=jnp.float16), r"got Dense\(dtype=float16\)"),
     "merge_fn": (
         nn.Bidirectional(rnn(), rnn(), merge_fn=jnp.add),
