@@ -29,6 +29,11 @@ def is_cell(layer: Any) -> bool:
     return not hasattr(layer, "apply")
 
 
+def is_row(layer: Any) -> bool:
+    """Whether this is a stack or repeat, also one of a single layer."""
+    return isinstance(layer, Stack | Repeat)
+
+
 def row(layer: Any) -> list[Any]:
     """The layers of a network one after another, none of them a stack, a repeat or a bare cell."""
     layer = lift(layer)
