@@ -123,8 +123,8 @@ def equal_layers(layer: Any) -> list[Recurrent | Bidirectional]:
         for one in directions_of(part):
             FORMS.check_cell(one.cell)
     counts = {len(directions_of(part)) for part in parts}
-    sizes = {one.cell.features for part in parts for one in directions_of(part)}
-    if len(counts) > 1 or len(sizes) > 1:
+    cells: list[Any] = [one.cell for part in parts for one in directions_of(part)]
+    if len(counts) > 1 or len({cell.features for cell in cells}) > 1:
         raise cannot(
             layer, FORMS.target, "its layers are all of one size and of as many directions"
         )
@@ -144,8 +144,8 @@ def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[Ru
       TypeError: parameters in several dtypes.
     """
     parts = equal_layers(layer)
-    reads, name = xs, "xs"
-    levels = []
+    reads: Any = xs
+    name, levels = "xs", []
     for k, (part, p) in enumerate(zip(parts, row_of_params(layer, params), strict=True)):
         level = runs(part, p)
         for run in level:
@@ -156,7 +156,6 @@ def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[Ru
             inputs.check_params(run.cell, run.params, reads, name)
         levels.append(level)
         features = len(level) * level[0].cell.features
-        assert reads is not None
         reads, name = jax.ShapeDtypeStruct((features,), reads.dtype), f"the output of layer {k}"
     return levels
 

@@ -136,7 +136,7 @@ class CuDNN:
         before = [leaf.reshape(-1, rows, features) for leaf in states_from_carry(self.layer, carry)]
         ys, *after = _kernel(
             jnp.swapaxes(sequences, 0, 1),
-            *before,
+            before,
             packed(levels),
             jnp.maximum(valid, 1),  # a row without a step is sorted out below
             input_size=in_features,
@@ -163,14 +163,14 @@ def _along_time(sequences: Array, order: Array) -> Array:
 
 
 def _kernel(
-    xs: Array, h: Array, c: Array, weights: Array, lengths: Array, **sizes: Any
+    xs: Array, states: list[Array], weights: Array, lengths: Array, **sizes: Any
 ) -> tuple[Array, Array, Array]:
-    """`xs [N, T, I]`, `h` and `c [L·D, N, H]`, `lengths [N]` from 1 on: `ys [N, T, F]`, `h`, `c`."""
+    """`xs [N, T, I]`, states `h, c [L·D, N, H]`, `lengths [N]` above 0: `ys [N, T, F]`, `h`, `c`."""
     from jax.experimental import rnn
 
     # any other precision allows products of TF32
     precision = jax.lax.Precision.HIGHEST
-    return rnn.lstm(xs, h, c, weights, lengths, dropout=0.0, precision=precision, **sizes)
+    return rnn.lstm(xs, *states, weights, lengths, dropout=0.0, precision=precision, **sizes)
 
 
 def _check_platform() -> None:
@@ -185,7 +185,7 @@ def _check_platform() -> None:
 
 def _platform() -> tuple[str, str]:
     """The name and the version of the platform where JAX runs what says nothing else."""
-    device = jax.config.jax_default_device or jax.local_devices()[0]
+    device = getattr(jax.config, "jax_default_device", None) or jax.local_devices()[0]
     if isinstance(device, str):
         device = jax.local_devices(backend=device)[0]
     return device.platform, device.client.platform_version

@@ -5,8 +5,8 @@ Parameters are a dict from the paths of modules to dicts of arrays: an LSTM made
 module `net` makes in its constructor `"net/~/lstm/linear"`. Haiku itself is not needed for those.
 
 Columns of the matrices are gates. An LSTM has one kernel, its input's rows above the recurrent
-ones, gates `i, g, f, o`, and adds 1 to `f` in every step; a GRU has gates `z, r, a`, its update gate
-writes, the reset comes before the product; the vanilla network is a ReLU with two biases.
+ones, gates `i, g, f, o`, and adds 1 to `f` in every step; a GRU has gates `z, r, a`, its update
+gate writes, the reset comes before the product; the vanilla network is a ReLU with two biases.
 
 Axes: `*B` batch, `I` input features, `H` features.
 """
@@ -30,7 +30,7 @@ from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.layers.stack import Stack
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.rule import Carry
 
 FORMS = Forms("a haiku core", elman=("relu",), lstm=True, gru=("before",))
 
@@ -154,8 +154,8 @@ def _take_gru(arrays: Arrays, in_features: int | None) -> Run:
     kernel = arrays.take("w_i", (in_features, 3 * features))
     recurrent = arrays.take("w_h", (features, 3 * features))
     bias = arrays.take("b", (3 * features,))
-    ours = [reorder(array, "zrn", "rzn") for array in (kernel, recurrent, bias)]
-    return Run(GRU(features, reset="before", update="writes"), GRUParams(*ours, None), None)
+    w, u, b = (reorder(array, "zrn", "rzn") for array in (kernel, recurrent, bias))
+    return Run(GRU(features, reset="before", update="writes"), GRUParams(w, u, b, None), None)
 
 
 def _with_forget(bias: Array, shift: int) -> Array:
@@ -205,7 +205,7 @@ def to_haiku(
         found.append(run)
     if not double_bias and not any(isinstance(run.cell, Elman) for run in found):
         raise ValueError("double_bias: got False, expected True: there is no hk.VanillaRNN")
-    result = {}
+    result: dict[str, dict[str, Array]] = {}
     for path, run in zip(_paths(layer, found, modules), found, strict=True):
         result |= _given(path, run.cell, run.params, double_bias)
     return result
@@ -224,7 +224,7 @@ def _paths(layer: Any, found: list[Run], modules: Any) -> list[str]:
     return [modules]
 
 
-def _given(path: str, cell: Cell, params: Params, double_bias: bool) -> dict[str, Any]:
+def _given(path: str, cell: Any, params: Any, double_bias: bool) -> dict[str, Any]:
     """The arrays of one core, by haiku's names."""
     none = jnp.zeros(params.kernel.shape[-1:], params.kernel.dtype)
     bias = none if params.bias is None else params.bias
@@ -266,9 +266,7 @@ def to_haiku_carry(layer: Any, carry: Carry) -> Any:
       ValueError: `carry` is that of another network.
     """
     states = tuple(
-        leaves[0]
-        if len(leaves) == 1
-        else library("haiku", "dm-haiku", "haiku").LSTMState(*leaves)
+        leaves[0] if len(leaves) == 1 else library("haiku", "dm-haiku", "haiku").LSTMState(*leaves)
         for leaves in cells_from_carry(layer, carry)
     )
     return states if is_row(layer) else states[0]

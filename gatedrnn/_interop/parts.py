@@ -19,8 +19,8 @@ from gatedrnn._src.rule import Carry, Cell, Params
 class Run(NamedTuple):
     """A cell run over time in one direction."""
 
-    cell: Cell
-    params: Params
+    cell: Any  # one of ours; which one is for `Forms` to say
+    params: Any
     initial: Carry | None  # without batch axes, where it is learned
 
 
@@ -149,4 +149,3 @@ def recurrent_of(runs: tuple[Run, ...], merge: str = "concat") -> tuple[Any, Any
 
 def _initial(run: Run) -> str:
     return "zeros" if run.initial is None else "learned"
-

@@ -103,7 +103,9 @@ def carry_from_cells(layer: Any, states: Any) -> Carry:
     layers = row(layer)
     if not isinstance(states, tuple | list) or len(states) != len(layers):
         got = len(states) if isinstance(states, tuple | list) else type(states).__name__
-        raise ValueError(f"states: got {got}, expected {len(layers)}, one for each cell of {layer!r}")
+        raise ValueError(
+            f"states: got {got}, expected {len(layers)}, one for each cell of {layer!r}"
+        )
     carries = [
         _cell_carry(_cell_of(part), _leaves(f"states[{k}]", state))
         for k, (part, state) in enumerate(zip(layers, states, strict=True))
@@ -111,7 +113,7 @@ def carry_from_cells(layer: Any, states: Any) -> Carry:
     return carry_of_row(layer, carries)
 
 
-def cells_from_carry(layer: Any, carry: Carry) -> list[list[Array]]:
+def cells_from_carry(layer: Any, carry: Carry) -> list[tuple[Array, ...]]:
     """The leaves of the carry of each cell of `layer`, in order.
 
     Raises:
@@ -133,10 +135,10 @@ def _leaves(name: str, state: Any) -> list[Array]:
     return [as_array(name, state)]
 
 
-def _leaves_of(cell: Cell, carry: Any) -> list[Array]:
+def _leaves_of(cell: Cell, carry: Any) -> tuple[Array, ...]:
     like = jax.eval_shape(lambda: cell.carry(()))
-    if jax.tree.structure(carry) != jax.tree.structure(like):
+    if type(carry) is not type(like):
         raise ValueError(
             f"carry: got {type(carry).__name__}, expected {type(like).__name__} for {cell!r}"
         )
-    return list(carry)
+    return tuple(carry)

@@ -52,9 +52,7 @@ def transformed(make):
 def random_like(tree, seed=0):
     """Their biases start at zero, ours to compare do not."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure.unflatten(
-        normal(*leaf.shape, seed=seed + k) for k, leaf in enumerate(leaves)
-    )
+    return structure.unflatten(normal(*leaf.shape, seed=seed + k) for k, leaf in enumerate(leaves))
 
 
 def theirs(make, in_features=IN, seed=0):
@@ -125,7 +123,9 @@ def test_there_and_back(name):
     assert back == OURS[name]
     if name == "LSTM":
         assert_trees_close(recovered, params, rtol=0, atol=1e-15)
-        params, recovered = (p._replace(bias=p.bias.at[H : 2 * H].set(0)) for p in (params, recovered))
+        params, recovered = (
+            p._replace(bias=p.bias.at[H : 2 * H].set(0)) for p in (params, recovered)
+        )
     assert_trees_equal(recovered, params)
     layer, params = gr.recurrent(OURS[name]), gr.RecurrentParams(params, None)
     assert_trees_equal(
@@ -258,10 +258,13 @@ def linear(rows, columns):
 
 
 STACK = gr.stack(LSTM, LSTM)
-ONE, TWO = {"lstm/linear": linear(IN + H, 4 * H)}, {
-    "lstm/linear": linear(IN + H, 4 * H),
-    "lstm_1/linear": linear(IN + 2 * H, 4 * H),  # as by skip connections
-}
+ONE, TWO = (
+    {"lstm/linear": linear(IN + H, 4 * H)},
+    {
+        "lstm/linear": linear(IN + H, 4 * H),
+        "lstm_1/linear": linear(IN + 2 * H, 4 * H),  # as by skip connections
+    },
+)
 
 ERRORS = {
     "tanh": (
@@ -277,13 +280,21 @@ ERRORS = {
     "dropout": (to(gr.stack(GRU, gr.dropout(0.1))), ValueError, "no place for Dropout"),
     "params": (to(LSTM, params=random_params(GRU, IN)), ValueError, "params: got GRUParams"),
     "one-path-for-two": (to(STACK, "lstm"), ValueError, "modules: got 'lstm', .*paths of 2 cores"),
-    "paths-for-one": (to(LSTM, ["lstm"]), ValueError, r"modules: got \['lstm'\], expected one path"),
+    "paths-for-one": (
+        to(LSTM, ["lstm"]),
+        ValueError,
+        r"modules: got \['lstm'\], expected one path",
+    ),
     "few-paths": (to(STACK, ["lstm"]), ValueError, "modules: got lstm, expected 2 paths"),
     "equal-paths": (to(STACK, ["a", "a"]), ValueError, "modules: got a, a, expected 2 paths"),
     "no-text": (to(STACK, ["a", 1]), ValueError, r"modules: got \['a', 1\]"),
     "double-bias": (to(LSTM, double_bias=False), ValueError, "there is no hk.VanillaRNN"),
     "double-bias-flag": (to(ELMAN, double_bias=1), ValueError, "double_bias: got 1"),
-    "several": (take(TWO), ValueError, "modules: got None for params of lstm/linear, lstm_1/linear"),
+    "several": (
+        take(TWO),
+        ValueError,
+        "modules: got None for params of lstm/linear, lstm_1/linear",
+    ),
     "nothing": (take({}), ValueError, "modules: got None for params of nothing"),
     "no-path": (take(ONE, "gru"), ValueError, "modules: got 'gru', .* in params of lstm/linear"),
     "no-paths": (take(ONE, []), ValueError, r"modules: got \[\], expected the paths of the cores"),

@@ -1,10 +1,10 @@
 """The vector of cuDNN, unpacked and run by JAX's own reference implementation, in float64."""
 
 import jax.numpy as jnp
-from conformance.cases import IN
-from conformance.peer import Peer, by_autodiff
 
 import gatedrnn as gr
+from conformance.cases import IN
+from conformance.peer import Peer, by_autodiff
 
 
 def sizes_of(layer):

@@ -1,9 +1,9 @@
 """equinox's cells, in float64, in the loop over time that its documentation has."""
 
 import jax
-from conformance.peer import Peer, by_autodiff
 
 import gatedrnn as gr
+from conformance.peer import Peer, by_autodiff
 
 
 def over_time(cell, xs, state):

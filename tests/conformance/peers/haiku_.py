@@ -1,8 +1,7 @@
 """haiku's cores under `hk.dynamic_unroll`, in float64."""
 
-from conformance.peer import Peer, by_autodiff
-
 import gatedrnn as gr
+from conformance.peer import Peer, by_autodiff
 
 
 def core_of(hk, layer):
