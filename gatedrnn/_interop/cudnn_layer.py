@@ -165,7 +165,7 @@ def _along_time(sequences: Array, order: Array) -> Array:
 def _kernel(
     xs: Array, states: list[Array], weights: Array, lengths: Array, **sizes: Any
 ) -> tuple[Array, Array, Array]:
-    """`xs [N, T, I]`, states `h, c [L·D, N, H]`, `lengths [N]` above 0: `ys [N, T, F]`, `h`, `c`."""
+    """`xs [N, T, I]`, `h` and `c [L·D, N, H]`, `lengths [N]` above 0 -> `ys [N, T, F]`, `h, c`."""
     from jax.experimental import rnn
 
     # any other precision allows products of TF32
@@ -198,7 +198,8 @@ def cudnn(layer: Any) -> CuDNN:
     runs anywhere) are those of `layer`: either may go on with what the other has trained. The
     kernel is that of `jax.experimental.rnn`, at its highest precision, so that it differs from the
     exact result by the rounding of float32 only; our own products on a GPU do so under
-    `jax.default_matmul_precision("highest")`.
+    `jax.default_matmul_precision("highest")`. `gr.cudnn(net) if jax.default_backend() == "gpu" else
+    net` is one model.
 
     Batch axes, `lengths` and masks of any pattern mean what they mean to `layer`. Lengths are the
     kernel's own. For a `mask`, which is also what `gr.stack` and others make of lengths for the

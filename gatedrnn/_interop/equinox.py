@@ -18,6 +18,7 @@ from gatedrnn._interop.parts import Run, is_row, recurrent_of, row, row_of_param
 from gatedrnn._interop.states import carry_from_cells, cells_from_carry
 from gatedrnn._src.gru import GRU
 from gatedrnn._src.gru_rule import GRUParams
+from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.layers.stack import Stack
 from gatedrnn._src.lstm import LSTM
@@ -104,7 +105,10 @@ def to_equinox(layer: Any, params: Any) -> Any:
     cells = []
     for part, p in zip(row(layer), row_of_params(layer, params), strict=True):
         if not isinstance(part, Recurrent):
-            raise cannot(layer, FORMS.target, f"it has no place for {part!r}")
+            why = f"it has no place for {part!r}"
+            if isinstance(part, Bidirectional):
+                why = "it runs in one direction; convert each by itself"
+            raise cannot(layer, FORMS.target, why)
         (run,) = runs(part, p)
         FORMS.check(run.cell, run.params)
         if run.initial is not None:

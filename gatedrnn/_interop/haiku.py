@@ -26,6 +26,7 @@ from gatedrnn._src import checks
 from gatedrnn._src.elman import Elman, ElmanParams
 from gatedrnn._src.gru import GRU
 from gatedrnn._src.gru_rule import GRUParams
+from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.layers.stack import Stack
 from gatedrnn._src.lstm import LSTM
@@ -197,7 +198,10 @@ def to_haiku(
     found = []
     for part, p in zip(row(layer), row_of_params(layer, params), strict=True):
         if not isinstance(part, Recurrent):
-            raise cannot(layer, FORMS.target, f"it has no place for {part!r}")
+            why = f"it has no place for {part!r}"
+            if isinstance(part, Bidirectional):
+                why = "it runs in one direction; convert each by itself"
+            raise cannot(layer, FORMS.target, why)
         (run,) = runs(part, p)
         FORMS.check(run.cell, run.params)
         if run.initial is not None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import assert_trees_close, assert_trees_equal, normal, random_params
+from networks import apply, assert_trees_close, assert_trees_equal, normal, random_params
 
 import gatedrnn as gr
 
@@ -33,11 +33,6 @@ def theirs(name, in_features=IN, features=H, dtype=jnp.float64, seed=0):
         return kind(in_features, features, use_bias, dtype, key=jax.random.key(seed))
 
 
-def stepped(cell, x, states):
-    with jax.numpy_dtype_promotion("standard"):
-        return jax.vmap(cell)(x, states)
-
-
 @pytest.mark.parametrize("name", OURS)
 def test_there_and_back_to_the_bit(name):
     """From either side, and through the layer as well."""
@@ -60,14 +55,19 @@ def test_there_and_back_to_the_bit(name):
 )
 def test_their_cells_step_as_ours_do(name, sizes, seed):
     """Whatever their options, from states that are not zero."""
-    source = theirs(name, *sizes, seed=seed)
-    cell, params = gr.interop.from_equinox(source)
-    carry = jax.tree.map(lambda leaf: normal(*leaf.shape, seed=seed), cell.carry((B,)))
-    x = normal(B, sizes[0], seed=seed + 1)
-    states = stepped(source, x, gr.interop.to_equinox_carry(cell, carry))
-    want, y = cell.step(params, carry, x)
-    assert_trees_close(gr.interop.from_equinox_carry(cell, states), want)
-    assert_trees_close(jax.tree.leaves(states)[0], y)
+    source, x = theirs(name, *sizes, seed=seed), normal(B, sizes[0], seed=seed + 1)
+
+    @jax.jit
+    def both(source, states, x):
+        cell, params = gr.interop.from_equinox(source)
+        want, y = cell.step(params, gr.interop.from_equinox_carry(cell, states), x)
+        with jax.numpy_dtype_promotion("standard"):
+            states = jax.vmap(source)(x, states)
+        h = jax.tree.leaves(states)[0]
+        return (gr.interop.from_equinox_carry(cell, states), h), (want, y)
+
+    h, c = (normal(B, sizes[1], seed=seed + k) for k in (2, 3))
+    assert_trees_close(*both(source, (h, c) if "LSTM" in name else h, x))
 
 
 def test_update_gate_that_writes_becomes_one_that_keeps():
@@ -95,7 +95,7 @@ def test_stack_is_a_list_of_cells():
     back, recovered = gr.interop.from_equinox(gr.interop.to_equinox(repeated, params))
     assert back == gr.stack(*[gr.LSTM(IN)] * 3)
     xs = normal(5, B, IN)
-    assert_trees_close(back.apply(recovered, xs)[1], repeated.apply(params, xs)[1])
+    assert_trees_close(apply(back, recovered, xs)[1], apply(repeated, params, xs)[1])
 
 
 def test_states_there_and_back():
@@ -159,7 +159,11 @@ ERRORS = {
     "projection": (to(gr.LSTM(H, projection=2)), ValueError, "no recurrent projection"),
     "coupled": (to(gr.LSTM(H, coupled=True)), ValueError, "never coupled"),
     "learned": (to(gr.recurrent(GRU, initial="learned")), ValueError, "an input, never learned"),
-    "directions": (to(gr.bidirectional(GRU)), ValueError, "no place for Bidirectional"),
+    "directions": (
+        to(gr.bidirectional(GRU)),
+        ValueError,
+        "runs in one direction; convert each by itself",
+    ),
     "dropout": (to(gr.stack(GRU, gr.dropout(0.1), GRU)), ValueError, "no place for Dropout"),
     "params": (to(LSTM, random_params(GRU, IN)), ValueError, "params: got GRUParams"),
     "a-layers-params": (
