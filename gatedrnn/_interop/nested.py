@@ -46,13 +46,13 @@ def from_tree(layer: Any, tree: Mapping[str, Any], in_features: int | None) -> P
       ValueError: an array that is missing, of another shape, or not the layer's.
     """
     found = dict(_flat(tree))
+    given = ", ".join(map(_text, found)) or "nothing"
     wanted, structure = jax.tree_util.tree_flatten_with_path(shapes_of(layer, in_features))
     leaves = []
     for path, shape in wanted:
         names = _names(path)
         if names not in found:
-            got = ", ".join(map(_text, sorted(found))) or "nothing"
-            raise ValueError(f"tree: {_text(names)} is missing for {layer!r}, got {got}")
+            raise ValueError(f"tree: {_text(names)} is missing for {layer!r}, got {given}")
         leaf = found.pop(names)
         if jnp.shape(leaf) != shape.shape:
             raise ValueError(
