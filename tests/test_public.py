@@ -105,7 +105,10 @@ def test_names_of_the_flax_package_are_documented(name):
         assert value.__doc__
         members = vars(value).values() if inspect.isclass(value) else [value]
         for function in filter(inspect.isfunction, members):
-            if function.__name__.startswith("_") and function.__name__ not in ("__init__", "__call__"):
+            if function.__name__.startswith("_") and function.__name__ not in (
+                "__init__",
+                "__call__",
+            ):
                 continue
             own = function.__doc__
             assert own or function.__name__ == "__init__", function
@@ -115,7 +118,7 @@ def test_names_of_the_flax_package_are_documented(name):
 
 
 def test_nothing_else_is_public():
-    """What `dir` shows is `__all__`, modules that start with an underscore, and what is imported apart."""
+    """What `dir` shows is `__all__`, underscored modules, and what is imported by itself."""
     apart = {name.split(".")[1] for name in FLAX}
     assert {name for name in dir(gr) if not name.startswith("_")} - apart == set(gr.__all__)
     assert sorted(set(gr.__all__)) == sorted(gr.__all__)

@@ -61,8 +61,8 @@ def from_tree(layer: Any, tree: Mapping[str, Any], in_features: int | None) -> P
             )
         leaves.append(leaf)
     if found:
-        names = ", ".join(map(_text, sorted(found)))
-        raise ValueError(f"tree: got {names} as well, expected no more for {layer!r}")
+        others = ", ".join(map(_text, found))
+        raise ValueError(f"tree: got {others} as well, expected no more for {layer!r}")
     return jax.tree.unflatten(structure, leaves)
 
 

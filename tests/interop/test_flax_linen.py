@@ -1,5 +1,6 @@
 """Layers and cells in flax.linen: our numbers, flax's trees."""
 
+import functools
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from flax_networks import (
     LAYERS,
     LENGTHS,
     OPTIONS,
-    STREAMING,
+    RESETS,
     B,
     H,
     T,
@@ -27,13 +28,14 @@ from flax_networks import (
     swapped,
     valid,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import (
     assert_trees_close,
     assert_trees_equal,
     normal,
     outcome,
     random_params,
-    some_of_all,
 )
 
 import gatedrnn as gr
@@ -57,6 +59,14 @@ def held(name, **options):
     return module, layer, random_params(layer, features_of(layer)), inputs_of(layer)
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames="method")
+def run(module, params, *arguments, method=None, rngs=None, **options):
+    """`module.apply` with these parameters, in our terms, compiled once for equal modules."""
+    return module.apply(
+        {"params": to_tree(params)}, *arguments, method=method, rngs=rngs, **options
+    )
+
+
 class Probe(nn.Module):
     """The key that a module at the top takes from its stream."""
 
@@ -70,126 +80,138 @@ DROPOUT = Probe().apply({}, rngs={"dropout": KEY})
 # A layer ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_computes_what_ours_does(name, options):
-    """Outputs, final carries and gradients, to the bit."""
+def test_a_layer_computes_what_ours_does(name):
+    """Outputs, final carries and gradients."""
     module, layer, params, xs = held(name, deterministic=True)
 
-    def run(params, xs):
-        return module.apply({"params": to_tree(params)}, xs, **OPTIONS[options])
+    def theirs(params, xs):
+        return run(module, params, xs, **OPTIONS[name])
 
-    def want(params, xs):
-        return ours(layer, params, xs, **OPTIONS[options])
+    def mine(params, xs):
+        return ours(layer, params, xs, **OPTIONS[name])
 
-    assert_trees_equal(outcome(run, params, xs), outcome(want, params, xs))
+    got = outcome(theirs, params, xs)
+    assert_trees_close(got, outcome(mine, params, xs), rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_dropout_takes_a_key_of_its_stream(name):
-    module, layer, params, xs = held(name)
-    options = {"lengths": LENGTHS}
-
-    def run(params, xs):
-        variables, rngs = {"params": to_tree(params)}, {"dropout": KEY}
-        return module.apply(variables, xs, deterministic=False, rngs=rngs, **options)
-
-    def want(params, xs):
-        return ours(layer, params, xs, key=DROPOUT, **options)
-
-    got = outcome(run, params, xs)
-    assert_trees_equal(got, outcome(want, params, xs))
-    calm = module.apply({"params": to_tree(params)}, xs, deterministic=True, **options)
-    assert_trees_close(calm, ours(layer, params, xs, **options))
-    assert not np.array_equal(got[0][1], calm[1])
-
-
-@pytest.mark.parametrize("name", DRAWING)
-def test_dropout_without_a_word_about_it_is_refused(name):
-    module, _, params, xs = held(name)
+    module, layer, params, xs = held(name, deterministic=False)
+    got = run(module, params, xs, rngs={"dropout": KEY})
+    assert_trees_close(got, ours(layer, params, xs, key=DROPOUT))
+    calm = run(module.clone(deterministic=True), params, xs)
+    assert_trees_close(calm, ours(layer, params, xs))
+    assert not np.array_equal(got[1], calm[1])
+    tree = {"params": to_tree(params)}
     with pytest.raises(ValueError, match='"deterministic" must be passed'):
-        module.apply({"params": to_tree(params)}, xs)
+        module.clone(deterministic=None).apply(tree, xs)
     with pytest.raises(flax.errors.InvalidRngError, match='needs PRNG for "noise"'):
-        module.clone(rng_collection="noise").apply(
-            {"params": to_tree(params)}, xs, deterministic=False
-        )
+        module.clone(rng_collection="noise").apply(tree, xs, rngs={"dropout": KEY})
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", ["learned", "repeat", "tokens", "zoneout"])
 def test_windows_and_steps_are_the_whole_sequence(name):
     """With the same key, if it draws."""
     module, _, params, xs = held(name, deterministic=False)
     key = DROPOUT if name in DRAWING else None
-    variables, rngs = {"params": to_tree(params)}, {"dropout": KEY}
-    run = jax.jit(lambda xs, carry: module.apply(variables, xs, carry, rngs=rngs))
-    step = jax.jit(lambda c, x: module.apply(variables, c, x, key=key, method="step"))
-    whole = run(xs, None)
+    rngs = {"dropout": KEY}
+    whole = run(module, params, xs, rngs=rngs)
+    start = run(module, params, xs[:, 0], method="initial_carry")
 
-    carry, first = run(xs[:, :2], None)
-    carry, rest = run(xs[:, 2:], carry)
+    carry, first = run(module, params, xs[:, :2], start, rngs=rngs)
+    carry, rest = run(module, params, xs[:, 2:], carry, rngs=rngs)
     assert_trees_close((carry, jnp.concatenate([first, rest], 1)), whole)
 
-    carry, outputs = None, []
+    carry, outputs = start, []
     for x in swapped(xs):
-        carry, y = step(carry, x)
+        carry, y = run(module, params, carry, x, key=key, method="step")
         outputs.append(y)
     assert_trees_close((carry, jnp.stack(outputs, 1)), whole)
-    start = module.apply(variables, xs[:, 0], method="initial_carry")
-    assert_trees_close(step(start, xs[:, 0]), step(None, xs[:, 0]))
+    assert_trees_close(
+        run(module, params, None, xs[:, 0], key=key, method="step"),
+        run(module, params, start, xs[:, 0], key=key, method="step"),
+    )
 
 
-@pytest.mark.parametrize("name", ["stack", "tokens", "final"])
+@pytest.mark.parametrize("name", ["tokens", "final"])
 def test_any_batch_axes_in_either_layout(name):
     """None or two of them, and time first."""
-    module, _, params, xs = held(name, deterministic=True)
-    variables, resets = {"params": to_tree(params)}, OPTIONS["mask"]["resets"]
-    carry, ys = module.apply(variables, xs, lengths=LENGTHS, resets=resets)
-    one = module.apply(variables, xs[1], lengths=LENGTHS[1], resets=resets[1])
+    module, layer, params, xs = held(name)
+    options = {"lengths": LENGTHS, "resets": RESETS}
+    carry, ys = ours(layer, params, xs, **options)
+    one = run(module, params, xs[1], lengths=LENGTHS[1], resets=RESETS[1])
     assert_trees_close(one[1], ys[1])
-    two = module.apply(variables, xs[None], lengths=LENGTHS[None], resets=resets[None])
+    two = run(module, params, xs[None], lengths=LENGTHS[None], resets=RESETS[None])
     assert_trees_close(two[1], ys[None])
-    first = module.clone(time_major=True).apply(
-        variables, swapped(xs), lengths=LENGTHS, resets=swapped(resets)
-    )
+    time_first = module.clone(time_major=True)
+    first = run(time_first, params, swapped(xs), lengths=LENGTHS, resets=swapped(RESETS))
     assert_trees_close(first, (carry, ys if name == "final" else swapped(ys)))
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_parameters_are_made_by_the_layer(name):
-    """In nested dictionaries of its arrays, of the dtype asked for; shapes alone as well."""
-    module, layer, params, xs = held(name, deterministic=True)
-    variables = module.init(KEY, xs)
-    tree = variables.get("params", {})
-    assert_trees_equal(jax.tree.map(jnp.shape, tree), jax.tree.map(jnp.shape, to_tree(params)))
-    assert all(isinstance(key, str) for path in flax.traverse_util.flatten_dict(tree) for key in path)
-    made = from_tree(layer, tree, features_of(layer))
-    assert jax.tree.structure(made) == jax.tree.structure(params)
+def test_parameters_are_made_by_the_layer():
+    """By its own `init`, from the one key that flax gives to the first of them."""
+    layer = gr.stack(gr.embed(V, IN), gr.recurrent(gr.Elman(H), initial="learned"), gr.dense(2))
 
-    class Key(nn.Module):  # flax gives the first parameter the key that makes them all
+    class Key(nn.Module):
         @nn.compact
         def __call__(self):
             return self.param("key", lambda key: key)
 
+    variables = Layer(layer, jnp.float64).init(KEY, inputs_of(layer))
     key = Key().init(KEY)["params"]["key"]
-    assert_trees_equal(made, layer.init(key, features_of(layer), jnp.float64))
-    shapes = jax.eval_shape(module.init, KEY, xs)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), shapes) == jax.tree.map(
-        lambda a: (a.shape, a.dtype), variables
-    )
+    assert_trees_equal(variables, {"params": to_tree(layer.init(key, None, jnp.float64))})
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_trees_go_back_and_forth(name):
-    layer = Layer(LAYERS[name]).layer
-    params = random_params(layer, features_of(layer))
-    assert_trees_equal(from_tree(layer, to_tree(params), features_of(layer)), params)
-    frozen = flax.core.freeze(to_tree(params))
-    assert_trees_equal(from_tree(layer, frozen, features_of(layer)), params)
+def test_parameters_live_in_nested_dictionaries(name):
+    """Of the dtype asked for, and of arrays alone."""
+    module, _, params, xs = held(name, deterministic=True)
+    tree = jax.eval_shape(module.init, KEY, xs).get("params", {})
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), tree) == jax.tree.map(
+        lambda a: (a.shape, jnp.dtype(jnp.float64)), to_tree(params)
+    )
+    assert all(isinstance(k, str) for path in flax.traverse_util.flatten_dict(tree) for k in path)
+
+
+@st.composite
+def networks(draw, depth=2):
+    """Layers within layers that make as many features as they read."""
+    if depth == 0:
+        cells = [
+            gr.LSTM(IN, coupled=True),
+            gr.GRU(IN, reset="after"),
+            gr.Elman(IN),
+            gr.Jordan(2, IN),
+        ]
+        cell, initial = draw(st.sampled_from(cells)), draw(st.sampled_from(["zeros", "learned"]))
+        layer = gr.recurrent(cell, initial=initial)
+        return draw(st.sampled_from([layer, gr.bidirectional(layer, merge="sum"), gr.dropout(0.1)]))
+    inner = networks(depth - 1)
+    several = st.lists(inner, min_size=1, max_size=12).map(lambda layers: gr.stack(*layers))
+    repeated = st.builds(gr.repeat, inner, st.integers(1, 2))
+    return draw(st.one_of(several, repeated, inner.map(gr.residual)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.one_of(networks(), networks().map(gr.pool)))
+def test_trees_go_back_and_forth(layer):
+    """Of any network, the very arrays; flax makes the same tree."""
+    shapes = jax.eval_shape(lambda: layer.init(KEY, IN))
+    tree = to_tree(shapes)
+    assert from_tree(layer, tree, IN) == shapes
+    assert from_tree(layer, flax.core.freeze(tree), IN) == shapes
+    xs = jnp.zeros((B, T, IN), jnp.float32)
+    made = jax.eval_shape(Layer(layer, deterministic=True).init, KEY, xs)
+    assert made.get("params", {}) == tree
 
 
 def test_names_in_the_tree():
-    layer = gr.stack(gr.bidirectional(gr.LSTM(H)), gr.dropout(0.1), gr.recurrent(gr.GRU(2), initial="learned"))
-    tree = jax.eval_shape(Layer(layer).init, KEY, jnp.zeros((B, T, IN), jnp.float32))["params"]
+    layer = gr.stack(
+        gr.bidirectional(gr.LSTM(H)), gr.dropout(0.1), gr.recurrent(gr.GRU(2), initial="learned")
+    )
+    init = Layer(layer, deterministic=True).init
+    tree = jax.eval_shape(init, KEY, jnp.zeros((B, T, IN), jnp.float32))["params"]
     cell = {"kernel", "recurrent_kernel", "bias"}
     assert {"/".join(path) for path in flax.traverse_util.flatten_dict(tree)} == {
         *(f"0/{way}/cell/{name}" for way in ("forward", "backward") for name in cell),
@@ -214,50 +236,60 @@ class Tagger(nn.Module):
 TOKENS = inputs_of(LAYERS["tokens"])
 
 
-def tagger_state(tx):
-    model = Tagger()
-    variables = model.init({"params": KEY}, TOKENS, LENGTHS, deterministic=False)
-    return TrainState.create(apply_fn=model.apply, params=variables["params"], tx=tx)
+@functools.cache
+def tagger_params():
+    shapes = jax.eval_shape(
+        lambda: Tagger().init({"params": KEY}, TOKENS, LENGTHS, deterministic=False)["params"]
+    )
+    return jax.tree.map(lambda a: normal(*a.shape, dtype=a.dtype) / 3, shapes)
 
 
-def tagger_loss(state, params, rngs=None):
-    logits = state.apply_fn(
+def tagger_loss(params, rngs=None):
+    logits = Tagger().apply(
         {"params": params}, TOKENS, LENGTHS, deterministic=rngs is None, rngs=rngs
     )
-    labels = TOKENS % 5
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, TOKENS % 5)
     return jnp.where(jnp.arange(T) < LENGTHS[:, None], losses, 0).sum()
 
 
-def test_a_training_step():
+def test_training():
     """A `TrainState` learns, with dropout, and weight decay that a mask keeps to the kernels."""
 
     def kernels(params):
         flat = flax.traverse_util.flatten_dict(params)
         return flax.traverse_util.unflatten_dict({path: path[-1] == "kernel" for path in flat})
 
-    state = tagger_state(optax.adamw(0.05, mask=kernels))
-    assert jax.tree.leaves(kernels(state.params)).count(True) == 3  # two directions, one read-out
+    params = tagger_params()
+    decayed = kernels(params)
+    assert decayed["Layer_0"]["1"]["forward"]["cell"] == {
+        "kernel": True,
+        "recurrent_kernel": False,
+        "bias": False,
+    }
 
     @jax.jit
-    def train(state, key):
-        def loss(params):
-            return tagger_loss(state, params, {"dropout": key})
+    def train(state, keys):
+        def update(state, key):
+            loss, grads = jax.value_and_grad(tagger_loss)(state.params, {"dropout": key})
+            return state.apply_gradients(grads=grads), loss
 
-        return state.apply_gradients(grads=jax.grad(loss)(state.params))
+        return jax.lax.scan(update, state, keys)
 
-    before = tagger_loss(state, state.params)
-    for key in jax.random.split(KEY, 15):
-        state = train(state, key)
-    assert tagger_loss(state, state.params) < 0.3 * before
+    with jax.numpy_dtype_promotion("standard"):  # optax wants it
+        tx = optax.adamw(0.05, mask=kernels)
+        state = TrainState.create(apply_fn=Tagger().apply, params=params, tx=tx)
+        state, losses = train(state, jax.random.split(KEY, 25))
+    assert losses[-1] < 0.3 * losses[0]
+    blank = jax.tree.map(jnp.zeros_like, state)
+    restored = flax.serialization.from_bytes(blank, flax.serialization.to_bytes(state))
+    assert_trees_equal(jax.tree.leaves(restored), jax.tree.leaves(state))
 
 
 def test_gradients_of_a_model_come_back_in_our_terms():
     """Those of the branch of its module, against the same network written out."""
-    state = tagger_state(optax.sgd(0.1))
-    grads = jax.grad(lambda params: tagger_loss(state, params))(state.params)
     layer = gr.stack(gr.embed(V, IN), gr.bidirectional(gr.LSTM(H)), gr.dropout(0.1))
-    params, dense = from_tree(layer, state.params["Layer_0"], None), state.params["Dense_0"]
+    grads = jax.jit(jax.grad(tagger_loss))(tagger_params())
+    params, dense = from_tree(layer, tagger_params()["Layer_0"], None), tagger_params()["Dense_0"]
 
     def loss(params):
         _, ys = ours(layer, params, TOKENS, lengths=LENGTHS)
@@ -265,30 +297,19 @@ def test_gradients_of_a_model_come_back_in_our_terms():
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, TOKENS % 5)
         return jnp.where(jnp.arange(T) < LENGTHS[:, None], losses, 0).sum()
 
-    want = jax.grad(loss)(params)
+    want = jax.jit(jax.grad(loss))(params)
     assert_trees_close(from_tree(layer, grads["Layer_0"], None), want, rtol=1e-5, atol=1e-6)
 
 
-def test_checkpoints(tmp_path):
-    """Of msgpack and of orbax, to the bit."""
+def test_checkpoints_of_orbax(tmp_path):
+    """To the bit."""
     ocp = pytest.importorskip("orbax.checkpoint")
-    state = tagger_state(optax.adam(0.1))
-    blank = jax.tree.map(jnp.zeros_like, state)
-    restored = flax.serialization.from_bytes(blank, flax.serialization.to_bytes(state))
-    assert_trees_equal(restored.params, state.params)
+    params = tagger_params()
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "1", state.params)
+        checkpointer.save(tmp_path / "1", params)
         checkpointer.wait_until_finished()
-        assert_trees_equal(checkpointer.restore(tmp_path / "1", blank.params), state.params)
-
-
-def test_our_parameters_go_in_as_they_are():
-    """What `gr.interop` imports is the parameters of a module after `to_tree`."""
-    layer = gr.stack(gr.LSTM(H), gr.LSTM(2))
-    params = random_params(layer, IN, dtype=jnp.float32)
-    xs = normal(B, T, IN, dtype=jnp.float32)
-    _, got = Layer(layer).apply({"params": to_tree(params)}, xs)
-    assert_trees_equal(got, ours(layer, params, xs)[1])
+        like = jax.tree.map(jnp.zeros_like, params)
+        assert_trees_equal(checkpointer.restore(tmp_path / "1", like), params)
 
 
 def test_a_decoder_with_attention():
@@ -307,48 +328,55 @@ def test_a_decoder_with_attention():
 
     xs = normal(B, T, IN)
     model = gr.seq2seq(gr.bidirectional(gr.LSTM(H)), decoder, bridge=None)
-    variables = Model().init(KEY, xs, xs)
-    trees = variables["params"]
     params = gr.Seq2SeqParams(
-        from_tree(model.encoder, trees["encoder"], IN), from_tree(decoder, trees["decoder"], IN), None
+        random_params(model.encoder, IN), random_params(decoder, IN), bridge=None
     )
-    _, want = model.apply(params, swapped(xs), swapped(xs), source_lengths=LENGTHS)
-    assert_trees_close(Model().apply(variables, xs, xs), want)
+    trees = {"encoder": to_tree(params.encoder), "decoder": to_tree(params.decoder)}
+    _, want = jax.jit(model.apply)(params, swapped(xs), swapped(xs), source_lengths=LENGTHS)
+    assert_trees_close(jax.jit(Model().apply)({"params": trees}, xs, xs), want)
+    made = jax.eval_shape(Model().init, KEY, xs, xs)["params"]
+    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, trees)
 
 
-def test_under_remat_vmap_scan_and_jit():
-    """Of flax; gradients through `nn.remat`, an ensemble by `nn.vmap`, streaming by `nn.scan`."""
-    module, layer, params, xs = held("learned")
-    tree = {"params": to_tree(params)}
+def test_under_remat_vmap_and_scan():
+    """Of flax: gradients through `nn.remat`, an ensemble by `nn.vmap`, streaming by `nn.scan`."""
+    name = "learned"
+    module, layer, params, xs = held(name)
 
-    def run(layer_class):
-        other = layer_class(LAYERS["learned"], param_dtype=jnp.float64)
-        return lambda params, xs: other.apply({"params": to_tree(params)}, xs, lengths=LENGTHS)
+    def of(layer_class):
+        other = layer_class(LAYERS[name], param_dtype=jnp.float64)
+        return lambda params, xs: run(other, params, xs, lengths=LENGTHS)
 
-    want = outcome(run(Layer), params, xs)
-    assert_trees_close(outcome(run(nn.remat(Layer)), params, xs), want)
-    assert_trees_close(outcome(run(nn.jit(Layer)), params, xs), want)
-    made = nn.remat(Layer)(LAYERS["learned"], param_dtype=jnp.float64).init(KEY, xs)
-    assert_trees_equal(made, module.init(KEY, xs))
+    want = outcome(of(Layer), params, xs)
+    assert_trees_close(outcome(of(nn.remat(Layer)), params, xs), want)
+    made = jax.eval_shape(nn.remat(Layer)(LAYERS[name], param_dtype=jnp.float64).init, KEY, xs)
+    assert made == jax.eval_shape(module.init, KEY, xs)
 
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), params, random_params(layer, IN, seed=1))
-    ensemble = nn.vmap(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None)
-    got = ensemble(LAYERS["learned"], jnp.float64).apply({"params": to_tree(both)}, xs)
+    ensemble = nn.vmap(
+        Layer, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None
+    )
+    got = run(ensemble(LAYERS[name], jnp.float64), both, xs)
     assert_trees_close(got, jax.vmap(lambda p: ours(layer, p, xs))(both))
 
     class Stream(nn.Module):
         @nn.compact
         def __call__(self, xs):
-            inner = Layer(LAYERS["learned"], jnp.float64)
+            inner = Layer(LAYERS[name], jnp.float64)
             scan = nn.scan(
-                Layer.step, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
+                Layer.step,
+                variable_broadcast="params",
+                split_rngs={"params": False},
+                in_axes=1,
+                out_axes=1,
             )
             return scan(inner, inner.initial_carry(xs[:, 0]), xs)
 
-    variables = Stream().init(KEY, xs)
-    assert_trees_equal(jax.tree.map(jnp.shape, variables["params"]["Layer_0"]), jax.tree.map(jnp.shape, tree["params"]))
-    got = Stream().apply({"params": {"Layer_0": tree["params"]}}, xs)
-    assert_trees_close(got, module.apply(tree, xs))
+    tree = {"params": {"Layer_0": to_tree(params)}}
+    assert jax.tree.map(jnp.shape, jax.eval_shape(Stream().init, KEY, xs)) == jax.tree.map(
+        jnp.shape, tree
+    )
+    assert_trees_close(jax.jit(Stream().apply)(tree, xs), ours(layer, params, xs))
 
 
 def test_16_bits():
@@ -356,16 +384,16 @@ def test_16_bits():
     xs = normal(B, T, IN, dtype=jnp.bfloat16)
     for dtype in (jnp.bfloat16, jnp.float32):
         module = Layer(gr.LSTM(H), dtype)
-        variables = module.init(KEY, xs)
-        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(dtype)}
-        params = from_tree(module.layer, variables["params"], IN)
-        carry, ys = module.apply(variables, xs)
-        assert_trees_equal((carry, ys), ours(module.layer, params, xs))
+        made = jax.eval_shape(module.init, KEY, xs)
+        assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(dtype)}
+        params = random_params(module.layer, IN, dtype=dtype)
+        want = ours(module.layer, params, xs)
+        assert_trees_equal(run(module, params, xs), want)
         rnn = nn.RNN(Cell(gr.LSTM(H), dtype), return_carry=True)
-        got = rnn.apply({"params": {"cell": to_tree(params.cell)}}, xs)
-        assert got[1].dtype == jnp.bfloat16
-        assert got[0].c.dtype == jnp.float32
-        np.testing.assert_allclose(got[1].astype(float), ys.astype(float), atol=0.03)
+        carry, ys = run(rnn, {"cell": params.cell}, xs)
+        assert ys.dtype == jnp.bfloat16
+        assert carry.c.dtype == jnp.float32
+        np.testing.assert_allclose(ys.astype(float), want[1].astype(float), atol=0.03)
 
 
 # A cell in flax's own loops ---------------------------------------------------------------------
@@ -375,40 +403,31 @@ def rnn_of(cell, **options):
     return nn.RNN(Cell(cell, jnp.float64), return_carry=True, **options)
 
 
-
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_a_cell_in_flax_rnn(name):
-    """Equals `gr.unroll`: forward, with lengths, an initial carry and in reverse."""
+@pytest.mark.parametrize(("name", "reverse"), [(name, k % 2 == 0) for k, name in enumerate(CELLS)])
+def test_a_cell_in_flax_rnn(name, reverse):
+    """Equals `gr.unroll`, with lengths and an initial carry, forward or in reverse."""
     cell = CELLS[name]
     params, xs = random_params(cell, IN), normal(B, T, IN)
     carry = jax.tree.map(
-        lambda leaf: normal(*leaf.shape, seed=1), jax.eval_shape(lambda: cell.carry((B,), jnp.float64))
+        lambda leaf: normal(*leaf.shape, seed=1),
+        jax.eval_shape(lambda: cell.carry((B,), jnp.float64)),
     )
 
-    def theirs(params, xs, carry, reverse=False):
+    def theirs(params, xs, carry):
         rnn = rnn_of(cell, reverse=reverse, keep_order=True)
-        carry, ys = rnn.apply(
-            {"params": {"cell": to_tree(params)}}, xs, initial_carry=carry, seq_lengths=AT_LEAST_ONE
-        )
+        options = {"initial_carry": carry, "seq_lengths": AT_LEAST_ONE}
+        carry, ys = run(rnn, {"cell": params}, xs, **options)
         return carry, valid(ys, AT_LEAST_ONE)
 
-    def mine(params, xs, carry, reverse=False):
+    def mine(params, xs, carry):
         options = {"lengths": AT_LEAST_ONE, "reverse": reverse}
         carry, ys = gr.unroll(cell, params, swapped(xs), carry, **options)
         return carry, swapped(ys)
 
     assert_trees_close(outcome(theirs, params, xs, carry), outcome(mine, params, xs, carry))
 
-    def backward(function):
-        return lambda *arguments: function(*arguments, reverse=True)
-
-    got, want = (outcome(backward(f), params, xs, carry) for f in (theirs, mine))
-    assert_trees_close(got, want)
-    variables = rnn_of(cell).init(KEY, xs)
-    plain = gr.unroll(cell, from_tree(cell, variables["params"]["cell"], IN), swapped(xs))
-    assert_trees_close(rnn_of(cell).apply(variables, xs), (plain[0], swapped(plain[1])))
+    carry, ys = gr.unroll(cell, params, swapped(xs))
+    assert_trees_close(run(rnn_of(cell), {"cell": params}, xs), (carry, swapped(ys)))
 
 
 def test_cells_in_flax_bidirectional():
@@ -417,11 +436,8 @@ def test_cells_in_flax_bidirectional():
     module = nn.Bidirectional(rnn_of(gr.LSTM(H)), rnn_of(gr.GRU(2)), return_carry=True)
 
     def theirs(params, xs):
-        tree = {
-            f"{way}_rnn": {"cell": to_tree(p.cell)}
-            for way, p in zip(params._fields, params, strict=True)
-        }
-        carries, ys = module.apply({"params": tree}, xs, seq_lengths=AT_LEAST_ONE)
+        both = {f"{way}_rnn": {"cell": p.cell} for way, p in params._asdict().items()}
+        carries, ys = run(module, both, xs, seq_lengths=AT_LEAST_ONE)
         return gr.Directions(*carries), valid(ys, AT_LEAST_ONE)
 
     def mine(params, xs):
@@ -437,29 +453,15 @@ def test_what_flax_rnn_does_with_padding():
     """
     cell = gr.LSTM(H)
     params, xs = random_params(cell, IN), normal(B, T, IN)
-    carry, ys = rnn_of(cell).apply(
-        {"params": {"cell": to_tree(params)}}, xs, seq_lengths=LENGTHS
-    )
+    carry, ys = run(rnn_of(cell), {"cell": params}, xs, seq_lengths=LENGTHS)
     padded, _ = gr.unroll(cell, params, swapped(xs))
     assert LENGTHS[2] == 0
     assert_trees_close(carry.h[2], padded.h[2])
     assert (ys[1, 2:] != 0).all()
-    tree = to_tree(gr.RecurrentParams(params, None))
-    carry, ys = Layer(cell, jnp.float64).apply({"params": tree}, xs, lengths=LENGTHS)
+    params = gr.RecurrentParams(params, None)
+    carry, ys = run(Layer(cell, jnp.float64), params, xs, lengths=LENGTHS)
     assert not carry.h[2].any()
     assert not ys[1, 2:].any()
-
-
-def test_a_training_step_through_flax_rnn():
-    """The gradient of flax's loop, back in our terms."""
-    rnn, xs = nn.RNN(Cell(gr.GRU(H), jnp.float64)), normal(B, T, IN)
-    variables = rnn.init(KEY, xs)
-    grads = jax.grad(lambda v: some_of_all(rnn.apply(v, xs)))(variables)["params"]["cell"]
-    params = from_tree(gr.GRU(H), variables["params"]["cell"], IN)
-    want = jax.grad(
-        lambda p: some_of_all(swapped(gr.unroll(gr.GRU(H), p, swapped(xs))[1]))
-    )(params)
-    assert_trees_close(from_tree(gr.GRU(H), grads, IN), want)
 
 
 # Errors -----------------------------------------------------------------------------------------
@@ -469,7 +471,7 @@ def test_a_training_step_through_flax_rnn():
     ("make", "error", "message"),
     [
         (lambda: Layer(gr.LSTM), TypeError, "cell: got <class .*a class, not a value"),
-        (lambda: Layer(nn.Dense(3)), TypeError, "layer: got Dense.*expected a layer or a cell"),
+        (lambda: Layer(nn.Dense(3)), TypeError, "(?s)layer: got Dense.*expected a layer or a cell"),
         (
             lambda: Layer(gr.seq2seq(gr.LSTM(H), gr.LSTM(H))),
             TypeError,
@@ -504,15 +506,15 @@ def apply_lstm(xs, tree=None, **options):
         (lambda: apply_lstm(normal(IN)), r"xs: got shape \(4,\), expected \[\*B, T, I\]"),
         (
             lambda: apply_lstm(normal(B, T, IN), mask=jnp.ones((T, B), bool)),
-            r"mask: got shape \(5, 3\), expected \(3, 5\), the axes \[\*B, T\]",
+            r"mask: got shape \(4, 3\), expected \(3, 4\), the axes \[\*B, T\]",
         ),
         (
             lambda: apply_lstm(normal(B, T, IN), resets=jnp.ones(T, bool)),
-            r"resets: got shape \(5,\), expected \(3, 5\)",
+            r"resets: got shape \(4,\), expected \(3, 4\)",
         ),
         (
-            lambda: apply_lstm(normal(B, T, IN), lengths=jnp.array([6, 1, 1])),
-            "lengths: got values from 1 to 6",
+            lambda: apply_lstm(normal(B, T, IN), lengths=jnp.array([5, 1, 1])),
+            "lengths: got values from 1 to 5",
         ),
         (
             lambda: from_tree(gr.GRU(H), {"kernel": normal(IN, 3 * H)}, IN),
@@ -545,20 +547,20 @@ def test_inputs_of_another_size_and_parameters_that_are_missing():
         )
 
 
-@pytest.mark.parametrize("module", ["gatedrnn.flax", "gatedrnn.flax.linen", "gatedrnn.flax.nnx"])
-def test_without_flax_the_import_says_what_to_install(module):
-    program = f"""
+def test_without_flax_the_import_says_what_to_install():
+    program = """
 import sys
 sys.modules["flax"] = None  # an import of it raises
 import gatedrnn
 assert not [name for name in sys.modules if name.startswith("gatedrnn.flax")]
-try:
-    import {module}
-except ModuleNotFoundError as error:
-    assert str(error) == 'flax is not installed: pip install "gatedrnn[flax]"', error
-    assert error.name == "flax"
-else:
-    raise AssertionError
+for module in ("gatedrnn.flax", "gatedrnn.flax.linen", "gatedrnn.flax.nnx"):
+    try:
+        __import__(module)
+    except ModuleNotFoundError as error:
+        assert str(error) == 'flax is not installed: pip install "gatedrnn[flax]"', error
+        assert error.name == "flax"
+    else:
+        raise AssertionError(module)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from flax_networks import (
     LAYERS,
     LENGTHS,
     OPTIONS,
-    STREAMING,
+    RESETS,
     B,
     H,
     T,
@@ -24,7 +24,14 @@ from flax_networks import (
     swapped,
     valid,
 )
-from networks import assert_trees_close, assert_trees_equal, normal, outcome, random_params
+from networks import (
+    assert_trees_close,
+    assert_trees_equal,
+    normal,
+    outcome,
+    random_params,
+    some_of_all,
+)
 
 import gatedrnn as gr
 
@@ -41,9 +48,7 @@ KEY = jax.random.key(7)
 def held(name, **options):
     """A module with random parameters, its layer, those parameters, and inputs."""
     layer = LAYERS[name]
-    module = Layer(
-        layer, features_of(layer), param_dtype=jnp.float64, rngs=nnx.Rngs(0), **options
-    )
+    module = Layer(layer, features_of(layer), param_dtype=jnp.float64, rngs=nnx.Rngs(0), **options)
     params = random_params(module.layer, features_of(layer))
     module.load(params)
     return module, module.layer, params, inputs_of(layer)
@@ -59,37 +64,31 @@ def with_params(module, params):
 # A layer ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_computes_what_ours_does(name, options):
-    """Outputs, final carries and gradients, to the bit."""
+@pytest.mark.parametrize("name", ["own-cell", "learned", "repeat", "tokens", "final"])
+def test_a_layer_computes_what_ours_does(name):
+    """Outputs, final carries and gradients, by `nnx.grad` of a module under `nnx.jit`."""
     module, layer, params, xs = held(name, deterministic=True)
-
-    def run(params, xs):
-        return with_params(module, params)(xs, **OPTIONS[options])
-
-    def want(params, xs):
-        return ours(layer, params, xs, **OPTIONS[options])
-
-    assert_trees_equal(outcome(run, params, xs), outcome(want, params, xs))
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_gradients_of_flax_are_ours(name):
-    """`nnx.grad` of a module under `nnx.jit`, back in our terms."""
-    module, layer, params, xs = held(name, deterministic=True)
-    weights = normal(*ours(layer, params, xs)[1].shape, seed=3)
 
     @nnx.jit
-    def gradients(module, xs):
-        return nnx.grad(lambda module: jnp.vdot(module(xs)[1], weights))(module)
+    def run(module, xs):
+        def loss(module):
+            out = module(xs, **OPTIONS[name])
+            return some_of_all(out), out
 
-    want = jax.grad(lambda p: jnp.vdot(ours(layer, p, xs)[1], weights))(params)
-    tree = nnx.to_pure_dict(gradients(module, xs)).get("weights", {})
-    assert_trees_close(from_tree(layer, tree, features_of(layer)), want)
+        return nnx.grad(loss, has_aux=True)(module)
+
+    def want(params):
+        out = ours(layer, params, xs, **OPTIONS[name])
+        return some_of_all(out), out
+
+    grads, out = run(module, xs)
+    grads = nnx.to_pure_dict(grads).get("weights", {})
+    got = from_tree(layer, grads, features_of(layer)), out
+    tolerance = {"rtol": 1e-13, "atol": 1e-13}
+    assert_trees_close(got, jax.jit(jax.grad(want, has_aux=True))(params), **tolerance)
 
 
-@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("name", ["repeat", "zoneout", "no-params"])
 def test_dropout_takes_keys_of_its_stream(name):
     """One for each call, of its own stream or of what a call is given; `eval` turns it off."""
     module, layer, params, xs = held(name)
@@ -118,7 +117,7 @@ def test_a_stream_moves_on_under_jit():
         assert_trees_close(call(module, xs), ours(layer, params, xs, key=stream()))
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", ["learned", "zoneout"])
 def test_windows_and_steps_are_the_whole_sequence(name):
     """With the same key, if it draws."""
     module, _, _, xs = held(name)
@@ -139,17 +138,16 @@ def test_windows_and_steps_are_the_whole_sequence(name):
     assert_trees_close(step(module, start, xs[:, 0]), step(module, None, xs[:, 0]))
 
 
-@pytest.mark.parametrize("name", ["stack", "tokens", "final"])
+@pytest.mark.parametrize("name", ["tokens", "final"])
 def test_any_batch_axes_in_either_layout(name):
     """None or two of them, and time first."""
     module, _, params, xs = held(name, deterministic=True)
-    resets = OPTIONS["mask"]["resets"]
-    carry, ys = module(xs, lengths=LENGTHS, resets=resets)
-    assert_trees_close(module(xs[1], lengths=LENGTHS[1], resets=resets[1])[1], ys[1])
-    two = module(xs[None], lengths=LENGTHS[None], resets=resets[None])
+    carry, ys = module(xs, lengths=LENGTHS, resets=RESETS)
+    assert_trees_close(module(xs[1], lengths=LENGTHS[1], resets=RESETS[1])[1], ys[1])
+    two = module(xs[None], lengths=LENGTHS[None], resets=RESETS[None])
     assert_trees_close(two[1], ys[None])
     first = with_params(held(name, deterministic=True, time_major=True)[0], params)
-    got = first(swapped(xs), lengths=LENGTHS, resets=swapped(resets))
+    got = first(swapped(xs), lengths=LENGTHS, resets=swapped(RESETS))
     assert_trees_close(got, (carry, ys if name == "final" else swapped(ys)))
 
 
@@ -164,6 +162,8 @@ def test_parameters_are_made_by_the_layer(name):
     state = nnx.to_pure_dict(nnx.state(module, nnx.Param))
     assert_trees_equal(state.get("weights", {}), to_tree(made))
     assert (module.rngs is None) == (name not in DRAWING)
+    shapes = nnx.eval_shape(lambda: Layer(layer, features, rngs=nnx.Rngs(0)))
+    assert jax.tree.map(jnp.shape, shapes.params()) == jax.tree.map(jnp.shape, made)
 
 
 def test_names_in_the_state():
@@ -199,21 +199,21 @@ def tagger_loss(model):
     return jnp.where(jnp.arange(T) < LENGTHS[:, None], losses, 0).sum()
 
 
-def test_a_model_learns():
+def test_training():
+    """With dropout, whose stream moves on with the optimiser."""
     model = Tagger(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.adam(0.05), wrt=nnx.Param)
 
     @nnx.jit
     def train(model, optimizer):
-        optimizer.update(model, nnx.grad(tagger_loss)(model))
+        loss, grads = nnx.value_and_grad(tagger_loss)(model)
+        optimizer.update(model, grads)
+        return loss
 
-    model.eval()
-    before = tagger_loss(model)
-    model.train()
-    for _ in range(15):
-        train(model, optimizer)
-    model.eval()
-    assert tagger_loss(model) < 0.3 * before
+    with jax.numpy_dtype_promotion("standard"):  # optax wants it
+        losses = [train(model, optimizer) for _ in range(25)]
+    assert losses[-1] < 0.3 * losses[0]
+    assert model.layer.rngs.count[...] == 25
 
 
 def test_split_merge_and_checkpoints(tmp_path):
@@ -224,7 +224,6 @@ def test_split_merge_and_checkpoints(tmp_path):
     want = model(TOKENS, LENGTHS)
     graph, state = nnx.split(model)
     assert_trees_equal(nnx.merge(graph, state)(TOKENS, LENGTHS), want)
-    assert hash(graph) == hash(nnx.split(Tagger(nnx.Rngs(1)))[0]) or not graph.attributes
 
     other = Tagger(nnx.Rngs(1))
     other.eval()
@@ -306,8 +305,7 @@ def rnn_of(cell, params=None, **options):
     return nnx.RNN(held, return_carry=True, **options)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(("name", "reverse"), [("LSTM", False), ("GRU", True), ("Leaky", False)])
 def test_a_cell_in_flax_rnn(name, reverse):
     """Equals `gr.unroll`, with lengths and an initial carry."""
     cell = CELLS[name]
@@ -374,7 +372,7 @@ def test_what_flax_rnn_does_with_padding():
         (
             lambda rngs: Layer(nnx.Linear(2, 2, rngs=rngs), IN, rngs=rngs),
             TypeError,
-            "cell: got Linear.*no init, carry, step",
+            "(?s)cell: got Linear.*no init, carry, step",
         ),
         (
             lambda rngs: Layer(gr.seq2seq(gr.LSTM(H), gr.LSTM(H)), IN, rngs=rngs),
