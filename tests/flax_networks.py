@@ -28,8 +28,6 @@ DRAWING = ["stack", "repeat", "zoneout", "no-params"]
 CELLS = {
     "LSTM": gr.LSTM(H, peephole="diagonal", projection=2),
     "GRU": gr.GRU(H, reset="after"),
-    "LayerNormLSTM": gr.LayerNormLSTM(H),
-    "Jordan": gr.Jordan(H, 2),
     "Leaky": Leaky(H, 2),  # without a rule; its output is not in its carry
 }
 

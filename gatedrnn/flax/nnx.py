@@ -273,10 +273,8 @@ def _variables(
 
 def _values(weights: nnx.Dict) -> dict[str, Any]:
     """The arrays in `weights`; by iteration, since a parameter may be called `items`."""
-    return {
-        name: _values(weights[name]) if isinstance(weights[name], nnx.Dict) else weights[name][...]
-        for name in weights
-    }
+    parts = {name: weights[name] for name in weights}
+    return {k: _values(v) if isinstance(v, nnx.Dict) else v.get_value() for k, v in parts.items()}
 
 
 def _load(weights: nnx.Dict, layer: Any, params: Params, in_features: int | None) -> None:
