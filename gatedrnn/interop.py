@@ -6,6 +6,8 @@ way. A conversion that would change the function raises, and says what stands in
 is imported when it is used: `pip install "gatedrnn[torch]"`, or `[interop]` for all of them.
 """
 
+from gatedrnn._interop.onnx.write import to_onnx
+from gatedrnn._interop.onnx.write_states import from_onnx_carry, to_onnx_carry
 from gatedrnn._interop.torch import (
     from_torch,
     from_torch_carry,
@@ -14,8 +16,11 @@ from gatedrnn._interop.torch import (
 )
 
 __all__ = [
+    "from_onnx_carry",
     "from_torch",
     "from_torch_carry",
+    "to_onnx",
+    "to_onnx_carry",
     "to_torch",
     "to_torch_carry",
 ]
