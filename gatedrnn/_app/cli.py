@@ -203,6 +203,6 @@ def _need(packages: dict[str, str], extras: str = "train") -> None:
     ]
     if missing:
         raise CommandError(
-            f'this command needs {", ".join(missing)}; install with: pip install'
+            f"this command needs {', '.join(missing)}; install with: pip install"
             f' "gatedrnn[{extras}]"'
         )

@@ -73,7 +73,7 @@ def _chosen(folder: str, models: Mapping[str, Model], name: str | None) -> tuple
 
 def _network(name: str, model: Any) -> Any:
     """The layer that is the whole model, with the model's own parameters."""
-    if not hasattr(model, "net"):
+    if not hasattr(type(model), "net"):
         raise CommandError(f"{name} cannot become an ONNX graph: it reads no sequences")
     try:
         return model.net
@@ -138,9 +138,11 @@ def _example(
     state = layer.carry((B,), params=params)
     if carry:
         state = jax.tree.map(
-            lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
-            if jnp.issubdtype(leaf.dtype, jnp.floating)
-            else leaf,
+            lambda leaf: (
+                jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype)
+                if jnp.issubdtype(leaf.dtype, jnp.floating)
+                else leaf
+            ),
             state,
         )
     feeds |= gr.interop.to_onnx_carry(layer, state)

@@ -18,7 +18,7 @@ ort = pytest.importorskip("onnxruntime")
 
 READS = {  # the models of each task that become a file, and the others with the reason
     "adding": {"Elman": "", "GRU": ""},
-    "dates": {name: "no place for a Seq2Seq layer" for name in ("attention", "no attention")},
+    "dates": dict.fromkeys(("attention", "no attention"), "no place for a Seq2Seq layer"),
     "digit_writer": {"GRU": ""},
     "digits": {"LSTM": ""},
     "forecast": {"LSTM": ""},

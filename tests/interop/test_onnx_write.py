@@ -1,5 +1,7 @@
 """Networks written as ONNX graphs: valid, and the same function in onnxruntime."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +34,11 @@ def random_like(tree, seed):
     """Every floating leaf drawn, in float32; integers stay."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.6, jnp.float32)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-        else jnp.zeros(leaf.shape, leaf.dtype),
+        lambda leaf: (
+            jnp.asarray(rng.normal(size=leaf.shape) * 0.6, jnp.float32)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else jnp.zeros(leaf.shape, leaf.dtype)
+        ),
         tree,
     )
 
@@ -97,11 +101,16 @@ def assert_same(layer, params=None, *, lengths=None, carry=False, opset=17, step
     assert [value.name for value in model.graph.input] == list(feeds)
     outputs = run(model, feeds)
     ys = outputs.pop("ys")
-    after, want = layer.apply(params, xs, state, lengths=lengths)
+    after, want = apply(layer, params, xs, state, lengths)
     assert_close(ys, want)
     after = uncounted(after)
     assert_close(uncounted(gr.interop.from_onnx_carry(layer, outputs)), after)
     return model
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(layer, params, xs, carry, lengths):
+    return layer.apply(params, xs, carry, lengths=lengths)
 
 
 def uncounted(carry):
@@ -115,10 +124,17 @@ def uncounted(carry):
 
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_cells(cell):
-    assert_same(gr.recurrent(cell), carry=True)
+    assert_same(gr.recurrent(cell))
     assert_same(gr.bidirectional(cell), lengths=LENGTHS, carry=True)
+
+
+@pytest.mark.parametrize("cell", [gr.Elman(H), gr.LSTM(H), gr.GRU(H)], ids=repr)
+def test_learned_initial_carries(cell):
+    """One node holds them also where only one direction learns its own."""
     learned = gr.recurrent(cell, initial="learned")
+    assert_same(learned)
     assert_same(gr.bidirectional(learned, cell), lengths=LENGTHS)
+    assert_same(gr.bidirectional(cell, learned), carry=True)
 
 
 @pytest.mark.parametrize("cell", [gr.Elman(H), gr.LSTM(H), gr.GRU(H)], ids=repr)
@@ -259,7 +275,7 @@ def directions(draw):
 
 @st.composite
 def networks(draw):
-    layers = draw(st.lists(directions(), min_size=1, max_size=3))
+    layers = draw(st.lists(directions(), min_size=1, max_size=2))
     if draw(st.booleans()):
         layers.insert(0, gr.embed(V, 2))
     if draw(st.booleans()):
@@ -269,8 +285,10 @@ def networks(draw):
     return ends[draw(st.sampled_from([*ends]))](layer)
 
 
-@settings(max_examples=15, deadline=None)
-@given(networks(), st.integers(1, 4), st.lists(st.integers(0, 4), min_size=1, max_size=3), st.data())
+@settings(max_examples=10, deadline=None)
+@given(
+    networks(), st.integers(1, 4), st.lists(st.integers(0, 4), min_size=1, max_size=3), st.data()
+)
 def test_any_network(layer, steps, lengths, data):
     lengths = np.minimum(lengths, steps).astype(np.int32)
     ragged, carry = data.draw(st.booleans()), data.draw(st.booleans())
@@ -323,12 +341,12 @@ def test_equal_directions_are_one_node_different_ones_two():
     assert kinds(gr.repeat(SQUARE, 3)) == [("GRU", "forward")] * 3
     without = gr.stack(gr.dropout(0.5), LSTM, gr.dropout(0.5))
     assert [n.op_type for n in written(without, random_params(without)).graph.node] == [
-        *("LSTM", "Squeeze", "Gather", "Gather")
+        *("LSTM", "Gather", "Gather", "Squeeze")
     ]
 
 
 def test_float64_is_for_other_runtimes():
-    """onnxruntime has no recurrent nodes in float64, the reference of onnx has."""
+    """Recurrent nodes in float64 run in the reference of onnx, and not in onnxruntime."""
     from onnx.reference import ReferenceEvaluator
 
     for cell in (gr.Elman(H), LSTM, gr.GRU(H)):

@@ -116,8 +116,8 @@ def _dtype(layer: Any, params: Any) -> np.dtype:
         raise cannot(
             layer,
             FORMS.target,
-            f"its parameters are {' and '.join(dtypes)}, expected all float32 or all float64 (in 16 "
-            "bits, sums and memory cells of ours are in float32, those of a graph are not)",
+            f"its parameters are {' and '.join(dtypes)}, expected all float32 or all float64 "
+            "(in 16 bits, sums and memory cells of ours are in float32, those of a graph are not)",
         )
     size = sum(leaf.nbytes for leaf in leaves)
     if size > LIMIT:

@@ -181,9 +181,7 @@ class Writer:
                 ]
                 for own in paths
             ]
-        made = add_node(
-            graph, both, direction, _scope(path), xs, self.sizes, self.lengths, initial
-        )
+        made = add_node(graph, both, direction, _scope(path), xs, self.sizes, self.lengths, initial)
         for k, own in enumerate(paths):
             for (name, size), end in zip(fields, made.ends, strict=True):
                 value = graph.node("Gather", end, graph.integer(k), axis=0)

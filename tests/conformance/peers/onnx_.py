@@ -1,9 +1,9 @@
 """ONNX graphs in onnxruntime on a CPU, which runs recurrent nodes in float32 only."""
 
 import numpy as np
-from conformance.peer import Peer
 
 import gatedrnn as gr
+from conformance.peer import Peer
 
 
 def run(layer, params, xs, carry, lengths):
