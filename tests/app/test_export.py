@@ -38,8 +38,11 @@ def saved(workplace):
         config = tasks.load("tiny.toml")
         task = config.make()
         run = run_folder.create(config, task.stored, overwrite=False).publish()
-        for k, (model, net) in enumerate(task.models.items()):
-            checkpoints.save(run.path / "best" / model, 4, net.init(jax.random.key(k)))
+        rng = np.random.default_rng(0)
+        for model, net in task.models.items():
+            shapes = jax.eval_shape(net.init, jax.random.key(0))
+            params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), shapes)
+            checkpoints.save(run.path / "best" / model, 4, params)
         return list(task.models)
 
     return save
@@ -58,14 +61,13 @@ def test_every_model_becomes_a_file_or_is_refused(saved, command, refuses, task)
         if why:
             refuses(*arguments, words=(f"{model} cannot become an ONNX graph: ", why))
             continue
-        for options in ((), ("--lengths", "--carry")):
-            code, out, err = command(*arguments, *options)
-            assert (code, err) == (0, "")
-            assert f"wrote       {model}.onnx, " in out
-            assert f"{model} at step 4\n" in out
-            onnx.checker.check_model(f"{model}.onnx", full_check=True)
-            error = float(out.split("differs by at most ")[1].split()[0])
-            assert error < 1e-5
+        code, out, err = command(*arguments, "--lengths", "--carry")
+        assert (code, err) == (0, "")
+        assert f"wrote       {model}.onnx, " in out
+        assert f"{model} at step 4\n" in out
+        onnx.checker.check_model(f"{model}.onnx", full_check=True)
+        error = float(out.split("differs by at most ")[1].split()[0])
+        assert error < 1e-5
 
 
 def test_says_what_goes_in_and_comes_out(saved, command):
