@@ -33,8 +33,9 @@ def to_onnx(
 ) -> Any:
     """The network as an ONNX graph of `RNN`, `LSTM` and `GRU` nodes: an `onnx.ModelProto`.
 
-    What `layer.apply` computes without a key, with `T` and `B` left open (`layout` 0, which
-    all runtimes have; `T` is 1 at least):
+    What `layer.apply` computes without a key, with `T` and `B` left open, each 1 at least (onnxruntime
+    reads what is not there, or ends the process, where one is 0), in `layout` 0, which all runtimes
+    have:
 
     - input `xs [T, B, I]`, or tokens `[T, B]` int32 for a network that starts with `gr.embed`, each
       of which must be in the table (ours makes NaN of others, a runtime fails);
@@ -81,9 +82,10 @@ def to_onnx(
     params = named(lambda at, leaf: as_array(f"params{jax.tree_util.keystr(at)}", leaf), params)
     in_features = _checked_features(layer, params)
     graph = Graph(onnx, opset, _dtype(layer, params))
-    tokens = reads_tokens(layer)
-    shape = ("T", "B") if tokens else ("T", "B", in_features)
-    xs = graph.input("xs", np.int32 if tokens else graph.dtype, shape)
+    if in_features is None:
+        xs = graph.input("xs", np.int32, ("T", "B"))
+    else:
+        xs = graph.input("xs", graph.dtype, ("T", "B", in_features))
     sizes, valid = Sizes(graph, xs), None
     if lengths:
         valid = Lengths(graph, sizes, graph.input("lengths", np.int32, ("B",)))

@@ -137,7 +137,7 @@ class Writer:
                 for k, (part, p) in enumerate(zip(layer.layers, params, strict=True)):
                     how = self.sequence if k < top else self.last if k == top else alone.sequence
                     xs = how(part, p, (*path, str(k)), xs)
-                return self._not_empty(xs)
+                return xs if top == len(layer.layers) - 1 else self._not_empty(xs)
             case Repeat():
                 for k in range(layer.n):
                     how = self.sequence if k < layer.n - 1 else self.last
@@ -200,11 +200,11 @@ class Writer:
             op = "Mul" if layer.merge == "mul" else "Add"
             ys = graph.node(op, forward, backward)
         elif layer.merge == "concat":
-            features = layer.forward.cell.features
+            cell: Any = layer.forward.cell
             side_by_side = graph.node(
                 "Transpose", made[0], perm=[*range(axis), axis + 1, axis, axis + 2]
             )
-            shape = graph.integers(*[0] * (axis + 1), 2 * features)  # 0: as it is
+            shape = graph.integers(*[0] * (axis + 1), 2 * cell.features)  # 0: as it is
             return graph.node("Reshape", side_by_side, shape)
         else:
             op = "ReduceProd" if layer.merge == "mul" else "ReduceSum"

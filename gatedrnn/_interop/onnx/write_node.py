@@ -70,7 +70,7 @@ def add_node(
       initial: for each run the names of its initial carry's leaves, `[B, H]`; None for the learned
         ones, or zeros.
     """
-    cell = runs[0].cell
+    cell: Any = runs[0].cell
     weights = [_weights(run) for run in runs]
     fed = {"B": "", "P": ""} | {
         name: graph.weight(f"{scope}{name}", jnp.stack([getattr(w, name) for w in weights]))
@@ -136,8 +136,8 @@ def _weights(run: Run) -> NodeWeights:
         if isinstance(cell, GRU) and params.recurrent_bias is not None:
             inside = inside.at[-cell.features :].set(params.recurrent_bias)
         bias = jnp.concatenate([ours, inside])
-    kernels = (_gates(k, *gates).T for k in (params.kernel, params.recurrent_kernel))
-    return NodeWeights(*kernels, bias, peepholes)
+    kernel, recurrent = (_gates(k, *gates).T for k in (params.kernel, params.recurrent_kernel))
+    return NodeWeights(kernel, recurrent, bias, peepholes)
 
 
 def _gates(array: Array, order: str, to: str) -> Array:
@@ -164,7 +164,8 @@ def _start(
     learned = [None if run.initial is None else run.initial[leaf] for run in runs]
     if all(value is None for value in learned):
         return ""
-    features = runs[0].cell.features
+    cell: Any = runs[0].cell
+    features = cell.features
     rows = [jnp.zeros(features) if value is None else value for value in learned]
     name = f"{scope}initial_{'hc'[leaf]}"
     value = graph.weight(name, jnp.stack([row[None].astype(graph.dtype) for row in rows]))
