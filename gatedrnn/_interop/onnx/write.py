@@ -33,9 +33,9 @@ def to_onnx(
 ) -> Any:
     """The network as an ONNX graph of `RNN`, `LSTM` and `GRU` nodes: an `onnx.ModelProto`.
 
-    What `layer.apply` computes without a key, with `T` and `B` left open, each 1 at least (onnxruntime
-    reads what is not there, or ends the process, where one is 0), in `layout` 0, which all runtimes
-    have:
+    What `layer.apply` computes without a key, in `layout` 0, which all runtimes have, with `T` and
+    `B` left open, each 1 at least (where one is 0, onnxruntime reads what is not there, or ends the
+    process):
 
     - input `xs [T, B, I]`, or tokens `[T, B]` int32 for a network that starts with `gr.embed`, each
       of which must be in the table (ours makes NaN of others, a runtime fails);
