@@ -214,7 +214,13 @@ def test_rows_of_length_0_keep_their_initial_state():
         none = np.zeros(2, np.int32)
         feeds = {"xs": random_inputs(layer, T, 2), "lengths": none}
         states = gr.interop.to_onnx_carry(layer, carry)
-        outputs = run(written(layer, params, lengths=True, carry=True), feeds | states)
+        model = written(layer, params, lengths=True, carry=True)
+        made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+        told = [
+            node.input[4] for node in model.graph.node if node.op_type in ("RNN", "LSTM", "GRU")
+        ]
+        assert [made_by.get(name) for name in told] == ["Max", "Max"]  # never 0
+        outputs = run(model, feeds | states)
         assert not outputs.pop("ys").any()
         assert_close(gr.interop.from_onnx_carry(layer, outputs), carry)
 
