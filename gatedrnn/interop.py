@@ -6,6 +6,7 @@ way. A conversion that would change the function raises, and says what stands in
 is imported when it is used: `pip install "gatedrnn[torch]"`, or `[interop]` for all of them.
 """
 
+from gatedrnn._interop.onnx.read import from_onnx
 from gatedrnn._interop.torch import (
     from_torch,
     from_torch_carry,
@@ -14,6 +15,7 @@ from gatedrnn._interop.torch import (
 )
 
 __all__ = [
+    "from_onnx",
     "from_torch",
     "from_torch_carry",
     "to_torch",
