@@ -76,8 +76,8 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
 
     The network reads `[T, *B, I]` (tokens `[T, *B]`) and makes `[T, *B, F]` or `[*B, F]`, the
     directions side by side, however the graph lays them out. What else is an input of the graph is
-    an argument of `layer.apply`: `sequence_lens` is `lengths`, and initial states are `carry`, whose
-    leaves `h` and `c`, forward before backward, are `initial_h` and `initial_c` of each node.
+    an argument of `layer.apply`: `sequence_lens` is `lengths`, and initial states are `carry`,
+    whose leaves `h` and `c`, forward before backward, are `initial_h` and `initial_c` of each node.
     An initial state that the graph holds, the same for all rows, is the layer's learned initial
     carry; zeros are no more than zeros. Final states `Y_h` and `Y_c` are in the carry that `apply`
     returns.
@@ -131,8 +131,8 @@ def _loaded(onnx: Any, model: Any) -> Any:
     for tensor in model.graph.initializer:
         if onnx.external_data_helper.uses_external_data(tensor):
             raise ValueError(
-                f"model, initializer {tensor.name!r}: got values in another file, expected the path "
-                "of the model, beside which that file lies, or a model with its values loaded"
+                f"model, initializer {tensor.name!r}: got values in another file, expected the "
+                "path of the model, beside which that file lies, or a model that holds its values"
             )
     return model
 
@@ -158,7 +158,7 @@ def _inputs(onnx: Any, proto: Any) -> Graph:
             continue  # a constant that could be overruled; one without axes fails where it is used
         axes: list[Axis] = []
         for axis in tensor.shape.dim:
-            if axis.HasField("dim_value"):
+            if axis.dim_value > 0:
                 axes.append(axis_of(axis.dim_value))
             else:
                 name = axis.dim_param or f"{info.name} {len(axes)}"

@@ -1,5 +1,6 @@
 """Nodes that move, split and join axes, and those that take a part of one."""
 
+import itertools
 import math
 
 import numpy as np
@@ -159,8 +160,7 @@ def split(graph: Graph, node: Node) -> list[Value]:
     size, count = size_of(flow.axes[k]), len(node.outputs)
     sizes = graph.ints(node, "split", 1) or [-(-size // count)] * (count - 1)
     ends = np.cumsum([0, *sizes, size - sum(sizes)][: count + 1]).tolist()
-    pairs = zip(ends[:-1], ends[1:], strict=True)
-    return [part(graph, node, flow, k, start, end) for start, end in pairs]
+    return [part(graph, node, flow, k, start, end) for start, end in itertools.pairwise(ends)]
 
 
 def part(graph: Graph, node: Node, flow: Flow, k: int, start: int, end: int) -> Flow:

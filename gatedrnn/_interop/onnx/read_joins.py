@@ -1,5 +1,6 @@
 """Nodes that join what several tensors hold: two directions, a layer and its input, all steps."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -45,7 +46,7 @@ def concat(graph: Graph, node: Node) -> list[Value]:
             return [first._replace(net=Given(), axes=replaced(first.axes, k, along))]
         if all(alike(first, flow, but=k) for flow in flows):
             if len(flows) == 2 and (pair := both_ways(*nets)):
-                return [_side_by_side(node, *flows, pair, k)]
+                return [_side_by_side(node, flows[0], flows[1], pair, k)]
             if len(flows) == 2 and both_ways(*nets[::-1]):
                 raise refused(node, "the backward direction comes before the forward one")
             if all(is_state(flow) for flow in flows):
@@ -169,10 +170,11 @@ def _scaled(node: Node, flow: Flow, factor: np.ndarray | None) -> Flow:
     if factor is not None and factor.size == 1 and factor.ndim <= len(flow.axes):
         if np.all(factor == 1):
             return flow
-        summed = isinstance(net, Step) and isinstance(net.layer, Bidirectional)
-        if np.all(factor == 0.5) and summed and net.layer.merge == "sum":
-            layer = Bidirectional(net.layer.forward, net.layer.backward, "mean")
-            return flow._replace(net=Step(net.below, layer, net.params, net.features, net.nodes))
+        layer = net.layer if isinstance(net, Step) else None
+        if np.all(factor == 0.5) and isinstance(layer, Bidirectional) and layer.merge == "sum":
+            assert isinstance(net, Step)
+            mean = dataclasses.replace(layer, merge="mean")
+            return flow._replace(net=dataclasses.replace(net, layer=mean))
     raise refused(node, "it scales other than the sum of two directions to their mean")
 
 
@@ -218,5 +220,3 @@ def _pooled(node: Node, flow: Flow, end: str, lengths: str | None) -> str:
     if flow.padding != wanted:
         raise refused(node, "steps in the padding take part in it")
     return end
-
-

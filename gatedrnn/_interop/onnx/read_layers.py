@@ -50,7 +50,7 @@ def check_features(node: Node, flow: Flow, k: int, size: int) -> None:
     """Raise unless axis `k` holds the features, as many as this."""
     axis = flow.axes[k]
     wanted = flow.net.features if isinstance(flow.net, Step) else axis
-    if axis != wanted or len(axis) > 1 and not isinstance(flow.net, Step):
+    if axis != wanted or (len(axis) > 1 and not isinstance(flow.net, Step)):
         raise refused(node, f"axis {k % len(flow.axes)} of what it reads is not that of features")
     if is_stated(axis) and size_of(axis) != size:
         raise ValueError(
@@ -126,10 +126,8 @@ def embed(graph: Graph, node: Node) -> list[Value]:
 
 def dropout(graph: Graph, node: Node) -> list[Value]:
     """`gr.dropout`, the identity as long as there is no key."""
-    flow, rate = read(graph, node), node.attributes.get("ratio")
-    if "ratio" not in node.attributes:
-        given = graph.weight(node, 1)
-        rate = 0.5 if given is None else float(given.reshape(()))
+    flow, given = read(graph, node), graph.weight(node, 1)
+    rate = float(node.attributes.get("ratio", 0.5) if given is None else given.reshape(()))
     training = graph.constant(node, 2)
     if training is not None and np.any(training):
         raise refused(node, "it is in training mode")
@@ -138,7 +136,7 @@ def dropout(graph: Graph, node: Node) -> list[Value]:
     if rate == 0:
         return [flow]
     features = flow.net.features if isinstance(flow.net, Step) else flow.axes[-1]
-    return [flow._replace(net=Step(flow.net, Dropout(float(rate)), (), features))]
+    return [flow._replace(net=Step(flow.net, Dropout(rate), (), features))]
 
 
 WEIGHTS = {"W": 1, "R": 2, "B": 3, "P": 7}
@@ -161,18 +159,18 @@ def recurrent(graph: Graph, node: Node) -> list[Value]:
     in_features = size_of(flow.axes[2]) if is_stated(flow.axes[2]) else None
     runs = read_runs(node, Arrays(f"model, {node}", arrays), in_features, initial)
     check_features(node, flow, 2, runs[0].params.kernel.shape[0])
-    features = axis_of(runs[0].cell.features)
-    nodes = [frozenset({f"{id(node)} {way}"}) for way in ("forward", "reverse")]
+    features = axis_of(runs[0].params.recurrent_kernel.shape[0])
+    ahead, back = (frozenset({f"{id(node)} {way}"}) for way in ("forward", "reverse"))
     direction = node.attributes.get("direction", "forward")
     net: Net
     both: Axis = ()
     if direction == "bidirectional":
-        net = Pair(flow.net, runs, features, *nodes)
+        net = Pair(flow.net, runs, features, ahead, back)
         both = (net.directions,)
     elif direction == "reverse":
-        net = Backward(flow.net, runs[0], features, nodes[1])
+        net = Backward(flow.net, runs[0], features, back)
     else:
-        net = Step(flow.net, *recurrent_of(runs), features, nodes[0])
+        net = Step(flow.net, *recurrent_of(runs), features, ahead)
     names = frozenset(node.inputs[k] for k in STATES.values() if k < len(node.inputs))
     for name in net.nodes:
         graph.starts[name] = names

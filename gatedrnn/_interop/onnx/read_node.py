@@ -68,7 +68,7 @@ def read_runs(
             node,
             kernel[d].T,
             recurrent[d].T,
-            None if bias is None else bias[d],
+            None if bias is None else tuple(jnp.split(bias[d], 2)),
             None if peephole is None else peephole[d],
             activations[d],
         )
@@ -92,8 +92,8 @@ def _check(node: Node) -> None:
 def _start(node: Node, name: str, states: np.ndarray, shape: tuple[int, int]) -> Array:
     if states.shape != shape:
         raise ValueError(
-            f"model, {node}, {name}: got a row of shape {states.shape}, expected {shape}, directions"
-            " and features"
+            f"model, {node}, {name}: got a row of shape {states.shape}, expected {shape}, "
+            "directions and features"
         )
     return as_array(f"model, {node}, {name}", states)
 
@@ -126,39 +126,40 @@ def _activations(node: Node, directions: int) -> Iterator[str]:
             raise refused(node, f"its activations are {', '.join(names)}, not {', '.join(default)}")
         if name not in ELMAN:
             raise refused(node, f"its activation is {name}, not {', '.join(ELMAN)}")
-        if (alpha, beta) not in ((None, None), (1.0, None), (1.0, 0.0), (None, 0.0)):
-            raise refused(node, f"its activation is {alpha} a + {beta}, not the identity")
+        if name == "affine" and (alpha, beta) != (1.0, 0.0):  # unsaid, runtimes differ
+            raise refused(node, f"its activation is Affine of {alpha} and {beta}, not of 1 and 0")
         if k % len(default) == 0:
             yield ELMAN[name] if node.op == "RNN" else name
     if alphas or betas:
-        raise refused(node, "activation_alpha or activation_beta are more than its activations take")
+        raise refused(
+            node, "activation_alpha or activation_beta are more than its activations take"
+        )
 
 
 def _read(
     node: Node,
     kernel: Array,
     recurrent: Array,
-    bias: Array | None,
+    biases: tuple[Array, ...] | None,
     peephole: Array | None,
     activation: str,
 ) -> tuple[Any, Any]:
-    """The cell and its parameters of one direction: `[I, nH]`, `[H, nH]`, `[2nH]`, `[3H]`."""
+    """The cell and its parameters of one direction: `[I, nH]`, `[H, nH]`, two `[nH]`, `[3H]`."""
     features = recurrent.shape[0]
-    ways = (None, None) if bias is None else tuple(jnp.split(bias, 2))
-    both = None if bias is None else ways[0] + ways[1]
+    bias = None if biases is None else biases[0] + biases[1]
     if node.op == "RNN":
-        return Elman(features, activation, bias is not None), ElmanParams(kernel, recurrent, both)
+        return Elman(features, activation, bias is not None), ElmanParams(kernel, recurrent, bias)
     if node.op == "LSTM":
-        return _lstm(node, kernel, recurrent, both, peephole)
+        return _lstm(node, kernel, recurrent, bias, peephole)
     order, inside = ("zrn", "rzn"), None
     after = bool(node.attributes.get("linear_before_reset", 0))
-    if both is not None:
+    if biases is not None and bias is not None:
         if after:  # n's two biases are apart in ours as well
-            inside = ways[1][2 * features :]
-            both = jnp.concatenate([both[: 2 * features], ways[0][2 * features :]])
-        both = reorder(both, *order)
+            inside = biases[1][2 * features :]
+            bias = jnp.concatenate([bias[: 2 * features], biases[0][2 * features :]])
+        bias = reorder(bias, *order)
     gru = GRU(features, "after" if after else "before", "keeps", bias is not None)
-    return gru, GRUParams(reorder(kernel, *order), reorder(recurrent, *order), both, inside)
+    return gru, GRUParams(reorder(kernel, *order), reorder(recurrent, *order), bias, inside)
 
 
 def _lstm(

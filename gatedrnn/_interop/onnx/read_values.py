@@ -1,8 +1,8 @@
 """What a tensor of an ONNX graph stands for while the graph is read.
 
 An axis is a product of atoms (time, batch, directions, features), in row-major order, so that a
-reshape is a regrouping of atoms; an axis of size 1 is the empty product. Sizes that the graph leaves
-open are primes that it does not mention, so that it can compute with them.
+reshape is a regrouping of atoms; an axis of size 1 is the empty product. Primes that the graph does
+not mention stand for the sizes that it leaves open, so that it can compute with them.
 """
 
 import dataclasses
