@@ -213,8 +213,9 @@ def _network(outputs: dict[str, Flow]) -> tuple[Any, Any]:
         name, flow = max(ends, key=lambda end: (_depth(end[1]), isinstance(end[1].net, Pair)))
     flow = _joined(name, flow)
     steps = steps_of(flow.net)
-    if not steps or not isinstance(steps[0].below, Source) or flow.end == "sum":
-        what = "a sum over time" if flow.end == "sum" else "no output of a layer of ours"
+    partial = {"sum": "a sum over time", "first": "the first step", "last": "the last step"}
+    if not steps or not isinstance(steps[0].below, Source) or flow.end in partial:
+        what = partial.get(flow.end, "no output of a layer of ours")
         raise ValueError(f"model, output {name!r}: got {what}, expected that of a network")
     nodes = frozenset[str]().union(*(step.nodes for step in steps))
     for other, state in states.items():

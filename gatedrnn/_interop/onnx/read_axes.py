@@ -176,9 +176,13 @@ def part(graph: Graph, node: Node, flow: Flow, k: int, start: int, end: int) -> 
     if isinstance(net, Pair) and axis[:1] == (net.directions,):
         inner = size // 2
         if (start, end) in ((0, inner), (inner, size)):
-            axes = replaced(flow.axes, k, axis[1:])
-            return flow._replace(net=net.half(backward=start > 0), axes=axes)
-    if isinstance(net, Pieces) and axis == net.along:
+            made = flow._replace(axes=replaced(flow.axes, k, axis[1:]))
+            made = made._replace(net=net.half(backward=start > 0))
+            if flow.end in ("", "final"):
+                return made
+            if (flow.end == "first") == (start > 0):
+                return made._replace(end="final")
+    if isinstance(net, Pieces) and axis and axis in (net.along, net.along[:1]):
         return _piece(graph, node, flow, k, start, end)
     if frame is not None and axis == frame.time and not flow.end:
         ended = _ended(flow, frame.lengths, first=(start, end) == (0, 1), last=start == size - 1)
@@ -191,15 +195,18 @@ def _piece(graph: Graph, node: Node, flow: Flow, k: int, start: int, end: int) -
     """Entries of one of several layers' states."""
     pieces, offset = flow.net, 0
     assert isinstance(pieces, Pieces)
+    apart = flow.axes[k] != pieces.along  # an axis of layers, another of directions
     for piece in pieces.flows:
-        size = size_of(piece.axes[pieces.k])
+        own = piece.axes[pieces.k]
+        size = 1 if apart else size_of(own)
         if offset <= start < end <= offset + size:
             theirs = zip(pieces.flows[0].axes, piece.axes, strict=True)
             renamed = {a: b for j, (a, b) in enumerate(theirs) if j != pieces.k}
+            if apart:
+                renamed[pieces.along[1:]] = own
             axes = tuple(renamed.get(axis, axis) for axis in flow.axes)
-            axes = replaced(axes, k, piece.axes[pieces.k])
-            own = piece._replace(axes=axes)
-            return part(graph, node, own, k, start - offset, end - offset)
+            axes = replaced(axes, k, () if apart else own)
+            return part(graph, node, piece._replace(axes=axes), k, start - offset, end - offset)
         offset += size
     raise refused(node, f"it takes states {start} to {end}, which are of several layers")
 
@@ -213,6 +220,8 @@ def _ended(flow: Flow, lengths: str | None, first: bool, last: bool) -> Flow | N
         return flow._replace(end="final")
     if isinstance(net, Step) and last and ends_with_last_step(net):
         return flow._replace(net=net, end="final")
+    if isinstance(flow.net, Pair) and first != last:  # of one of the directions it is the final one
+        return flow._replace(end="first" if first else "last")
     return None
 
 

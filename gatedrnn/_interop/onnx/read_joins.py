@@ -50,6 +50,9 @@ def concat(graph: Graph, node: Node) -> list[Value]:
             if len(flows) == 2 and both_ways(*nets[::-1]):
                 raise refused(node, "the backward direction comes before the forward one")
             if all(is_state(flow) for flow in flows):
+                sizes = [size_of(flow.axes[k]) for flow in flows]
+                if len(set(sizes)) == 1:  # layers, then directions
+                    along = (*axis_of(len(flows)), *axis_of(sizes[0]))
                 joint = Pieces(tuple(flows), k, along)
                 return [first._replace(net=joint, axes=replaced(first.axes, k, along))]
     raise refused(

@@ -35,7 +35,8 @@ def read(graph: Graph, node: Node, k: int = 0) -> Flow:
     """Input `k`, which a layer reads: one that no pooling has ended."""
     flow = settled(graph.flow(node, k))
     if flow.end not in ("", "final"):
-        raise refused(node, f"it comes after a {flow.end} over time, where our networks end")
+        what = f"the {flow.end}" + (" step" if flow.end in ("first", "last") else " over time")
+        raise refused(node, f"it reads {what}, after which no layer of ours goes on")
     if not isinstance(flow.net, Source | Step):
         why = {
             Backward: "the output of a reverse node, for which alone there is no layer",
@@ -179,7 +180,7 @@ def recurrent(graph: Graph, node: Node) -> list[Value]:
     made: list[Value] = [
         Flow(net, ys, flow.dtype, padding="zero"),
         Flow(net, end, flow.dtype, end="final"),
-        Flow(Memory(net.nodes), end, flow.dtype, end="final"),
+        Flow(Memory(features, net.nodes), end, flow.dtype, end="final"),
     ]
     return made[: len(node.outputs)]
 

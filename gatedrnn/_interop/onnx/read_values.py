@@ -160,6 +160,7 @@ class Pair:
 class Memory:
     """The final memory of an LSTM, which only the carry holds."""
 
+    features: Axis
     nodes: Nodes
 
 
@@ -192,7 +193,7 @@ class Flow(NamedTuple):
     net: Net
     axes: Axes
     dtype: np.dtype
-    end: str = ""  # how it lost the time axis: "final", "mean", "max", "sum"
+    end: str = ""  # how it lost the time axis: "final", "mean", "max", "sum"; "first", "last"
     padding: str = ""  # what stands there, of sequences with lengths: "zero", "lowest", not "last"
 
 
