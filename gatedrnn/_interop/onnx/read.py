@@ -209,7 +209,10 @@ def _network(outputs: dict[str, Flow]) -> tuple[Any, Any]:
         pieces = [(name, piece) for name, flow in states.items() for piece in _pieces(flow)]
         ends = [(name, end) for name, end in pieces if isinstance(end.net, Step | Pair)]
         if not ends:
-            raise ValueError(f"model: got outputs {', '.join(map(repr, outputs))}, expected an `h`")
+            got = ", ".join(map(repr, outputs))
+            raise ValueError(
+                f"model: got outputs {got}, expected an output or a final `h` among them"
+            )
         name, flow = max(ends, key=lambda end: (_depth(end[1]), isinstance(end[1].net, Pair)))
     flow = _joined(name, flow)
     steps = steps_of(flow.net)

@@ -24,6 +24,7 @@ from gatedrnn._interop.onnx.read_values import (
     regroup,
     replaced,
     settled,
+    shown,
     size_of,
     steps_of,
 )
@@ -111,7 +112,7 @@ def flatten(graph: Graph, node: Node) -> list[Value]:
 def _regrouped(node: Node, axes: Axes, shape: list[int]) -> Axes:
     grouped = regroup(axes, shape)
     if grouped is None:
-        got = "x".join(str(size_of(a)) if is_stated(a) else "?" for a in axes)
+        got = "x".join(map(shown, axes))
         raise refused(node, f"it gives {got} a shape that mixes or divides its axes")
     return grouped
 
@@ -188,7 +189,7 @@ def part(graph: Graph, node: Node, flow: Flow, k: int, start: int, end: int) -> 
         ended = _ended(flow, frame.lengths, first=(start, end) == (0, 1), last=start == size - 1)
         if ended is not None:
             return ended._replace(axes=replaced(flow.axes, k, ()))
-    raise refused(node, f"it takes entries {start} to {end} of {size} along axis {k}")
+    raise refused(node, f"it takes entries {start} to {end} of {shown(axis)} along axis {k}")
 
 
 def _piece(graph: Graph, node: Node, flow: Flow, k: int, start: int, end: int) -> Flow:

@@ -29,6 +29,7 @@ from gatedrnn._interop.onnx.read_values import (
 )
 from gatedrnn._interop.parts import joined, recurrent_of
 from gatedrnn._src.layers.bidirectional import Bidirectional
+from gatedrnn._src.layers.layer import is_stepwise
 from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.layers.residual import Residual
 
@@ -116,7 +117,9 @@ def _residual(node: Node, one: Flow, two: Flow) -> Flow:
         layer, params = joined([s.layer for s in inner], [s.params for s in inner])
         nodes = frozenset().union(*(step.nodes for step in inner))
         net = Step(below.net, Residual(layer), params, inner[-1].features, nodes)
-        if above.end == "final" and not ends_with_last_step(net):
+        # of other layers, the final output is not that of a step, which is what can be added to
+        at_a_step = all(ends_with_last_step(n) for n in (below.net, net) if isinstance(n, Step))
+        if above.end == "final" and not (is_stepwise(net.layer) or at_a_step):
             break
         padding = "zero" if below.padding == above.padding == "zero" else ""
         return above._replace(net=net, padding=padding)

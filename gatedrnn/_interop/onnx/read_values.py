@@ -43,6 +43,11 @@ def is_stated(axis: Axis) -> bool:
     return all(atom.stated for atom in axis)
 
 
+def shown(axis: Axis) -> str:
+    """How long an axis is, for errors."""
+    return str(size_of(axis)) if is_stated(axis) else "?"
+
+
 def regroup(axes: Axes, shape: list[int]) -> Axes | None:
     """The same atoms in the same order, in axes of this `shape`; None where an atom would break."""
     left = [atom for axis in axes for atom in axis]
