@@ -83,7 +83,7 @@ def assert_same(got, want):
 
 
 @given(networks(), st.booleans(), st.booleans(), st.sampled_from([13, 17, 18, 21]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_what_is_written_is_read(layer, lengths, carry, opset):
     """With lengths, which mask every layer, and with initial states as inputs."""
     params = random_params(layer)
