@@ -77,7 +77,6 @@ def ours(tensor, turn=False):
 
 
 OPTIONS = {
-    "one layer": {},
     "two layers, both directions": {"num_layers": 2, "bidirectional": True, "batch_first": True},
     "two layers, no bias": {"num_layers": 2, "bias": False},
 }
