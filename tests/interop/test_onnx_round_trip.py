@@ -1,49 +1,137 @@
-"""What `to_onnx` writes, `from_onnx` reads, and written again it is the same file."""
+"""Networks written as ONNX graphs and read again: the same network, to the bit."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gatedrnn as gr
 
 pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("gatedrnn._interop.onnx.read")
 
-from interop.test_onnx_write import CELLS, GRU, LAYERS, LSTM, H, random_params
+I, H, V, T, B = 3, 4, 5, 6, 3
 
-READ = [layer for layer in LAYERS if "initial='learned'" not in repr(layer)]
-
-
-def same(model, again):
-    """All weights to the bit, all nodes with their attributes; names follow from the nesting."""
-    graphs = model.graph, again.graph
-    nodes, weights = (
-        [[(n.op_type, [str(a) for a in n.attribute]) for n in graph.node] for graph in graphs],
-        [[(w.dims, w.raw_data) for w in graph.initializer] for graph in graphs],
-    )
-    return nodes[0] == nodes[1] and weights[0] == weights[1]
-
-
-@pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("layer", [gr.bidirectional(cell) for cell in CELLS], ids=repr)
-def test_cells(layer, lengths):
-    model = gr.interop.to_onnx(layer, random_params(layer), lengths=lengths, carry=lengths)
-    again = gr.interop.to_onnx(*gr.interop.from_onnx(model), lengths=lengths, carry=lengths)
-    assert same(model, again)
+CELLS = [
+    *(gr.Elman(H, activation) for activation in ("tanh", "relu", "sigmoid", "identity")),
+    gr.Elman(H, use_bias=False),
+    gr.LSTM(H),
+    gr.LSTM(H, use_bias=False),
+    gr.LSTM(H, peephole="diagonal"),
+    gr.LSTM(H, coupled=True),
+    gr.LSTM(H, coupled=True, peephole="diagonal", use_bias=False),
+    gr.GRU(H, "before", "keeps"),
+    gr.GRU(H, "after", "keeps"),
+    gr.GRU(H, "after", "keeps", use_bias=False),
+]
+cells = st.sampled_from(CELLS)
+merges = st.sampled_from(["concat", "sum", "mean", "mul"])
 
 
-@pytest.mark.parametrize("layer", READ, ids=repr)
-def test_layers(layer):
-    model = gr.interop.to_onnx(layer, random_params(layer), lengths=True, carry=True)
-    again = gr.interop.to_onnx(*gr.interop.from_onnx(model), lengths=True, carry=True)
-    assert same(model, again)
+@st.composite
+def recurrent(draw):
+    """A recurrent or a bidirectional layer, of equal cells or of two."""
+    one = gr.recurrent(draw(cells), initial=draw(st.sampled_from(["zeros", "learned"])))
+    if draw(st.booleans()):
+        return one
+    other = draw(st.sampled_from([None, gr.recurrent(draw(cells))]))
+    return gr.bidirectional(one, other, draw(merges))
 
 
-def test_learned_initial_carries():
-    """They are in the file, unless it takes the initial states."""
-    learned = gr.recurrent(LSTM, initial="learned")
-    layer = gr.stack(learned, gr.bidirectional(gr.recurrent(GRU, initial="learned")), gr.dense(H))
+def stack(layers):
+    return layers[0] if len(layers) == 1 else gr.stack(*layers)
+
+
+@st.composite
+def networks(draw):
+    """Layers one after another, some of them beside what they read, as one output or as many."""
+    layers = [gr.embed(V, I)] if draw(st.booleans()) else []
+    layers += draw(st.lists(recurrent(), min_size=1, max_size=3))
+    if draw(st.booleans()):
+        size = H
+        layers.append(gr.dense(H))
+        inner = draw(
+            st.lists(st.sampled_from([gr.GRU(H, "after", "keeps"), gr.dense(size)]), max_size=2)
+        )
+        if inner:
+            layers.append(
+                gr.residual(stack([gr.recurrent(c) if isinstance(c, gr.GRU) else c for c in inner]))
+            )
+    if draw(st.booleans()):
+        layers.append(gr.dense(2, use_bias=draw(st.booleans())))
+    network = stack(layers)
+    end = draw(st.sampled_from(["", "final", "mean", "max"]))
+    if end == "final":
+        return gr.final(network)
+    return gr.pool(network, end) if end else network
+
+
+def random_params(layer, dtype=jnp.float32):
+    reads = None if getattr(layer, "reads_tokens", False) else I
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), reads))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.6, dtype), shapes)
+
+
+def assert_same(got, want):
+    assert got[0] == want[0]
+    assert jax.tree.structure(got[1]) == jax.tree.structure(want[1])
+    for a, b in zip(jax.tree.leaves(got[1]), jax.tree.leaves(want[1]), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@given(networks(), st.booleans(), st.booleans(), st.sampled_from([13, 17, 18, 21]))
+@settings(max_examples=20, deadline=None)
+def test_what_is_written_is_read(layer, lengths, carry, opset):
+    """With lengths, which mask every layer, and with initial states as inputs."""
     params = random_params(layer)
-    model = gr.interop.to_onnx(layer, params)
-    assert same(model, gr.interop.to_onnx(*gr.interop.from_onnx(model)))
-    without, _ = gr.interop.from_onnx(gr.interop.to_onnx(layer, params, carry=True))
-    assert "initial='learned'" not in repr(without)
+    model = gr.interop.to_onnx(layer, params, lengths=lengths, carry=carry, opset=opset)
+    if carry:  # then the learned ones are not in the graph
+        layer, params = unlearned(layer, params)
+    assert_same(gr.interop.from_onnx(model), (layer, params))
+
+
+def unlearned(layer, params):
+    """The same network that starts from zeros."""
+    if hasattr(layer, "layers"):
+        pairs = [unlearned(*both) for both in zip(layer.layers, params, strict=True)]
+        return gr.stack(*(one for one, _ in pairs)), tuple(p for _, p in pairs)
+    if hasattr(layer, "forward"):
+        pairs = [
+            unlearned(*both) for both in zip((layer.forward, layer.backward), params, strict=True)
+        ]
+        (one, p), (other, q) = pairs
+        return gr.bidirectional(one, other, layer.merge), gr.Directions(p, q)
+    if hasattr(layer, "cell"):
+        return gr.recurrent(layer.cell), params._replace(initial=None)
+    if hasattr(layer, "layer"):
+        inner, params = unlearned(layer.layer, params)
+        if hasattr(layer, "how"):
+            return gr.pool(inner, layer.how), params
+        return (gr.final if hasattr(layer, "drops_time") else gr.residual)(inner), params
+    return layer, params
+
+
+def test_float64_is_kept():
+    layer = gr.bidirectional(gr.LSTM(H, peephole="diagonal"))
+    params = random_params(layer, jnp.float64)
+    assert_same(gr.interop.from_onnx(gr.interop.to_onnx(layer, params)), (layer, params))
+
+
+def test_repeats_are_stacks_and_dropout_is_left_out():
+    """And a GRU that writes keeps; the same function."""
+    layer = gr.final(
+        gr.stack(gr.repeat(gr.GRU(I), 2), gr.dropout(0.5), gr.residual(gr.repeat(gr.LSTM(I), 2)))
+    )
+    params = random_params(layer)
+    back, recovered = gr.interop.from_onnx(gr.interop.to_onnx(layer, params, lengths=True))
+    gru = gr.recurrent(gr.GRU(I, "before", "keeps"))
+    assert back == gr.final(gr.stack(gru, gru, gr.residual(gr.stack(gr.LSTM(I), gr.LSTM(I)))))
+    xs = jnp.asarray(np.random.default_rng(1).normal(size=(T, B, I)), jnp.float32)
+    lengths = jnp.array([6, 0, 3])
+    got, want = (
+        net.apply(p, xs, lengths=lengths)[1] for net, p in ((back, recovered), (layer, params))
+    )
+    np.testing.assert_allclose(got, want, atol=1e-6)
