@@ -137,8 +137,13 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all; one that is there is replaced."""
     part = path.with_name(f".{path.name}.part")
     with _writing(path):
-        part.write_bytes(content)
-        os.replace(part, path)
+        try:
+            part.write_bytes(content)
+            os.replace(part, path)
+        except BaseException:
+            with suppress(OSError, ValueError):
+                part.unlink()
+            raise
 
 
 def png(figure: "Figure") -> bytes:

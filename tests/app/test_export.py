@@ -127,6 +127,8 @@ def test_a_disk_that_is_full(saved, command, monkeypatch):
     Path("m.onnx").write_text("an older file")
 
     def full(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:10])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
@@ -134,6 +136,7 @@ def test_a_disk_that_is_full(saved, command, monkeypatch):
     assert outcome.code == 1
     assert outcome.err == "gatedrnn export: cannot write m.onnx: No space left on device\n"
     assert Path("m.onnx").read_text() == "an older file"
+    assert [path.name for path in Path().glob("*m.onnx*")] == ["m.onnx"]
 
 
 def test_without_onnx_and_without_onnxruntime(saved, command, refuses, monkeypatch):
