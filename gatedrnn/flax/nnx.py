@@ -12,9 +12,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._interop import modules
-from gatedrnn._interop.nested import from_tree, shapes_of, to_tree
-from gatedrnn._src import checks, inputs
+from gatedrnn._src import checks
 from gatedrnn._src.rule import Carry, Params
+from gatedrnn.flax import _variables as variables
 
 __all__ = ["Cell", "Layer"]
 
@@ -68,13 +68,13 @@ class Layer(nnx.Module):
         self.time_major = time_major
         self.deterministic = deterministic
         self.rng_collection = rng_collection
-        self.weights = _variables(self.layer, in_features, param_dtype, rngs)
+        self.weights = variables.made(self.layer, in_features, param_dtype, rngs)
         draws = modules.may_draw(self.layer)
         self.rngs = rngs[rng_collection].fork() if draws else nnx.data(None)
 
     def params(self) -> Params:
         """Our parameters: for what takes them, such as `gr.attend`."""
-        return from_tree(self.layer, _values(self.weights), self.in_features)
+        return variables.params(self.weights, self.layer, self.in_features)
 
     def load(self, params: Params) -> None:
         """Put other values in the place of its own, in their dtypes.
@@ -85,7 +85,7 @@ class Layer(nnx.Module):
         Raises:
           ValueError: parameters of another layer.
         """
-        _load(self.weights, self.layer, params, self.in_features)
+        variables.load(self.weights, self.layer, params, self.in_features)
 
     def __call__(
         self,
@@ -205,11 +205,11 @@ class Cell(nnx.RNNCellBase):
         self.cell = modules.as_cell(cell)
         self.in_features = in_features
         self.param_dtype = param_dtype
-        self.weights = _variables(cell, in_features, param_dtype, rngs)
+        self.weights = variables.made(cell, in_features, param_dtype, rngs)
 
     def params(self) -> Params:
         """Our parameters."""
-        return from_tree(self.cell, _values(self.weights), self.in_features)
+        return variables.params(self.weights, self.cell, self.in_features)
 
     def load(self, params: Params) -> None:
         """Put other values in the place of its own, in their dtypes.
@@ -220,7 +220,7 @@ class Cell(nnx.RNNCellBase):
         Raises:
           ValueError: parameters of another cell.
         """
-        _load(self.weights, self.cell, params, self.in_features)
+        variables.load(self.weights, self.cell, params, self.in_features)
 
     def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
         """One time step: `inputs [*B, I]` -> the new carry and the output `[*B, F]`.
@@ -256,35 +256,3 @@ class Cell(nnx.RNNCellBase):
     def num_feature_axes(self) -> int:
         """1."""
         return 1
-
-
-def _variables(
-    layer: Any, in_features: int | None, param_dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.Dict:
-    """New parameters of `layer`, each an `nnx.Param`."""
-    checks.floating("param_dtype", param_dtype)
-
-    def variables(tree: dict[str, Any]) -> nnx.Dict:
-        named = {k: variables(v) if isinstance(v, dict) else nnx.Param(v) for k, v in tree.items()}
-        return nnx.Dict(named)
-
-    return variables(to_tree(layer.init(rngs.params(), in_features, param_dtype)))
-
-
-def _values(weights: nnx.Dict) -> dict[str, Any]:
-    """The arrays in `weights`; by iteration, since a parameter may be called `items`."""
-    parts = {name: weights[name] for name in weights}
-    return {k: _values(v) if isinstance(v, nnx.Dict) else v.get_value() for k, v in parts.items()}
-
-
-def _load(weights: nnx.Dict, layer: Any, params: Params, in_features: int | None) -> None:
-    inputs.check_shapes("params", params, shapes_of(layer, in_features), layer)
-
-    def put(weights: nnx.Dict, tree: dict[str, Any]) -> None:
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                put(weights[name], value)
-            else:
-                weights[name].set_value(jnp.asarray(value))
-
-    put(weights, to_tree(params))
