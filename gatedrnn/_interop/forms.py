@@ -31,10 +31,18 @@ class Forms(NamedTuple):
         Raises:
           ValueError: it says what stands in the way.
         """
+        self.check_cell(cell)
+        check_params(cell, params)
+
+    def check_cell(self, cell: Cell) -> None:
+        """Raise unless the library has this form of `cell`.
+
+        Raises:
+          ValueError: it says what stands in the way.
+        """
         why = self._missing(cell)
         if why:
             raise cannot(cell, self.target, why)
-        check_params(cell, params)
 
     def _missing(self, cell: Cell) -> str:
         if isinstance(cell, LSTM) and self.lstm:

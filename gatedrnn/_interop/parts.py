@@ -19,14 +19,19 @@ from gatedrnn._src.rule import Carry, Cell, Params
 class Run(NamedTuple):
     """A cell run over time in one direction."""
 
-    cell: Cell
-    params: Params
+    cell: Any  # one of ours; which one is for `Forms` to say
+    params: Any
     initial: Carry | None  # without batch axes, where it is learned
 
 
 def is_cell(layer: Any) -> bool:
     """Whether this is a bare cell."""
     return not hasattr(layer, "apply")
+
+
+def is_row(layer: Any) -> bool:
+    """Whether this is a stack or repeat, also one of a single layer."""
+    return isinstance(layer, Stack | Repeat)
 
 
 def row(layer: Any) -> list[Any]:

@@ -5,12 +5,14 @@ Axes: `L` layers, `D` directions, `*B` batch, `R` recurrent features.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._interop.parts import carry_of_row, is_cell, row, row_of_carry
+from gatedrnn._interop.arrays import as_array
+from gatedrnn._interop.parts import carry_of_row, is_cell, is_row, row, row_of_carry
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.recurrent import Recurrent
+from gatedrnn._src.layers.recurrent import Recurrent, lift
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.rule import Carry, Cell
 
@@ -86,3 +88,57 @@ def _cell_carry(cell: Cell, leaves: list[Array]) -> Carry:
     # an LSTM's memory is in at least float32
     cast = [leaf.astype(accumulator(leaf.dtype)) if k else leaf for k, leaf in enumerate(leaves)]
     return type(like)(*cast)
+
+
+def carry_from_cells(layer: Any, states: Any) -> Carry:
+    """The carry of `layer` from the state of each of its cells, an array or a tuple of leaves.
+
+    That state itself for a cell or its layer, a sequence of them for a stack or repeat.
+
+    Raises:
+      ValueError: states that do not fit.
+    """
+    if not is_row(layer):
+        return _cell_carry(_cell_of(lift(layer)), _leaves("states", states))
+    layers = row(layer)
+    if not isinstance(states, tuple | list) or len(states) != len(layers):
+        got = len(states) if isinstance(states, tuple | list) else type(states).__name__
+        raise ValueError(
+            f"states: got {got}, expected {len(layers)}, one for each cell of {layer!r}"
+        )
+    carries = [
+        _cell_carry(_cell_of(part), _leaves(f"states[{k}]", state))
+        for k, (part, state) in enumerate(zip(layers, states, strict=True))
+    ]
+    return carry_of_row(layer, carries)
+
+
+def cells_from_carry(layer: Any, carry: Carry) -> list[tuple[Array, ...]]:
+    """The leaves of the carry of each cell of `layer`, in order.
+
+    Raises:
+      ValueError: `carry` is that of another network.
+    """
+    pairs = zip(row(layer), row_of_carry(layer, carry), strict=True)
+    return [_leaves_of(_cell_of(part), own) for part, own in pairs]
+
+
+def _cell_of(layer: Any) -> Cell:
+    if not isinstance(layer, Recurrent):
+        raise ValueError(f"layer: got {layer!r}, expected a cell or gr.recurrent(cell)")
+    return layer.cell
+
+
+def _leaves(name: str, state: Any) -> list[Array]:
+    if isinstance(state, tuple | list):
+        return [as_array(f"{name}[{k}]", leaf) for k, leaf in enumerate(state)]
+    return [as_array(name, state)]
+
+
+def _leaves_of(cell: Cell, carry: Any) -> tuple[Array, ...]:
+    like = jax.eval_shape(lambda: cell.carry(()))
+    if type(carry) is not type(like):
+        raise ValueError(
+            f"carry: got {type(carry).__name__}, expected {type(like).__name__} for {cell!r}"
+        )
+    return tuple(carry)
