@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import subprocess
 import sys
@@ -92,9 +93,34 @@ def test_names_of_public_modules_are_documented(value):
         assert [item for item in documented_names(value) if f"{item}:" not in doc] == []
 
 
+FLAX = ("gatedrnn.flax", "gatedrnn.flax.linen", "gatedrnn.flax.nnx")  # each imported by itself
+
+
+@pytest.mark.parametrize("name", FLAX)
+def test_names_of_the_flax_package_are_documented(name):
+    """Every parameter of every function and method, there or in the docstring of its class."""
+    pytest.importorskip("flax")
+    module = importlib.import_module(name)
+    for value in (getattr(module, public) for public in module.__all__):
+        assert value.__doc__
+        members = vars(value).values() if inspect.isclass(value) else [value]
+        for function in filter(inspect.isfunction, members):
+            if function.__name__.startswith("_") and function.__name__ not in (
+                "__init__",
+                "__call__",
+            ):
+                continue
+            own = function.__doc__
+            assert own or function.__name__ == "__init__", function
+            known = {"self", "parent", "name"}  # the last two are flax's
+            names = set(inspect.signature(function).parameters) - known
+            assert {item for item in names if f"{item}:" not in f"{value.__doc__}{own}"} == set()
+
+
 def test_nothing_else_is_public():
-    """What `dir` shows is `__all__` and modules that start with an underscore."""
-    assert {name for name in dir(gr) if not name.startswith("_")} == set(gr.__all__)
+    """What `dir` shows is `__all__`, underscored modules, and what is imported by itself."""
+    apart = {name.split(".")[1] for name in FLAX}
+    assert {name for name in dir(gr) if not name.startswith("_")} - apart == set(gr.__all__)
     assert sorted(set(gr.__all__)) == sorted(gr.__all__)
 
 

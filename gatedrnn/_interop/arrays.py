@@ -22,6 +22,7 @@ class Arrays:
     def __init__(self, what: str, arrays: Mapping[str, Any]) -> None:
         self.what = what
         self._left = dict(_flat(arrays))
+        self._dtype: Any = None
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
@@ -41,7 +42,14 @@ class Arrays:
         ):
             expected = f"({', '.join('any' if n is None else str(n) for n in shape)})"
             raise ValueError(f"{self.what}, {name!r}: got shape {got}, expected {expected}")
-        return as_array(f"{self.what}, {name!r}", self._left.pop(name))
+        array = as_array(f"{self.what}, {name!r}", self._left.pop(name))
+        if self._dtype not in (None, array.dtype):
+            raise TypeError(
+                f"{self.what}, {name!r}: got dtype {array.dtype}, expected {self._dtype}, that of "
+                "the arrays before it"
+            )
+        self._dtype = array.dtype
+        return array
 
     def close(self) -> None:
         """Raise if an array was not taken."""

@@ -131,10 +131,10 @@ def runs(layer: Recurrent | Bidirectional, params: Any) -> tuple[Run, ...]:
 
 def check_params(cell: Cell, params: Params) -> None:
     """Raise unless `params` are those of `cell`, for as many inputs as their kernel has rows."""
-    kernel = getattr(params, "kernel", None)
-    if jnp.ndim(kernel) != 2:
+    kernel: Any = getattr(params, "kernel", None)
+    if kernel is None or jnp.ndim(kernel) != 2:
         raise ValueError(f"params: got {type(params).__name__}, expected those of {cell!r}")
-    row = jax.ShapeDtypeStruct(kernel.shape[:1], kernel.dtype)
+    row: Any = jax.ShapeDtypeStruct(kernel.shape[:1], kernel.dtype)
     inputs.check_params(cell, params, row, "a column of params.kernel")
 
 
@@ -144,7 +144,7 @@ def recurrent_of(runs: tuple[Run, ...], merge: str = "concat") -> tuple[Any, Any
     params = [RecurrentParams(run.params, run.initial) for run in runs]
     if len(runs) == 1:
         return layers[0], params[0]
-    return Bidirectional(*layers, merge), Directions(*params)
+    return Bidirectional(layers[0], layers[1], merge), Directions(*params)
 
 
 def _initial(run: Run) -> str:

@@ -28,11 +28,9 @@ from gatedrnn._src.layers.dropout import Dropout
 from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.rule import Carry, Params
 
-FORMS = Forms(
-    "a torch module", elman=("tanh", "relu"), lstm=True, projection=True, gru=("after",)
-)
+FORMS = Forms("a torch module", elman=("tanh", "relu"), lstm=True, projection=True, gru=("after",))
 
 
 def from_torch(
@@ -224,12 +222,14 @@ def _levels(layer: Any, params: Any) -> tuple[list[tuple[Run, ...]], float]:
                 raise cannot(layer, FORMS.target, "its initial state is an input, never learned")
         levels.append(level)
     first = levels[0]
-    if any(len(level) != len(first) or run.cell != first[0].cell for level in levels for run in level):
+    if any(
+        len(level) != len(first) or run.cell != first[0].cell for level in levels for run in level
+    ):
         raise cannot(layer, FORMS.target, "its layers and directions are all of the same kind")
     return levels, dropout
 
 
-def _module(torch: Any, cell: Cell, params: Params, end: str, **options: Any) -> Any:
+def _module(torch: Any, cell: Any, params: Params, end: str, **options: Any) -> Any:
     """A module of torch, without values."""
     kind = {LSTM: "LSTM", GRU: "GRU", Elman: "RNN"}[type(cell)]
     if isinstance(cell, Elman):
@@ -239,7 +239,7 @@ def _module(torch: Any, cell: Cell, params: Params, end: str, **options: Any) ->
     return getattr(torch.nn, kind + end)(*sizes, bias=cell.use_bias, dtype=dtype, **options)
 
 
-def _given(cell: Cell, params: Params, suffix: str) -> dict[str, Array]:
+def _given(cell: Any, params: Params, suffix: str) -> dict[str, Array]:
     """The arrays of one direction of one layer, by torch's names."""
     inside = None
     if isinstance(cell, GRU):

@@ -2,18 +2,14 @@
 
 import sys
 
-import jax
+import conftest  # noqa: F401  float64, and the flags that the tests run with
+from tqdm import tqdm
 
-jax.config.update("jax_enable_x64", True)
-
-from conformance import peers, table  # noqa: E402
-from conformance.cases import networks  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+from conformance import peers, table
+from conformance.cases import networks
 
 found = table.recorded()
 for name in sys.argv[1:] or peers.NAMES:
     peer = table.peer_named(name)
-    found[name] = {
-        case: table.measured(peer, case) for case in tqdm(networks(), desc=peer.name)
-    }
+    found[name] = {case: table.measured(peer, case) for case in tqdm(networks(), desc=peer.name)}
     table.write(found)

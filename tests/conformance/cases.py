@@ -29,9 +29,7 @@ CELLS = {
 
 def networks() -> dict[str, tuple]:
     """For each row of the table: the network, and the same in both directions."""
-    single = {
-        name: (gr.recurrent(cell), gr.bidirectional(cell)) for name, cell in CELLS.items()
-    }
+    single = {name: (gr.recurrent(cell), gr.bidirectional(cell)) for name, cell in CELLS.items()}
     deep = {
         f"{name}, 3 layers": (
             gr.stack(*[cell] * 3),

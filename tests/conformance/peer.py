@@ -4,6 +4,7 @@ Axes: `T` time, `B` batch, `I` input features, `F` output features.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +41,7 @@ class Peer(NamedTuple):
 def by_autodiff(run: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any, Any]]:
     """The gradients of a `run` that JAX can differentiate, through the conversion itself."""
 
+    @partial(jax.jit, static_argnums=0)
     def gradients(layer, params, xs, carry, lengths, dys, dcarry):
         def outputs(params, xs, carry):
             return run(layer, params, xs, carry, lengths)

@@ -12,6 +12,7 @@ from conformance.peer import Peer
 JSON = Path(__file__).with_name("table.json")
 MARKDOWN = Path(__file__).with_name("table.md")
 LIMITS = {"float32": 1e-5, "float64": 1e-12}
+NOISE = {"float32": 1e-6, "float64": 1e-14}
 
 Row = dict[str, float | str]
 

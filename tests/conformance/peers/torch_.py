@@ -2,9 +2,9 @@
 
 import jax
 import numpy as np
-from conformance.peer import Peer
 
 import gatedrnn as gr
+from conformance.peer import Peer
 
 
 def _run(model, layer, xs, carry, lengths):
