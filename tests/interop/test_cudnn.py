@@ -115,6 +115,16 @@ def test_there_and_back_to_the_bit(name):
     assert_trees_equal(apply(back, recovered, xs)[1], apply(whole, own, xs)[1])
 
 
+def test_arrays_are_where_jax_looks_for_them():
+    """Our bias is the input's, the recurrent one zero."""
+    net = NETWORKS["both"][0]
+    params = random_params(net, IN)
+    found = rnn.unpack_lstm_weights(gr.interop.to_cudnn(net, params), *sizes("both").values())
+    for k, p in enumerate((params.forward.cell, params.backward.cell)):
+        want = (p.kernel.T, p.recurrent_kernel.T, p.bias, jnp.zeros(4 * H))
+        assert_trees_equal(tuple(arrays[k] for arrays in found), want)
+
+
 def test_states_there_and_back():
     """`(h, c)`, layers in order, the forward direction first; a bare cell has a layer's axis."""
     net = gr.stack(gr.bidirectional(LSTM), gr.bidirectional(LSTM))
