@@ -417,6 +417,7 @@ def test_nan_in_the_padding_reaches_nothing(kernel, kind):
     options = {"lengths": lengths} if kind == "lengths" else {"mask": mask}
     holed = jnp.where(mask[..., None], xs, jnp.nan)
 
+    @jax.jit
     def pulled(xs, hole):
         """Outputs, and gradients for cotangents with this in the padding."""
         out, pull = jax.vjp(lambda *a: net.apply(*a, **options), params, xs, carry)
