@@ -6,7 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from networks import apply, assert_trees_close, assert_trees_equal, normal, random_params
 
@@ -47,7 +47,7 @@ def test_there_and_back_to_the_bit(name):
     assert_trees_equal(gr.interop.to_equinox(layer, params), gr.interop.to_equinox(back, recovered))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, phases=[Phase.generate])
 @given(
     name=st.sampled_from(["LSTM", "LSTM-nobias", "GRU", "GRU-nobias"]),
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from networks import assert_trees_close, assert_trees_equal, normal, random_params
 
@@ -81,7 +81,7 @@ def assert_same_network(layer, params, theirs, apply, in_features=IN):
     assert_trees_close(*both(theirs, params, xs, carry))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, phases=[Phase.generate])
 @given(
     kind=st.sampled_from(sorted(CORES)),
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -98,7 +98,7 @@ def test_their_cores_compute_what_ours_do(kind, sizes, seed):
     assert_same_network(cell, ours, params, apply, in_features)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])
 @given(
     kinds=st.lists(st.sampled_from(sorted(OURS)), min_size=1, max_size=3),
     use_bias=st.booleans(),
