@@ -100,7 +100,7 @@ def _unknown(module: Any, expected: str) -> Exception:
     name = type(module).__name__
     if name in ABSENT:
         return ValueError(f"module: got {name}, which has no counterpart: {ABSENT[name]}")
-    got = getattr(module, "__name__", f"a {name}")
+    got = getattr(module, "__name__", f"a {name} of {type(module).__module__}")
     got = f"the class {got}" if isinstance(module, type) else got
     return TypeError(f"module: got {got}, expected {expected}")
 
