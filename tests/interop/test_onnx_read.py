@@ -259,6 +259,15 @@ def test_zeros_are_no_more_than_zeros(op):
     assert params.initial is None
 
 
+def test_zeros_may_stand_beside_an_input():
+    zeros = {"initial_c": np.zeros((1, B, H), np.float32)}
+    model = single("LSTM", constants=zeros, inputs={"initial_h": (1, "B", H)})
+    layer, params = gr.interop.from_onnx(model)
+    h, xs = om.draw(5, 1, B, H), om.draw(11, T, B, I)
+    carry = gr.LSTMCarry(jnp.asarray(h[0]), jnp.zeros((B, H), jnp.float32))
+    same(model, layer, params, xs, "LSTM", carry=carry, feeds={"initial_h": h})
+
+
 def test_one_direction_may_start_from_zeros():
     state = np.concatenate([np.zeros((1, B, H)), np.ones((1, B, H))]).astype(np.float32)
     options = {"d": 2, "direction": "bidirectional", "constants": {"initial_h": state}}
@@ -470,6 +479,28 @@ def test_a_mean_or_maximum_over_time_is_pool(how):
     assert layer == gr.pool(gr.bidirectional(gr.GRU(H, "before", "keeps")), how)
     xs = om.draw(11, T, B, I)
     close(layer.apply(params, jnp.asarray(xs))[1], om.run(model, {"x": xs})["z"])
+
+
+def batch_major(end):
+    """A bidirectional node of layout 1, and a read-out of every step or of the last states."""
+    arrays = om.weights("GRU", I, H, 2) | {"k": om.draw(4, 2 * H, 6)}
+    arrays["shape"] = np.array([0, -1] if end else [0, 0, -1])
+    nodes = [
+        om.node("GRU", H, arrays, direction="bidirectional", layout=1),
+        helper.make_node("Reshape", ["h" if end else "y", "shape"], ["r"]),
+        helper.make_node("MatMul", ["r", "k"], ["z"]),
+    ]
+    return om.model(nodes, {"x": ("B", "T", I)}, {"z": 2 if end else 3}, arrays)
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_batch_major_outputs(end):
+    """`Y [B, T, D, H]` and `Y_h [B, D, H]`: nothing needs to be turned."""
+    layer, params = gr.interop.from_onnx(batch_major(end))
+    both = gr.bidirectional(gr.GRU(H, "before", "keeps"))
+    network = gr.stack(both, gr.dense(6, use_bias=False))
+    assert layer == (gr.final(network) if end else network)
+    np.testing.assert_array_equal(params[1].kernel, om.draw(4, 2 * H, 6))
 
 
 def test_nodes_that_no_output_needs_are_not_read():
