@@ -19,12 +19,12 @@ class Peer(NamedTuple):
       dtype: the widest that it computes in.
       convert: `(layer, params) -> model`, by `gr.interop.to_X`; raises where there is none.
       recover: `model -> (layer, params)`, by `gr.interop.from_X`.
-      run: `(layer, params, xs [T, B, I], carry, lengths [B] or None) -> (carry, ys [T, B, F])`: the
-        library's own outputs from the converted network, states in our terms.
-      gradients: `(layer, params, xs, carry, lengths, dys, dcarry) -> (dparams, dxs, dcarry)`: the
-        library's own, in our terms; a text says why there are none.
-      ragged: whether `run` takes lengths; a text says why not.
-      lossy: whether a round trip may lose bits, and why.
+      evaluate: `(layer, params, xs [T, B, I], carry, lengths [B] or None, dys, dcarry) ->
+        ((carry, ys [T, B, F]), (dparams, dxs, dcarry))`: what the library itself makes of the
+        converted network, in our terms; None for the gradients where there are none.
+      gradients: whether there are; a text says why not.
+      ragged: whether there may be lengths; a text says why not.
+      lossy: what a round trip may lose, and why.
     """
 
     name: str
@@ -32,21 +32,24 @@ class Peer(NamedTuple):
     dtype: str
     convert: Callable[[Any, Any], Any]
     recover: Callable[[Any], tuple[Any, Any]]
-    run: Callable[..., tuple[Any, Any]]
-    gradients: Callable[..., tuple[Any, Any, Any]] | str
+    evaluate: Callable[..., tuple[Any, Any]]
+    gradients: bool | str = True
     ragged: bool | str = True
     lossy: str = ""
 
 
-def by_autodiff(run: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any, Any]]:
-    """The gradients of a `run` that JAX can differentiate, through the conversion itself."""
+def by_autodiff(run: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """`Peer.evaluate` of what JAX can differentiate, through the conversion itself.
+
+    `run(layer, params, xs, carry, lengths) -> (carry, ys)`.
+    """
 
     @partial(jax.jit, static_argnums=0)
-    def gradients(layer, params, xs, carry, lengths, dys, dcarry):
+    def evaluate(layer, params, xs, carry, lengths, dys, dcarry):
         def outputs(params, xs, carry):
             return run(layer, params, xs, carry, lengths)
 
-        _, pull = jax.vjp(outputs, params, xs, carry)
-        return pull((dcarry, dys))
+        found, pull = jax.vjp(outputs, params, xs, carry)
+        return found, pull((dcarry, dys))
 
-    return gradients
+    return evaluate

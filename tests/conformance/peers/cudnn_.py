@@ -50,6 +50,5 @@ PEER = Peer(
     dtype="float64",
     convert=convert,
     recover=recover,
-    run=run,
-    gradients=by_autodiff(run),
+    evaluate=by_autodiff(run),
 )

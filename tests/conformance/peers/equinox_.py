@@ -43,7 +43,6 @@ PEER = Peer(
     dtype="float64",
     convert=gr.interop.to_equinox,
     recover=recover,
-    run=run,
-    gradients=by_autodiff(run),
+    evaluate=by_autodiff(run),
     ragged="equinox has cells only, lengths are a matter of the user's loop",
 )

@@ -38,8 +38,7 @@ PEER = Peer(
     dtype="float64",
     convert=gr.interop.to_haiku,
     recover=recover,
-    run=run,
-    gradients=by_autodiff(run),
+    evaluate=by_autodiff(run),
     ragged="`hk.dynamic_unroll` knows no lengths",
     lossy="`hk.LSTM` adds 1 to its forget gate, which the bias loses and gets back, rounded.",
 )

@@ -47,7 +47,7 @@ def run(layer, params, xs, carry, lengths):
     states = iter(gr.interop.to_keras_carry(layer, carry))
     mask = None if lengths is None else jnp.arange(len(xs)) < lengths[:, None]
     ys, finals = xs.swapaxes(0, 1), []
-    for part in parts_of(layer):  # built before JAX traces this
+    for part in parts_of(layer):
         own = [next(weights) for _ in part.trainable_variables]
         others = [variable.value for variable in part.non_trainable_variables]
         ways = directions_of(part) or (part,)
@@ -57,12 +57,19 @@ def run(layer, params, xs, carry, lengths):
     return gr.interop.from_keras_carry(layer, finals), ys.swapaxes(0, 1)
 
 
+def evaluate(layer, *arguments):
+    """By autodiff, of layers that are built before JAX traces anything."""
+    parts_of(layer)
+    return traced(layer, *arguments)
+
+
+traced = by_autodiff(run)
+
 PEER = Peer(
     name="keras",
     needs=("keras",),
     dtype="float64",
     convert=convert,
     recover=gr.interop.from_keras,
-    run=run,
-    gradients=by_autodiff(run),
+    evaluate=evaluate,
 )

@@ -25,7 +25,6 @@ PEER = Peer(
     dtype="float64",
     convert=gr.interop.to_linen,
     recover=lambda model: gr.interop.from_linen(*model),
-    run=run,
-    gradients=by_autodiff(run),
+    evaluate=by_autodiff(run),
     lossy="a cell without a bias gets one of zeros.",
 )

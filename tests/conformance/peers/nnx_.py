@@ -24,7 +24,6 @@ PEER = Peer(
     dtype="float64",
     convert=gr.interop.to_nnx,
     recover=gr.interop.from_nnx,
-    run=run,
-    gradients=by_autodiff(run),
+    evaluate=by_autodiff(run),
     lossy="a cell without a bias gets one of zeros.",
 )

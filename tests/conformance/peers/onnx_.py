@@ -6,7 +6,7 @@ import gatedrnn as gr
 from conformance.peer import Peer
 
 
-def run(layer, params, xs, carry, lengths):
+def evaluate(layer, params, xs, carry, lengths, dys, dcarry):
     import onnxruntime
 
     model = gr.interop.to_onnx(layer, params, lengths=lengths is not None, carry=True)
@@ -19,11 +19,7 @@ def run(layer, params, xs, carry, lengths):
     names = [value.name for value in session.get_outputs()]
     states = dict(zip(names, session.run(names, feeds), strict=True))
     ys = states.pop("ys")
-    return gr.interop.from_onnx_carry(layer, states), ys
-
-
-def recover(model):
-    return gr.interop.from_onnx(model)
+    return (gr.interop.from_onnx_carry(layer, states), ys), None
 
 
 PEER = Peer(
@@ -31,7 +27,7 @@ PEER = Peer(
     needs=("onnx", "onnxruntime"),
     dtype="float32",
     convert=gr.interop.to_onnx,
-    recover=recover,
-    run=run,
+    recover=gr.interop.from_onnx,
+    evaluate=evaluate,
     gradients="onnxruntime only runs forward",
 )
