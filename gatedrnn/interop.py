@@ -8,10 +8,10 @@ is imported when it is used: `pip install "gatedrnn[torch]"`, or `[interop]` for
 
 from gatedrnn._interop.cudnn import from_cudnn, from_cudnn_carry, to_cudnn, to_cudnn_carry
 from gatedrnn._interop.equinox import from_equinox, from_equinox_carry, to_equinox, to_equinox_carry
+from gatedrnn._interop.flax.linen import from_linen, from_linen_carry, to_linen, to_linen_carry
+from gatedrnn._interop.flax.nnx import from_nnx, from_nnx_carry, to_nnx, to_nnx_carry
 from gatedrnn._interop.haiku import from_haiku, from_haiku_carry, to_haiku, to_haiku_carry
-from gatedrnn._interop.keras import from_keras, from_keras_carry, to_keras, to_keras_carry
-from gatedrnn._interop.linen import from_linen, from_linen_carry, to_linen, to_linen_carry
-from gatedrnn._interop.nnx import from_nnx, from_nnx_carry, to_nnx, to_nnx_carry
+from gatedrnn._interop.keras.convert import from_keras, from_keras_carry, to_keras, to_keras_carry
 from gatedrnn._interop.onnx.read import from_onnx
 from gatedrnn._interop.onnx.write import to_onnx
 from gatedrnn._interop.onnx.write_states import from_onnx_carry, to_onnx_carry

@@ -8,8 +8,8 @@ trees, as nested dictionaries that `to_tree` makes and `from_tree` takes back, s
 Not part of `import gatedrnn`: import it by itself, with `pip install "gatedrnn[flax]"`.
 """
 
+from gatedrnn._interop.flax.nested import from_tree, to_tree
 from gatedrnn._interop.libraries import library
-from gatedrnn._interop.nested import from_tree, to_tree
 
 library("flax", "flax", "flax")  # says what to install, before the modules below need it
 

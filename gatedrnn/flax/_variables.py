@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from gatedrnn._interop.nested import from_tree, shapes_of, to_tree
+from gatedrnn._interop.flax.nested import from_tree, shapes_of, to_tree
 from gatedrnn._src import checks, inputs
 from gatedrnn._src.rule import Params
 

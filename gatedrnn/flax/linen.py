@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._interop import modules
-from gatedrnn._interop.nested import from_tree, shapes_of, to_tree
+from gatedrnn._interop.flax import modules
+from gatedrnn._interop.flax.nested import from_tree, shapes_of, to_tree
 from gatedrnn._src import checks
 from gatedrnn._src.rule import Carry, Params
 

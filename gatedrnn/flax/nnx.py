@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._interop import modules
+from gatedrnn._interop.flax import modules
 from gatedrnn._src import checks
 from gatedrnn._src.rule import Carry, Params
 from gatedrnn.flax import _variables as variables

@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax_networks import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import (
+    assert_trees_close,
+    assert_trees_equal,
+    normal,
+    outcome,
+    random_params,
+)
+
+import gatedrnn as gr
+from interop.flax_networks import (
     AT_LEAST_ONE,
     CELLS,
     DRAWING,
@@ -28,17 +39,6 @@ from flax_networks import (
     swapped,
     valid,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from networks import (
-    assert_trees_close,
-    assert_trees_equal,
-    normal,
-    outcome,
-    random_params,
-)
-
-import gatedrnn as gr
 
 pytest.importorskip("flax")
 

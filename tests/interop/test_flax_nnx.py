@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax_networks import (
+from networks import (
+    assert_trees_close,
+    assert_trees_equal,
+    normal,
+    outcome,
+    random_params,
+    some_of_all,
+)
+
+import gatedrnn as gr
+from interop.flax_networks import (
     AT_LEAST_ONE,
     CELLS,
     DRAWING,
@@ -24,16 +34,6 @@ from flax_networks import (
     swapped,
     valid,
 )
-from networks import (
-    assert_trees_close,
-    assert_trees_equal,
-    normal,
-    outcome,
-    random_params,
-    some_of_all,
-)
-
-import gatedrnn as gr
 
 pytest.importorskip("flax")
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gatedrnn as gr
-from gatedrnn._interop import keras as converters
-from gatedrnn._interop.keras_build import keras_weights
+from gatedrnn._interop.keras import convert as converters
+from gatedrnn._interop.keras.build import keras_weights
 from interop.common import assert_equal
 
 with warnings.catch_warnings():

@@ -6,7 +6,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
-from flax_cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import apply, assert_trees_equal, normal
+
+import gatedrnn as gr
+from interop.flax_cases import (
     GRU,
     IN,
     LENGTHS,
@@ -23,11 +28,6 @@ from flax_cases import (
     networks,
     params_of,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from networks import apply, assert_trees_equal, normal
-
-import gatedrnn as gr
 
 nn = pytest.importorskip("flax.linen")
 core = pytest.importorskip("flax.core")

@@ -5,7 +5,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from flax_cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import apply, assert_trees_equal, normal
+
+import gatedrnn as gr
+from interop.flax_cases import (
     ELMAN,
     GRU,
     IN,
@@ -24,11 +29,6 @@ from flax_cases import (
     params_of,
     without_inside,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from networks import apply, assert_trees_equal, normal
-
-import gatedrnn as gr
 
 nnx = pytest.importorskip("flax.nnx")
 

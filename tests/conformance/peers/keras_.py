@@ -13,7 +13,7 @@ import numpy as np
 import gatedrnn as gr
 from conformance.cases import IN
 from conformance.peer import Peer, by_autodiff
-from gatedrnn._interop.keras_build import keras_weights
+from gatedrnn._interop.keras.build import keras_weights
 
 
 def convert(layer, params):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gatedrnn._interop.keras_cells import cell_from, check_activation, make, weight
-from gatedrnn._interop.keras_chain import refusal
+from gatedrnn._interop.keras.cells import cell_from, check_activation, make, weight
+from gatedrnn._interop.keras.chain import refusal
 from gatedrnn._interop.parts import Run, recurrent_of
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.dropout import Dropout

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._interop.forms import cannot
-from gatedrnn._interop.keras_cells import FORMS, check_cell, make, weights_of_cell
-from gatedrnn._interop.keras_layers import layer_to
+from gatedrnn._interop.keras.cells import FORMS, check_cell, make, weights_of_cell
+from gatedrnn._interop.keras.layers import layer_to
 from gatedrnn._interop.parts import check_params, is_cell, row, row_of_params, runs
 from gatedrnn._src import inputs
 from gatedrnn._src.layers.bidirectional import Bidirectional

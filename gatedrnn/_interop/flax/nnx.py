@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._interop.arrays import Arrays
-from gatedrnn._interop.flax_sources import ACTIVATIONS, Flax, columns, network
-from gatedrnn._interop.flax_states import from_flax_carry, to_flax_carry
-from gatedrnn._interop.flax_targets import Level, bias_of, check_options, levels
+from gatedrnn._interop.flax.sources import ACTIVATIONS, Flax, columns, network
+from gatedrnn._interop.flax.states import from_flax_carry, to_flax_carry
+from gatedrnn._interop.flax.targets import Level, bias_of, check_options, levels
 from gatedrnn._interop.forms import Forms, cannot, gru_params
 from gatedrnn._interop.libraries import library
 from gatedrnn._interop.parts import is_cell

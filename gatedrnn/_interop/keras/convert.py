@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gatedrnn._interop.keras_build import keras_weights, model_of, sequence
-from gatedrnn._interop.keras_cells import array_of, cell_from
-from gatedrnn._interop.keras_chain import chain, refusal
-from gatedrnn._interop.keras_layers import layers_from
+from gatedrnn._interop.keras.build import keras_weights, model_of, sequence
+from gatedrnn._interop.keras.cells import array_of, cell_from
+from gatedrnn._interop.keras.chain import chain, refusal
+from gatedrnn._interop.keras.layers import layers_from
 from gatedrnn._interop.libraries import library
 from gatedrnn._interop.parts import carry_of_row, is_cell, joined, row, row_of_carry
 from gatedrnn._interop.states import carry_from_states

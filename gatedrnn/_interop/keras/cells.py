@@ -12,7 +12,7 @@ from jax import Array
 
 from gatedrnn._interop.arrays import as_array, reorder
 from gatedrnn._interop.forms import Forms, gru_params
-from gatedrnn._interop.keras_chain import refusal
+from gatedrnn._interop.keras.chain import refusal
 from gatedrnn._src.elman import Elman, ElmanParams
 from gatedrnn._src.gru import GRU
 from gatedrnn._src.gru_rule import GRUParams
