@@ -254,6 +254,32 @@ def test_the_library_needs_jax_and_numpy_only(path):
     assert not any(module.startswith("gatedrnn._app") for module in imports(path))
 
 
+INTEROP = sorted((PACKAGE / "_interop").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", INTEROP, ids=lambda p: str(p.relative_to(PACKAGE / "_interop")))
+def test_converters_import_other_libraries_where_they_are_used(path):
+    """Each module by itself: at its top are JAX, NumPy and ours."""
+    top = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.If)]
+    found = {
+        name.split(".")[0]
+        for node in top
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else map(_name, node.names))
+    }
+    assert found <= {"jax", "numpy", "gatedrnn"} | sys.stdlib_module_names
+
+
+def _name(alias):
+    return alias.name
+
+
+@in_source
+def test_the_library_never_converts(path):
+    """Arrows go from converters to the library."""
+    assert not any(module.startswith("gatedrnn._interop") for module in imports(path))
+
+
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
@@ -266,8 +292,10 @@ def test_import_needs_nothing_optional():
     """`import gatedrnn` works without what the commands and tests need, and loads no command."""
     program = """
 import sys
-for name in ("optax", "orbax", "flax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypothesis"):
+for name in ("optax", "orbax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypothesis"):
     sys.modules[name] = None  # an import of it raises
+for name in ("flax", "torch", "keras", "equinox", "haiku", "onnx", "onnxruntime"):
+    sys.modules[name] = None
 import gatedrnn
 assert not [name for name in sys.modules if name.startswith("gatedrnn._app")]
 assert gatedrnn.LSTM(3).carry((2,)).h.shape == (2, 3)
