@@ -15,9 +15,8 @@ import numpy as np
 import gatedrnn as gr
 from gatedrnn._app import checkpoints, evaluation, run_folder, tasks
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.run_folder import BEST, CONFIG, RunFolder
+from gatedrnn._app.run_folder import BEST, CONFIG
 from gatedrnn._app.task import Model
-from gatedrnn._app.tasks import language
 
 T, B = 12, 4  # of the random input that the file is compared on
 
@@ -26,7 +25,7 @@ def run(folder: str, *, to: str, model: str | None, lengths: bool, carry: bool) 
     """Write the network of one model of the run in `folder` to the file `to`; the exit code."""
     path = _target(to)
     found = run_folder.find(folder)
-    name, chosen = _chosen(folder, _models(found), model)
+    name, chosen = _chosen(folder, tasks.load(found.path / CONFIG).models_of(found), model)
     layer = _network(name, chosen)
     params = evaluation.best_of(name, chosen, found)
     made = _graph(name, layer, params, lengths=lengths, carry=carry)
@@ -49,15 +48,6 @@ def _target(to: str) -> Path:
     if not path.parent.is_dir():
         raise CommandError(f"--to: there is no folder {path.parent}")
     return path
-
-
-def _models(found: RunFolder) -> Mapping[str, Model]:
-    """The models of a run."""
-    config = tasks.load(found.path / CONFIG)
-    if isinstance(config, language.Config):  # its text may be elsewhere by now, and is not needed
-        vocabulary = language.vocabulary_of(found)
-        return {"LSTM": language.LanguageModel(config.model, vocabulary.size)}
-    return config.make().models
 
 
 def _chosen(folder: str, models: Mapping[str, Model], name: str | None) -> tuple[str, Model]:
