@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from gatedrnn._app import checkpoints, export, run_folder, tasks
+from gatedrnn._app import checkpoints, run_folder, tasks
 
 from . import tiny
 
@@ -91,7 +91,7 @@ def test_the_file_is_the_trained_network(command):
     Path("text.txt").unlink()  # which is not needed any more
     assert command("export", "runs/tiny", "--to", "lm.onnx", "--carry").code == 0
     found = run_folder.find("runs/tiny")
-    model = export._models(found)["LSTM"]
+    model = tasks.load(found.path / "config.toml").models_of(found)["LSTM"]
     params = checkpoints.restore(
         found.path / "best" / "LSTM", jax.eval_shape(model.init, jax.random.key(0))
     )
