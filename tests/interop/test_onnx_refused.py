@@ -69,7 +69,7 @@ def decoder():
     return om.model(nodes, {"x": ("T", "B", I)}, {"z": 4}, below | above)
 
 
-def side_by_side(*directions):
+def side_by_side(*directions, axis=3):
     """Two nodes over the same input, one beside the other."""
     arrays, nodes = {}, []
     for prefix, direction in zip("fb", directions, strict=True):
@@ -77,8 +77,36 @@ def side_by_side(*directions):
         arrays |= own
         y = (f"{prefix}y", f"{prefix}h")
         nodes.append(om.node("GRU", H, own, prefix=prefix, y=y, direction=direction))
-    nodes.append(helper.make_node("Concat", ["fy", "by"], ["y"], name="join", axis=3))
+    nodes.append(helper.make_node("Concat", ["fy", "by"], ["y"], name="join", axis=axis))
     return om.model(nodes, {"x": ("T", "B", I)}, Y, arrays)
+
+
+def residual_padding():
+    """A sum over time of outputs beside what they read, whose padding may be anything."""
+    arrays = om.weights("GRU", H, H) | {"one": np.array([1]), "zero": np.array([0])}
+    nodes = [
+        om.node("GRU", H, arrays | {"sequence_lens": 0}),
+        helper.make_node("Squeeze", ["y", "one"], ["s"]),
+        helper.make_node("Add", ["x", "s"], ["a"]),
+        helper.make_node("ReduceSum", ["a", "zero"], ["z"], name="next"),
+    ]
+    inputs = {"x": ("T", "B", H), "sequence_lens": ("B",)}
+    return om.model(nodes, inputs, {"z": 3}, arrays, ints=("sequence_lens",))
+
+
+def residual_of_ends():
+    """The final states of two directions are those of no step, to which others could be added."""
+    below, above = om.weights("GRU", I, H, 2), om.weights("GRU", H, H, prefix="b")
+    constants = below | above | {"one": np.array([1]), "zero": np.array([0])}
+    nodes = [
+        om.node("GRU", H, below, direction="bidirectional"),
+        helper.make_node("ReduceSum", ["y", "one"], ["s"], keepdims=0),
+        helper.make_node("ReduceSum", ["h", "zero"], ["e"], keepdims=0),
+        om.node("GRU", H, above, x="t", prefix="b", y=("z", "zh")),
+        helper.make_node("Add", ["e", "zh"], ["end"], name="next"),
+    ]
+    nodes[3].input[0] = "s"
+    return om.model(nodes, {"x": ("T", "B", I)}, {"end": 3}, constants)
 
 
 def sized():
@@ -306,6 +334,29 @@ REFUSED = {
     "the last step of two directions": (
         lambda: simple(after=turned, out={"z": 2}, constants=LAST, **BIDIRECTIONAL),
         "output 'z': got the last step, expected that of a network",
+    ),
+    "the last step of the backward direction": (
+        lambda: simple(
+            after=[
+                *turned,
+                helper.make_node("Slice", ["z", "from", "to", "one"], ["b"], name="cut"),
+            ],
+            out={"b": 2},
+            constants={
+                **LAST,
+                "from": np.array([H]),
+                "to": np.array([2 * H]),
+                "one": np.array([1]),
+            },
+            **BIDIRECTIONAL,
+        ),
+        "Slice node 'cut'.*it takes entries 4 to 8 of 8 along axis 1",
+    ),
+    "the padding in a sum": (residual_padding, "ReduceSum node 'next'.*the padding take part"),
+    "a residual of final states": (residual_of_ends, "Add node 'next'.*it adds neither"),
+    "two directions one after the other": (
+        lambda: side_by_side("forward", "reverse", axis=0),
+        "Concat node 'join'.*it joins two directions along axis 0, which is not of features",
     ),
     "the last step of padding": (
         lambda: simple(
