@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import gatedrnn as gr
 from interop import onnx_models as om
@@ -69,7 +69,7 @@ def decoder():
     return om.model(nodes, {"x": ("T", "B", I)}, {"z": 4}, below | above)
 
 
-def side_by_side(*directions):
+def side_by_side(*directions, axis=3):
     """Two nodes over the same input, one beside the other."""
     arrays, nodes = {}, []
     for prefix, direction in zip("fb", directions, strict=True):
@@ -77,8 +77,67 @@ def side_by_side(*directions):
         arrays |= own
         y = (f"{prefix}y", f"{prefix}h")
         nodes.append(om.node("GRU", H, own, prefix=prefix, y=y, direction=direction))
-    nodes.append(helper.make_node("Concat", ["fy", "by"], ["y"], name="join", axis=3))
+    nodes.append(helper.make_node("Concat", ["fy", "by"], ["y"], name="join", axis=axis))
     return om.model(nodes, {"x": ("T", "B", I)}, Y, arrays)
+
+
+def residual_padding():
+    """A sum over time of outputs beside what they read, whose padding may be anything."""
+    arrays = om.weights("GRU", H, H) | {"one": np.array([1]), "zero": np.array([0])}
+    nodes = [
+        om.node("GRU", H, arrays | {"sequence_lens": 0}),
+        helper.make_node("Squeeze", ["y", "one"], ["s"]),
+        helper.make_node("Add", ["x", "s"], ["a"]),
+        helper.make_node("ReduceSum", ["a", "zero"], ["z"], name="next"),
+    ]
+    inputs = {"x": ("T", "B", H), "sequence_lens": ("B",)}
+    return om.model(nodes, inputs, {"z": 3}, arrays, ints=("sequence_lens",))
+
+
+def residual_of_ends():
+    """The final states of two directions are those of no step, to which others could be added."""
+    below, above = om.weights("GRU", I, H, 2), om.weights("GRU", H, H, prefix="b")
+    constants = below | above | {"one": np.array([1]), "zero": np.array([0])}
+    nodes = [
+        om.node("GRU", H, below, direction="bidirectional"),
+        helper.make_node("ReduceSum", ["y", "one"], ["s"], keepdims=0),
+        helper.make_node("ReduceSum", ["h", "zero"], ["e"], keepdims=1),
+        om.node("GRU", H, above, x="t", prefix="b", y=("z", "zh")),
+        helper.make_node("Add", ["e", "zh"], ["end"], name="next"),
+    ]
+    nodes[3].input[0] = "s"
+    return om.model(nodes, {"x": ("T", "B", I)}, {"end": 3}, constants)
+
+
+def masked(steps=(0, 1, 2, 3, 4), empty=None, told=True):
+    """Outputs zeroed by lengths, or final states kept where they are 0."""
+    arrays = om.weights("GRU", I, H)
+    arrays |= {"steps": np.array(steps, np.int32)[:, None], "none": np.array(0, np.int32)}
+    arrays |= {"one": np.array([1]), "two": np.array([2]), "zero": np.float32(0)}
+    if empty is not None:
+        arrays["empty"] = np.float32(empty)
+    nodes = [
+        om.node("GRU", H, arrays | ({"sequence_lens": 0} if told else {})),
+        helper.make_node("Squeeze", ["y", "one"], ["s"]),
+        helper.make_node("Less", ["steps", "sequence_lens"], ["flags"], name="compare"),
+        helper.make_node("Unsqueeze", ["flags", "two"], ["mask"]),
+        helper.make_node("Where", ["mask", "s", "zero"], ["z"], name="next"),
+        helper.make_node("Greater", ["sequence_lens", "none"], ["any"]),
+        helper.make_node("Unsqueeze", ["any", "one"], ["some"]),
+        helper.make_node("Where", ["some", "h", "empty"], ["end"], name="keep"),
+    ]
+    inputs = {"x": (5, "B", I), "sequence_lens": ("B",)}
+    outputs = {"z": 3} if empty is None else {"end": 3}
+    return om.model(nodes, inputs, outputs, arrays, ints=("sequence_lens",))
+
+
+def of_another_input():
+    """A reverse node that reads what a layer makes of what the forward one reads."""
+    model = side_by_side("forward", "reverse")
+    model.graph.initializer.append(numpy_helper.from_array(states(I, I), "k"))
+    model.graph.node.insert(0, helper.make_node("MatMul", ["x", "k"], ["made"]))
+    model.graph.node[2].input[0] = "made"
+    return model
 
 
 def sized():
@@ -307,6 +366,57 @@ REFUSED = {
         lambda: simple(after=turned, out={"z": 2}, constants=LAST, **BIDIRECTIONAL),
         "output 'z': got the last step, expected that of a network",
     ),
+    "the last step of the backward direction": (
+        lambda: simple(
+            after=[
+                *turned,
+                helper.make_node("Slice", ["z", "from", "to", "one"], ["b"], name="cut"),
+            ],
+            out={"b": 2},
+            constants={
+                **LAST,
+                "from": np.array([H]),
+                "to": np.array([2 * H]),
+                "one": np.array([1]),
+            },
+            **BIDIRECTIONAL,
+        ),
+        "Slice node 'cut'.*it takes entries 4 to 8 of 8 along axis 1",
+    ),
+    "the padding in a sum": (residual_padding, "ReduceSum node 'next'.*the padding take part"),
+    "a residual of final states": (residual_of_ends, "Add node 'next'.*it adds neither"),
+    "two directions one after the other": (
+        lambda: side_by_side("forward", "reverse", axis=0),
+        "Concat node 'join'.*it joins two directions along axis 0, which is not of features",
+    ),
+    "features before directions": (
+        lambda: simple(
+            after=[
+                helper.make_node("Transpose", ["y"], ["t"], perm=[0, 2, 3, 1]),
+                helper.make_node("Reshape", ["t", "shape"], ["r"]),
+            ],
+            out={"r": 3},
+            constants=LAST,
+            **BIDIRECTIONAL,
+        ),
+        "output 'r': got directions and features in one axis, mixed",
+    ),
+    "a reverse node of another input": (
+        of_another_input,
+        "Concat node 'join'.*not a forward and a reverse node of the same input",
+    ),
+    "other steps": (
+        lambda: masked(steps=(1, 2, 3, 4, 5)),
+        "Less node 'compare'.*it does not compare the numbers of all steps with lengths",
+    ),
+    "lengths that nodes are not told": (
+        lambda: masked(told=False),
+        "Where node 'next'.*its lengths of sequences are 'sequence_lens', .* 'none'",
+    ),
+    "other states of empty rows": (
+        lambda: masked(empty=1.0),
+        "Where node 'keep'.*gives to empty rows is neither zeros nor their initial states",
+    ),
     "the last step of padding": (
         lambda: simple(
             after=[helper.make_node("Gather", ["y", "last"], ["z"], name="next")],
@@ -367,6 +477,22 @@ def test_what_stands_in_the_way_is_named(name):
     with pytest.raises(ValueError, match=message) as error:
         gr.interop.from_onnx(make())
     assert str(error.value).startswith("model")
+
+
+def test_masks_that_fit_are_followed():
+    """The models above, as they should be."""
+    layer = gr.recurrent(gr.GRU(H, "before", "keeps"))
+    assert gr.interop.from_onnx(masked())[0] == layer
+    assert gr.interop.from_onnx(masked(empty=0.0))[0] == gr.final(layer)
+
+
+def test_no_step_by_number_is_taken_for_the_last():
+    """Numbers stand for sizes that the graph leaves open, but none that it mentions."""
+    for step in range(58, 75):
+        constants = {"step": np.array(step)}
+        model = follow("Gather", "y", "step", constants=constants)
+        with pytest.raises(ValueError, match=rf"it takes entr(y|ies) {step}"):
+            gr.interop.from_onnx(model)
 
 
 def test_something_else_is_no_model():

@@ -240,9 +240,9 @@ def _joined(name: str, flow: Flow) -> Flow:
     net = flow.net
     if not isinstance(net, Pair):
         return flow
-    if (net.directions,) not in flow.axes or net.features not in flow.axes:
+    if (net.directions,) not in flow.axes:
         raise ValueError(f"model, output {name!r}: got directions and features in one axis, mixed")
-    return flow._replace(net=net.concatenated)
+    return flow._replace(net=net.merged("concat"))
 
 
 def _pieces(flow: Flow) -> list[Flow]:
@@ -253,4 +253,4 @@ def _pieces(flow: Flow) -> list[Flow]:
 
 
 def _depth(flow: Flow) -> int:
-    return len(steps_of(flow.net.concatenated if isinstance(flow.net, Pair) else flow.net))
+    return len(steps_of(flow.net.merged("concat") if isinstance(flow.net, Pair) else flow.net))

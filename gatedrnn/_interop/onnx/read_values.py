@@ -6,7 +6,6 @@ not mention stand for the sizes that it leaves open, so that it can compute with
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any, NamedTuple, Union
 
@@ -139,6 +138,7 @@ class Pair:
     forward: Nodes
     backward: Nodes
     directions: Atom = dataclasses.field(default_factory=lambda: Atom(2))
+    _layers: dict[str, Step] = dataclasses.field(default_factory=dict)
 
     @property
     def nodes(self) -> Nodes:
@@ -151,14 +151,12 @@ class Pair:
         return Step(self.below, *recurrent_of(self.runs[:1]), self.features, self.forward)
 
     def merged(self, merge: str) -> Step:
-        """Both as one layer, of as many features as either."""
-        return Step(self.below, *recurrent_of(self.runs, merge), self.features, self.nodes)
-
-    @functools.cached_property
-    def concatenated(self) -> Step:
-        """Both as one layer, always the same one."""
-        features = (self.directions, *self.features)
-        return Step(self.below, *recurrent_of(self.runs), features, self.nodes)
+        """Both as one layer, for each merge always the same one."""
+        if merge not in self._layers:
+            both = (self.directions,) if merge == "concat" else ()
+            layer, params = recurrent_of(self.runs, merge)
+            self._layers[merge] = Step(self.below, layer, params, both + self.features, self.nodes)
+        return self._layers[merge]
 
 
 @dataclasses.dataclass(eq=False)
@@ -209,7 +207,7 @@ def settled(flow: Flow) -> Flow:
     """`flow` as the output of one layer, where both directions are side by side in one axis."""
     net = flow.net
     if isinstance(net, Pair) and (net.directions, *net.features) in flow.axes:
-        return flow._replace(net=net.concatenated)
+        return flow._replace(net=net.merged("concat"))
     return flow
 
 
