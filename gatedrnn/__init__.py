@@ -1,6 +1,7 @@
 """Recurrent networks as pure functions in JAX, with backward passes derived by hand."""
 
-from gatedrnn import diagnostics, plot
+from gatedrnn import diagnostics, interop, plot
+from gatedrnn._interop.cudnn_layer import cudnn
 from gatedrnn._src.attention import Attention, attend, attention_weights
 from gatedrnn._src.attention_rule import AttentionCarry, AttentionParams
 from gatedrnn._src.bptt import BPTT
@@ -94,6 +95,7 @@ __all__ = [
     "bidirectional",
     "check_rule",
     "check_tree_rule",
+    "cudnn",
     "dense",
     "diagnostics",
     "dropout",
@@ -105,6 +107,7 @@ __all__ = [
     "forest_sizes",
     "generate",
     "greedy",
+    "interop",
     "plot",
     "pool",
     "recurrent",

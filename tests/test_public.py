@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import subprocess
 import sys
@@ -92,9 +93,34 @@ def test_names_of_public_modules_are_documented(value):
         assert [item for item in documented_names(value) if f"{item}:" not in doc] == []
 
 
+FLAX = ("gatedrnn.flax", "gatedrnn.flax.linen", "gatedrnn.flax.nnx")  # each imported by itself
+
+
+@pytest.mark.parametrize("name", FLAX)
+def test_names_of_the_flax_package_are_documented(name):
+    """Every parameter of every function and method, there or in the docstring of its class."""
+    pytest.importorskip("flax")
+    module = importlib.import_module(name)
+    for value in (getattr(module, public) for public in module.__all__):
+        assert value.__doc__
+        members = vars(value).values() if inspect.isclass(value) else [value]
+        for function in filter(inspect.isfunction, members):
+            if function.__name__.startswith("_") and function.__name__ not in (
+                "__init__",
+                "__call__",
+            ):
+                continue
+            own = function.__doc__
+            assert own or function.__name__ == "__init__", function
+            known = {"self", "parent", "name"}  # the last two are flax's
+            names = set(inspect.signature(function).parameters) - known
+            assert {item for item in names if f"{item}:" not in f"{value.__doc__}{own}"} == set()
+
+
 def test_nothing_else_is_public():
-    """What `dir` shows is `__all__` and modules that start with an underscore."""
-    assert {name for name in dir(gr) if not name.startswith("_")} == set(gr.__all__)
+    """What `dir` shows is `__all__`, underscored modules, and what is imported by itself."""
+    apart = {name.split(".")[1] for name in FLAX}
+    assert {name for name in dir(gr) if not name.startswith("_")} - apart == set(gr.__all__)
     assert sorted(set(gr.__all__)) == sorted(gr.__all__)
 
 
@@ -228,6 +254,32 @@ def test_the_library_needs_jax_and_numpy_only(path):
     assert not any(module.startswith("gatedrnn._app") for module in imports(path))
 
 
+INTEROP = sorted((PACKAGE / "_interop").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", INTEROP, ids=lambda p: str(p.relative_to(PACKAGE / "_interop")))
+def test_converters_import_other_libraries_where_they_are_used(path):
+    """Each module by itself: at its top are JAX, NumPy and ours."""
+    top = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.If)]
+    found = {
+        name.split(".")[0]
+        for node in top
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else map(_name, node.names))
+    }
+    assert found <= {"jax", "numpy", "gatedrnn"} | sys.stdlib_module_names
+
+
+def _name(alias):
+    return alias.name
+
+
+@in_source
+def test_the_library_never_converts(path):
+    """Arrows go from converters to the library."""
+    assert not any(module.startswith("gatedrnn._interop") for module in imports(path))
+
+
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
@@ -240,8 +292,10 @@ def test_import_needs_nothing_optional():
     """`import gatedrnn` works without what the commands and tests need, and loads no command."""
     program = """
 import sys
-for name in ("optax", "orbax", "flax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypothesis"):
+for name in ("optax", "orbax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypothesis"):
     sys.modules[name] = None  # an import of it raises
+for name in ("flax", "torch", "keras", "equinox", "haiku", "onnx", "onnxruntime"):
+    sys.modules[name] = None
 import gatedrnn
 assert not [name for name in sys.modules if name.startswith("gatedrnn._app")]
 assert gatedrnn.LSTM(3).carry((2,)).h.shape == (2, 3)

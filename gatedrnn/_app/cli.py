@@ -27,6 +27,7 @@ TRAINING = {
     "sklearn": "scikit-learn",
 }
 SAMPLING = {"orbax": "orbax-checkpoint"}
+EXPORTING = {"onnx": "onnx"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +76,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="gatedrnn",
-        description="Train, evaluate and sample recurrent networks; check their rules.",
+        description="Train, evaluate, sample and export recurrent networks; check their rules.",
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
@@ -126,6 +127,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
 
+    export = _add(commands, "export", _export, "write the network of a run as an ONNX file")
+    export.add_argument("run", help="the folder of a run, such as runs/digits")
+    export.add_argument(
+        "--to", required=True, metavar="FILE", help="such as model.onnx; replaced if it is there"
+    )
+    export.add_argument("--model", metavar="NAME", help="which one, if the run has several models")
+    export.add_argument(
+        "--lengths", action="store_true", help="have the file take the lengths of the sequences"
+    )
+    export.add_argument(
+        "--carry", action="store_true", help="have the file take the initial states"
+    )
+
     check = _add(commands, "check", _check, "compare the hand-derived gradients with autodiff")
     check.add_argument("--cell", metavar="NAME", help="only cells whose name contains NAME")
     return parser
@@ -167,18 +181,28 @@ def _sample(args: argparse.Namespace) -> int:
     )
 
 
+def _export(args: argparse.Namespace) -> int:
+    _need(TRAINING | EXPORTING, "train,onnx")
+    from gatedrnn._app import export
+
+    return export.run(
+        args.run, to=args.to, model=args.model, lengths=args.lengths, carry=args.carry
+    )
+
+
 def _check(args: argparse.Namespace) -> int:
     from gatedrnn._app import check
 
     return check.run(args)
 
 
-def _need(packages: dict[str, str]) -> None:
+def _need(packages: dict[str, str], extras: str = "train") -> None:
     """Raise unless all of `packages` are installed."""
     missing: Iterable[str] = [
         package for module, package in packages.items() if not importlib.util.find_spec(module)
     ]
     if missing:
         raise CommandError(
-            f'this command needs {", ".join(missing)}; install with: pip install "gatedrnn[train]"'
+            f"this command needs {', '.join(missing)}; install with: pip install"
+            f' "gatedrnn[{extras}]"'
         )

@@ -10,10 +10,22 @@ import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    NamedTuple,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from gatedrnn._app.errors import CommandError, reason
-from gatedrnn._app.task import Task
+from gatedrnn._app.task import Model, Task
+
+if TYPE_CHECKING:
+    from gatedrnn._app.run_folder import RunFolder
 
 # what tomllib raises: also on integers of more than 4300 digits, and on deep nesting
 NO_TOML = (ValueError, RecursionError)
@@ -103,6 +115,10 @@ class Config:
     def make(self) -> Task:
         """The task, ready to be trained."""
         raise NotImplementedError
+
+    def models_of(self, run: "RunFolder") -> Mapping[str, Model]:
+        """The models of a run that has this configuration, by their names."""
+        return self.make().models
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

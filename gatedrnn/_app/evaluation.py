@@ -8,7 +8,7 @@ from gatedrnn._app import checkpoints, curve, report, run_folder, tasks
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.loop import Best
 from gatedrnn._app.run_folder import BEST, CONFIG, RunFolder
-from gatedrnn._app.task import Task
+from gatedrnn._app.task import Model, Task
 
 
 def run(folder: str) -> int:
@@ -29,13 +29,13 @@ def run(folder: str) -> int:
 
 def best_parameters(task: Task, folder: RunFolder) -> dict[str, Any]:
     """The best parameters of every model of a run."""
-    return {
-        name: checkpoints.restore(
-            folder.path / BEST / name,
-            jax.eval_shape(model.init, jax.random.key(0)),
-        )
-        for name, model in task.models.items()
-    }
+    return {name: best_of(name, model, folder) for name, model in task.models.items()}
+
+
+def best_of(name: str, model: Model, folder: RunFolder) -> Any:
+    """The best parameters of one model of a run."""
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    return checkpoints.restore(folder.path / BEST / name, like)
 
 
 def demand_same_data(name: str, task: Task, folder: RunFolder) -> None:

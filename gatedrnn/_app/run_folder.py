@@ -78,11 +78,7 @@ class RunFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write the file `name`, whole or not at all."""
-        path = self.path / name
-        part = path.with_name(f".{path.name}.part")
-        with _writing(path):
-            part.write_bytes(content)
-            os.replace(part, path)
+        write_whole(self.path / name, content)
 
     def write_config(self, config: Config) -> None:
         """Write the configuration as run."""
@@ -135,6 +131,19 @@ class RunFolder:
             for folder in self.made:
                 with suppress(OSError):  # something else is in it
                     folder.rmdir()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; one that is there is replaced."""
+    part = path.with_name(f".{path.name}.part")
+    with _writing(path):
+        try:
+            part.write_bytes(content)
+            os.replace(part, path)
+        except BaseException:
+            with suppress(OSError, ValueError):
+                part.unlink()
+            raise
 
 
 def png(figure: "Figure") -> bytes:

@@ -21,7 +21,7 @@ BITS = Criterion("bits", "bits per character", of_loss=2.0)
 def test_the_general_part_knows_no_task():
     """Only those that make a task from a configuration import their registry."""
     folder = Path(gatedrnn.__file__).parent / "_app"
-    asks = {"train", "evaluation"}
+    asks = {"train", "evaluation", "export"}
     for path in folder.glob("*.py"):
         found = {
             f"{node.module}.{name.name}"

@@ -75,6 +75,11 @@ class Labeller:
     in_features: int | None  # None of tokens
     classes: int
 
+    @property
+    def net(self) -> Any:
+        """The network with its read-out; raises where `body` is no layer of the library."""
+        return gr.stack(self.body, gr.dense(self.classes))
+
     def init(self, key: jax.Array) -> tuple[Any, gr.DenseParams]:
         """New parameters."""
         body = self.body.init(jax.random.fold_in(key, 0), self.in_features)

@@ -72,6 +72,10 @@ class Config(config.Config):
         """Read the text."""
         return Language(self)
 
+    def models_of(self, run: RunFolder) -> "dict[str, LanguageModel]":
+        """The model of a run, whose text may be elsewhere by now: the vocabulary is stored."""
+        return {"LSTM": LanguageModel(self.model, vocabulary_of(run).size)}
+
 
 class Batch(NamedTuple):
     """A window of every stream."""

@@ -1,0 +1,95 @@
+"""Another library's arrays by name, and gates in another order."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class Arrays:
+    """Arrays by name: each is taken with the shape that it must have, and none is left over.
+
+    Names within names are joined by slashes: `{"ii": {"kernel": a}}` holds `ii/kernel`. The dtypes
+    are floating and all alike, and none is rounded.
+
+    Args:
+      what: what the arrays are of, for errors: `"state_dict"`.
+      arrays: a mapping from names to arrays, or to more such mappings.
+    """
+
+    def __init__(self, what: str, arrays: Mapping[str, Any]) -> None:
+        self.what = what
+        self._left = dict(_flat(arrays))
+        self._dtype: Any = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array that must be there."""
+        if name not in self._left:
+            names = ", ".join(sorted(self._left)) or "nothing"
+            raise ValueError(f"{self.what}: {name!r} is missing, got {names}")
+        return tuple(jnp.shape(self._left[name]))
+
+    def take(self, name: str, shape: tuple[int | None, ...]) -> Array:
+        """The array of this name; None stands for an axis of any size."""
+        got = self.shape(name)
+        if len(got) != len(shape) or any(
+            want not in (None, axis) for axis, want in zip(got, shape, strict=True)
+        ):
+            expected = f"({', '.join('any' if n is None else str(n) for n in shape)})"
+            raise ValueError(f"{self.what}, {name!r}: got shape {got}, expected {expected}")
+        array = as_array(f"{self.what}, {name!r}", self._left.pop(name))
+        if self._dtype not in (None, array.dtype):
+            raise TypeError(
+                f"{self.what}, {name!r}: got dtype {array.dtype}, expected {self._dtype}, that of "
+                "the arrays before it"
+            )
+        self._dtype = array.dtype
+        return array
+
+    def close(self) -> None:
+        """Raise if an array was not taken."""
+        if self._left:
+            names = ", ".join(sorted(self._left))
+            raise ValueError(f"{self.what}: {names}: not part of such a network, expected no more")
+
+
+def _flat(arrays: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in arrays.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}/")
+        else:
+            yield f"{above}{name}", value
+
+
+def as_array(name: str, value: Any) -> Array:
+    """`value` as an array of JAX of the same dtype, which is floating; tracers pass."""
+    if not isinstance(value, jax.Array) and not hasattr(value, "dtype"):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected an array")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name}: got dtype {value.dtype}, expected a floating-point one")
+    array = jnp.asarray(value)
+    if array.dtype != value.dtype:  # JAX rounds float64 silently where it is switched off
+        raise TypeError(
+            f"{name}: got dtype {value.dtype}, expected float32 or less: JAX runs without float64 "
+            "here; convert the weights first, or set jax_enable_x64"
+        )
+    return array
+
+
+def reorder(array: Array, order: str, to: str, axis: int = -1) -> Array:
+    """The gates, stacked along `axis` in one `order` of letters, in another: `"ifgo"`, `"iofg"`."""
+    if order == to:
+        return array
+    gates = dict(zip(order, jnp.split(array, len(order), axis), strict=True))
+    return jnp.concatenate([gates[gate] for gate in to], axis)
+
+
+def flip_gate(array: Array, order: str, gate: str, axis: int = -1) -> Array:
+    """`array` with the sign of one gate's share flipped, `σ(−a) = 1 − σ(a)`."""
+    gates = zip(order, jnp.split(array, len(order), axis), strict=True)
+    return jnp.concatenate([-part if name == gate else part for name, part in gates], axis)

@@ -1,0 +1,1 @@
+"""flax: linen and nnx; what the modules of `gatedrnn.flax` share."""

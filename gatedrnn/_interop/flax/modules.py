@@ -1,0 +1,141 @@
+"""A layer or a cell inside another library's module.
+
+Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from gatedrnn._src import inputs
+from gatedrnn._src.drawing import draws
+from gatedrnn._src.layers.bidirectional import Bidirectional
+from gatedrnn._src.layers.dropout import Dropout
+from gatedrnn._src.layers.final import Final
+from gatedrnn._src.layers.layer import Layer, reads_tokens
+from gatedrnn._src.layers.pool import Pool
+from gatedrnn._src.layers.recurrent import Recurrent, lift
+from gatedrnn._src.layers.repeat import Repeat
+from gatedrnn._src.layers.residual import Residual
+from gatedrnn._src.layers.stack import Stack
+from gatedrnn._src.layers.stepwise import Dense, Embed
+from gatedrnn._src.rule import Carry, Cell, Params
+
+
+def as_layer(layer: Any) -> Layer:
+    """A layer as it is, a cell as a recurrent layer; raise for anything else."""
+    layer = lift(layer)
+    if isinstance(layer, type) or not isinstance(layer, Layer):
+        raise TypeError(f"layer: got {layer!r}, expected a layer or a cell, like gr.LSTM(256)")
+    return layer
+
+
+def as_cell(cell: Any) -> Cell:
+    """A cell that another library's loop can run; raise for anything else."""
+    inputs.check_cell(cell)
+    if draws(cell):
+        raise TypeError(
+            f"cell: got {cell!r}, expected a cell that draws no masks: they follow from one key "
+            "for a whole sequence, which flax's own loops do not pass; use Layer(cell), which does"
+        )
+    return cell
+
+
+def may_draw(layer: Any) -> bool:
+    """Whether a key may change what `layer` does; that of a layer of someone's own always may."""
+    if isinstance(layer, Dropout):
+        return layer.rate > 0
+    if isinstance(layer, Recurrent):
+        return draws(layer.cell)
+    if isinstance(layer, Bidirectional):
+        return may_draw(layer.forward) or may_draw(layer.backward)
+    if isinstance(layer, Stack):
+        return any(map(may_draw, layer.layers))
+    if isinstance(layer, Repeat | Residual | Final | Pool):
+        return may_draw(layer.layer)
+    return not isinstance(layer, Dense | Embed)
+
+
+def features_of_step(layer: Any, x: Array) -> int | None:
+    """How many features `layer` reads in `x [..., I]`; None for tokens `[...]`."""
+    if reads_tokens(layer):
+        return None
+    if jnp.ndim(x) == 0:
+        raise ValueError("x: got shape (), expected [*B, I]")
+    return jnp.shape(x)[-1]
+
+
+def initial_carry(layer: Any, params: Params, x: Array, param_dtype: DTypeLike) -> Carry:
+    """The layer's initial carry for steps shaped and typed as `x [*B, I]`, or tokens `[*B]`."""
+    x = jnp.asarray(x)
+    if reads_tokens(layer):
+        return layer.carry(x.shape, param_dtype, params)
+    return layer.carry(x.shape[:-1], x.dtype, params)
+
+
+def apply(
+    layer: Any,
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    *,
+    time_major: bool,
+    lengths: Array | None,
+    mask: Array | None,
+    resets: Array | None,
+    key: Array | None,
+) -> tuple[Carry, Array]:
+    """`layer.apply`, on sequences whose time axis is the last before the features.
+
+    That is, `xs [*B, T, I]` (tokens `[*B, T]`), `mask` and `resets [*B, T]`, `ys [*B, T, F]`; as
+    ours are where `time_major`.
+    """
+    if time_major:
+        options = {"lengths": lengths, "mask": mask, "resets": resets, "key": key}
+        return layer.apply(params, xs, carry, **options)
+    xs = jnp.asarray(xs)
+    tokens = reads_tokens(layer)
+    axis = xs.ndim - (1 if tokens else 2)
+    if axis < 0:
+        expected = "[*B, T]" if tokens else "[*B, T, I], at least two axes"
+        raise ValueError(f"xs: got shape {xs.shape}, expected {expected}")
+    shape = xs.shape[: axis + 1]
+    carry, ys = layer.apply(
+        params,
+        jnp.moveaxis(xs, axis, 0),
+        carry,
+        lengths=lengths,
+        mask=_time_first("mask", mask, shape),
+        resets=_time_first("resets", resets, shape),
+        key=key,
+    )
+    return carry, ys if getattr(layer, "drops_time", False) else jnp.moveaxis(ys, 0, axis)
+
+
+def _time_first(name: str, flags: Array | None, shape: tuple[int, ...]) -> Array | None:
+    if flags is None:
+        return None
+    flags = jnp.asarray(flags)
+    if flags.shape != shape:
+        raise ValueError(f"{name}: got shape {flags.shape}, expected {shape}, the axes [*B, T]")
+    return jnp.moveaxis(flags, -1, 0)
+
+
+def step_of_loop(cell: Cell, params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
+    """`cell.step` whose carry may go through a loop: no leaf becomes narrower than it was.
+
+    The loop wants the dtypes that it gave; a carry made for float32 may meet a 16-bit `x`, in whose
+    dtype the output is. Nothing is rounded.
+    """
+    new, y = cell.step(params, carry, x)
+
+    def widened(leaf: Array, old: Array) -> Array:
+        before = jnp.result_type(old)
+        floating = all(jnp.issubdtype(d, jnp.floating) for d in (leaf.dtype, before))
+        wider = floating and jnp.finfo(before).bits > jnp.finfo(leaf.dtype).bits
+        return leaf.astype(before) if wider else leaf
+
+    return jax.tree.map(widened, new, carry), y

@@ -1,0 +1,1 @@
+"""keras: its layers, cells and models."""

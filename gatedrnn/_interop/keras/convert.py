@@ -1,0 +1,191 @@
+"""keras' `SimpleRNN`, `LSTM`, `GRU`, their cells, `Bidirectional`, and models in a row of these.
+
+Sequences are batch-major, and the states of a layer are a list.
+
+Axes: `T` time, `*B` batch, `R` recurrent features.
+"""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gatedrnn._interop.keras.build import keras_weights, model_of, sequence
+from gatedrnn._interop.keras.cells import array_of, cell_from
+from gatedrnn._interop.keras.chain import chain, refusal
+from gatedrnn._interop.keras.layers import layers_from
+from gatedrnn._interop.libraries import library
+from gatedrnn._interop.parts import carry_of_row, is_cell, joined, row, row_of_carry
+from gatedrnn._interop.states import carry_from_states
+from gatedrnn._src import checks
+from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
+from gatedrnn._src.layers.final import Final
+from gatedrnn._src.layers.recurrent import Recurrent
+from gatedrnn._src.rule import Carry, Cell
+
+
+def _keras() -> Any:
+    """keras, or an error that says what is missing: the package, or the backend that it chose."""
+    try:
+        return library("keras", "keras", "keras")
+    except ModuleNotFoundError as error:
+        if error.name == "keras":
+            raise
+        raise ModuleNotFoundError(
+            f"keras would run on {error.name}, which is not installed: set KERAS_BACKEND=jax before"
+            " keras is imported",
+            name=error.name,
+        ) from None
+
+
+def from_keras(source: Any) -> tuple[Any, Any]:
+    """The network of a keras layer, cell or model: `(layer, params)`.
+
+    `SimpleRNN`, `LSTM`, `GRU` and `RNN` of their cells become `gr.recurrent`, an `RNN` of several
+    cells a stack, `Bidirectional` becomes `gr.bidirectional`, and a bare cell a cell and its
+    parameters; `Dense`, `Embedding`, `Dropout` and `SpatialDropout1D` become `gr.dense`, `gr.embed`
+    and `gr.dropout`; a `Sequential` or functional model in which every layer reads the one before,
+    a stack of these. Where sequences are not returned, the whole becomes `gr.final`. Our networks
+    are time-major.
+
+    The two biases of a GRU with `reset_after` are added where only their sum acts; their split is
+    lost. `dropout` of a recurrent layer becomes `gr.dropout(rate, shared_in_time=True)` before it,
+    `recurrent_dropout` of a `SimpleRNN` a `gr.RecurrentDropout`. What is for training only is not
+    part of it (initialisers, regularisers, constraints, what is trainable), nor how a layer runs
+    (`unroll`, `use_cudnn`, a `dtype` policy that computes in another precision than its weights'),
+    nor that it returns its states, which ours always do.
+
+    At steps that a mask leaves out, outputs of ours are zeros, where keras, unless it is told to
+    `zero_output_for_mask`, repeats the last one; states are the same. For a row with no step at all
+    `gr.final` gives zeros, keras the initial state.
+
+    Args:
+      source: a layer, a cell or a model, built. Within its `stateless_call` the weights are those
+        of the call.
+
+    Raises:
+      ModuleNotFoundError: keras is not installed.
+      TypeError: not of keras; weights that are not floating, or of a precision that JAX would round
+        here.
+      ValueError: we have no such network, and why; or it has no weights yet.
+    """
+    keras = _keras()
+    cells = keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell
+    if isinstance(source, cells):
+        cell, cell_params, dropout = cell_from(keras, source)
+        if dropout:
+            raise refusal(source, "ours has no dropout on its inputs; put it into keras.layers.RNN")
+        return cell, cell_params
+    parts = chain(keras, source)
+    found = [pair for part in parts for pair in layers_from(keras, part)]
+    layer, params = joined([layer for layer, _ in found], [p for _, p in found])
+    ends = not all(getattr(part, "return_sequences", True) for part in parts)
+    return (Final(layer) if ends else layer), params
+
+
+def to_keras(layer: Any, params: Any, *, return_state: bool = False) -> Any:
+    """The keras layer of a network, a `Sequential` of several, or the cell of a bare cell; built.
+
+    It reads sequences batch-major. What is in `gr.final` does not return sequences, everything else
+    does; `gr.dropout` becomes `Dropout`, or `SpatialDropout1D` where it is shared in time. Lengths
+    are its `mask`, `[B, T]`, True at valid steps, which an `Embedding` lets not through. At other
+    steps recurrent layers give zeros, as ours do, but `gr.dense` above them gives its bias; for a
+    row with no step at all `gr.final` becomes the initial state.
+
+    A GRU that resets after has a second bias, zero but for what it adds inside the product.
+    `from_keras` gives the same parameters back, to the bit; a GRU whose update gate writes comes
+    back as one that keeps, the same function. In float64 keras' own `tanh` rounds to float32 on
+    JAX.
+
+    Args:
+      layer: a cell, or a layer made of `gr.recurrent`, `gr.bidirectional`, `gr.dense`, `gr.embed`,
+        `gr.dropout`, `gr.stack` and `gr.repeat`, with or without `gr.final` around it.
+      params: its parameters, all of one dtype, which the model's will be.
+      return_state: whether a single recurrent or bidirectional layer returns its final states, too.
+
+    Raises:
+      ModuleNotFoundError: keras is not installed.
+      ValueError: keras has no such network, and why; or `params` are those of another.
+    """
+    keras = _keras()
+    checks.flag("return_state", return_state)
+    weights = keras_weights(layer, params)
+    model = model_of(keras, layer, params, return_state)
+    model.set_weights([np.asarray(leaf) for leaf in weights])
+    return model
+
+
+def _cells(part: Any) -> tuple[Cell, ...]:
+    """The cells of a layer, one for each direction; none where it has no state."""
+    if isinstance(part, Bidirectional):
+        return part.forward.cell, part.backward.cell
+    return (part.cell,) if isinstance(part, Recurrent) else ()
+
+
+def from_keras_carry(layer: Any, states: Any) -> Carry:
+    """The carry of `layer` that stands for the states of keras.
+
+    Args:
+      layer: the network, as `from_keras` gives it.
+      states: what a layer takes as `initial_state` and returns with `return_state`: `h`, of an LSTM
+        `h, c`, each `[*B, R]`, in a bidirectional layer also those of the backward direction; of
+        several layers one after another, or a list for each.
+
+    Raises:
+      ModuleNotFoundError: keras is not installed.
+      ValueError: as many states as `layer` does not have, or other sizes.
+    """
+    keras = _keras()
+    found = jax.tree.leaves(states)
+    leaves = [array_of(keras, f"states[{k}]", leaf) for k, leaf in enumerate(found)]
+    inside = sequence(layer)
+    parts = row(inside)
+    count = sum(_count(cell) for part in parts for cell in _cells(part))
+    if len(leaves) != count:
+        raise ValueError(f"states: got {len(leaves)}, expected {count} for {layer!r}")
+    left = iter(leaves)
+    carries: list[Any] = []
+    for part in parts:
+        own = [
+            carry_from_states(cell, list(itertools.islice(left, _count(cell))))
+            for cell in _cells(part)
+        ]
+        if len(own) == 2:
+            carries.append(Directions(*own))
+        else:
+            carries.append(own[0] if own else part.carry(()))
+    return carries[0] if is_cell(layer) else carry_of_row(inside, carries)
+
+
+def _count(cell: Cell) -> int:
+    """How many arrays its carry has."""
+    return len(jax.tree.leaves(cell.carry((), jnp.float32)))
+
+
+def to_keras_carry(layer: Any, carry: Carry) -> list[Array]:
+    """The states of keras for a `carry` of `layer`, in one list; `from_keras_carry` undone.
+
+    Args:
+      layer: the network.
+      carry: one of its carries.
+
+    Raises:
+      ValueError: it is the carry of another network.
+    """
+    inside = sequence(layer)
+    carries = [carry] if is_cell(layer) else row_of_carry(inside, carry)
+    states: list[Array] = []
+    for part, own in zip(row(inside), carries, strict=True):
+        each = own if isinstance(part, Bidirectional) else (own,)
+        for cell, leaves in zip(_cells(part), each, strict=False):
+            like = cell.carry((), jnp.float32)
+            if type(leaves) is not type(like):
+                raise ValueError(
+                    f"carry: got {type(leaves).__name__}, expected {type(like).__name__} for "
+                    f"{cell!r}"
+                )
+            states += leaves
+    return states

@@ -1,0 +1,20 @@
+"""Other libraries, imported where they are used, or an error that says how to install them."""
+
+import importlib
+from typing import Any
+
+
+def library(module: str, package: str, extra: str) -> Any:
+    """The `module` of a `package` that the `extra` of ours installs.
+
+    Raises:
+      ModuleNotFoundError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != module.split(".")[0]:
+            raise
+        raise ModuleNotFoundError(
+            f'{package} is not installed: pip install "gatedrnn[{extra}]"', name=module
+        ) from None

@@ -1,0 +1,1 @@
+"""ONNX: `write*` makes the graph of a network, `read*` the network of a graph."""

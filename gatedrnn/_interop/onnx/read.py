@@ -1,0 +1,256 @@
+"""ONNX, read: the network of a graph."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from gatedrnn._interop.libraries import library
+from gatedrnn._interop.onnx import read_axes, read_joins, read_layers, read_masks
+from gatedrnn._interop.onnx.read_fold import can_fold, fold, stand_ins
+from gatedrnn._interop.onnx.read_graph import Graph, Node, node_of, refused
+from gatedrnn._interop.onnx.read_values import (
+    Atom,
+    Axis,
+    Flow,
+    Known,
+    Pair,
+    Pieces,
+    Source,
+    Step,
+    Value,
+    axis_of,
+    settled,
+    steps_of,
+)
+from gatedrnn._interop.parts import joined
+from gatedrnn._src.layers.final import Final
+from gatedrnn._src.layers.pool import Pool
+
+OLDEST = 7  # of the versions of the operators: before, broadcasting was an attribute
+
+Handler = Callable[[Graph, Node], list[Value]]
+HANDLERS: dict[str, Handler] = {
+    "Add": read_joins.add,
+    "Cast": read_axes.cast,
+    "Concat": read_joins.concat,
+    "Div": read_joins.div,
+    "Dropout": read_layers.dropout,
+    "Equal": read_masks.last_steps,
+    "Flatten": read_axes.flatten,
+    "GRU": read_layers.recurrent,
+    "Gemm": read_layers.gemm,
+    "Greater": read_masks.has_any,
+    "Identity": read_axes.identity,
+    "LSTM": read_layers.recurrent,
+    "Less": read_masks.valid_steps,
+    "MatMul": read_layers.matmul,
+    "Max": read_masks.at_least_one,
+    "Mean": read_joins.mean,
+    "Mul": read_joins.mul,
+    "RNN": read_layers.recurrent,
+    "ReduceMax": read_joins.reduction(None, "max"),
+    "ReduceMean": read_joins.reduction("mean", "mean"),
+    "ReduceProd": read_joins.reduction("mul", None),
+    "ReduceSum": read_joins.reduction("sum", "sum"),
+    "Reshape": read_axes.reshape,
+    "Shape": read_axes.shape,
+    "Slice": read_axes.slice_,
+    "Split": read_axes.split,
+    "Squeeze": read_axes.squeeze,
+    "Sub": read_masks.last_step,
+    "Sum": read_joins.add,
+    "Transpose": read_axes.transpose,
+    "Unsqueeze": read_axes.unsqueeze,
+    "Where": read_masks.where,
+}
+
+
+def from_onnx(model: Any) -> tuple[Any, Any]:
+    """The network of an ONNX graph: `(layer, params)`.
+
+    `RNN`, `LSTM` and `GRU` nodes become `gr.recurrent` and `gr.bidirectional`, `MatMul` and `Gemm`
+    `gr.dense`, `Gather` from a table `gr.embed`, `Dropout` `gr.dropout`, a sum with the input
+    `gr.residual`; one after another they are a stack. The last step, `Y_h`, or a mean or maximum
+    over time as the output is `gr.final` or `gr.pool`. Nodes that only move axes, and constants
+    that nodes compute, are followed; anything else is refused by its name.
+
+    The network reads `[T, *B, I]` (tokens `[T, *B]`) and makes `[T, *B, F]` or `[*B, F]`, the
+    directions side by side, however the graph lays them out. What else is an input of the graph is
+    an argument of `layer.apply`: `sequence_lens` is `lengths`, and initial states are `carry`,
+    whose leaves `h` and `c`, forward before backward, are `initial_h` and `initial_c` of each node.
+    An initial state that the graph holds, the same for all rows, is the layer's learned initial
+    carry; zeros are no more than zeros. Final states `Y_h` and `Y_c` are in the carry that `apply`
+    returns.
+
+    The two biases of a node are added where only their sum acts; their split is lost, as are the
+    weights of a forget gate under `input_forget`, which is `1 − i`. A row of length 0 keeps its
+    initial state, where onnxruntime returns zeros; a token that is negative or too large makes NaN.
+
+    Args:
+      model: an `onnx.ModelProto`, its bytes, or the path of a file, beside which weights may lie in
+        files of their own.
+
+    Raises:
+      ModuleNotFoundError: onnx is not installed.
+      TypeError: something else as a model; weights of a precision that JAX would round here.
+      ValueError: bytes that are no model, an opset before 7; a node that is no part of a network of
+        ours, or would change its function (`clip`, other activations, a reverse node alone, initial
+        states that differ between rows), by name and why; shapes that do not fit.
+    """
+    onnx = library("onnx", "onnx", "onnx")
+    model = _loaded(onnx, model)
+    opset = _opset(model)
+    if model.functions:
+        model = library("onnx.inliner", "onnx", "onnx").inline_local_functions(model)
+    graph = _inputs(onnx, model.graph)
+    nodes = [node_of(onnx, proto) for proto in model.graph.node]
+    needed = {output.name for output in model.graph.output}
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+    for node in nodes:
+        if needed.intersection(node.outputs):
+            _follow(graph, node, opset)
+    return _network({output.name: _output(graph, output.name) for output in model.graph.output})
+
+
+def _loaded(onnx: Any, model: Any) -> Any:
+    """A model with all its weights."""
+    if isinstance(model, str | os.PathLike):
+        return onnx.load(os.fspath(model))
+    if isinstance(model, bytes):
+        decode_error = library("google.protobuf.message", "protobuf", "onnx").DecodeError
+        try:
+            model = onnx.load_from_string(model)
+        except decode_error as error:
+            raise ValueError(f"model: got bytes that are no ONNX model: {error}") from error
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(
+            f"model: got {type(model).__name__}, expected onnx.ModelProto, its bytes, or a path"
+        )
+    for tensor in model.graph.initializer:
+        if onnx.external_data_helper.uses_external_data(tensor):
+            raise ValueError(
+                f"model, initializer {tensor.name!r}: got values in another file, expected the "
+                "path of the model, beside which that file lies, or a model that holds its values"
+            )
+    return model
+
+
+def _opset(model: Any) -> int:
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if not versions or versions[0] < OLDEST:
+        got = f"opset {versions[0]}" if versions else "a model without an opset of ONNX"
+        raise ValueError(f"model: got {got}, expected {OLDEST} or newer")
+    return versions[0]
+
+
+def _inputs(onnx: Any, proto: Any) -> Graph:
+    """A graph whose inputs and weights are known by name."""
+    graph = Graph(onnx)
+    for tensor in proto.initializer:
+        graph.values[tensor.name] = Known(onnx.numpy_helper.to_array(tensor))
+    primes = stand_ins(onnx, proto)
+    named: dict[str, int] = {}
+    for info in proto.input:
+        tensor = info.type.tensor_type
+        if info.name in graph.values or not tensor.HasField("shape"):
+            continue  # a constant that could be overruled; one without axes fails where it is used
+        axes: list[Axis] = []
+        for axis in tensor.shape.dim:
+            if axis.dim_value > 0:
+                axes.append(axis_of(axis.dim_value))
+            else:
+                name = axis.dim_param or f"{info.name} {len(axes)}"
+                if name not in named:
+                    named[name] = next(primes)
+                axes.append((Atom(named[name], stated=False),))
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        graph.values[info.name] = Flow(Source(info.name), tuple(axes), dtype)
+    return graph
+
+
+def _follow(graph: Graph, node: Node, opset: int) -> None:
+    """The outputs of a node from its inputs."""
+    if can_fold(graph, node):
+        made = fold(graph, node, opset)
+    elif node.op == "Gather" and isinstance(graph.value(node, 0), Known):
+        made = read_layers.embed(graph, node)
+    elif node.op == "Gather":
+        made = read_axes.gather(graph, node)
+    elif node.op in HANDLERS:
+        made = HANDLERS[node.op](graph, node)
+    else:
+        raise refused(node, "there is nothing like it among our layers")
+    for name, value in zip(node.outputs, made, strict=False):
+        if name:
+            graph.values[name] = value
+
+
+def _output(graph: Graph, name: str) -> Flow:
+    value = graph.values.get(name)
+    if isinstance(value, Flow):
+        return settled(value)
+    what = "nothing" if value is None else "a constant"
+    raise ValueError(f"model, output {name!r}: got {what}, expected what a network computes")
+
+
+def _network(outputs: dict[str, Flow]) -> tuple[Any, Any]:
+    """The network whose outputs these are: one of its own, all others final states in its carry."""
+    states = {name: flow for name, flow in outputs.items() if read_joins.is_state(flow)}
+    others = [name for name in outputs if name not in states]
+    if len(others) > 1:
+        raise ValueError(
+            f"model: got outputs {', '.join(map(repr, others))}, expected one beside final states"
+        )
+    if others:
+        name, flow = others[0], outputs[others[0]]
+    else:
+        pieces = [(name, piece) for name, flow in states.items() for piece in _pieces(flow)]
+        ends = [(name, end) for name, end in pieces if isinstance(end.net, Step | Pair)]
+        if not ends:
+            got = ", ".join(map(repr, outputs))
+            raise ValueError(
+                f"model: got outputs {got}, expected an output or a final `h` among them"
+            )
+        name, flow = max(ends, key=lambda end: (_depth(end[1]), isinstance(end[1].net, Pair)))
+    flow = _joined(name, flow)
+    steps = steps_of(flow.net)
+    partial = {"sum": "a sum over time", "first": "the first step", "last": "the last step"}
+    if not steps or not isinstance(steps[0].below, Source) or flow.end in partial:
+        what = partial.get(flow.end, "no output of a layer of ours")
+        raise ValueError(f"model, output {name!r}: got {what}, expected that of a network")
+    nodes = frozenset[str]().union(*(step.nodes for step in steps))
+    for other, state in states.items():
+        if not state.net.nodes <= nodes:
+            raise ValueError(
+                f"model, output {other!r}: got states of a node that output {name!r} does not "
+                "depend on, expected one network"
+            )
+    layer, params = joined([step.layer for step in steps], [step.params for step in steps])
+    if flow.end == "final":
+        layer = Final(layer)
+    elif flow.end:
+        layer = Pool(layer, flow.end)
+    return layer, params
+
+
+def _joined(name: str, flow: Flow) -> Flow:
+    """Two directions that the graph lays out apart, side by side as ours."""
+    net = flow.net
+    if not isinstance(net, Pair):
+        return flow
+    if (net.directions,) not in flow.axes:
+        raise ValueError(f"model, output {name!r}: got directions and features in one axis, mixed")
+    return flow._replace(net=net.merged("concat"))
+
+
+def _pieces(flow: Flow) -> list[Flow]:
+    """The states of one node each."""
+    if not isinstance(flow.net, Pieces):
+        return [flow]
+    return [single for piece in flow.net.flows for single in _pieces(piece)]
+
+
+def _depth(flow: Flow) -> int:
+    return len(steps_of(flow.net.merged("concat") if isinstance(flow.net, Pair) else flow.net))

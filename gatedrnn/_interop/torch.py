@@ -1,0 +1,292 @@
+"""torch's `nn.RNN`, `nn.LSTM`, `nn.GRU` and their cells.
+
+Rows of their matrices are gates, `i, f, g, o` and `r, z, n`; two biases, the input's and the
+recurrent one; the update gate keeps, the reset comes after the product.
+
+Axes: `L` layers, `D` directions, `*B` batch, `H` features, `R` recurrent features.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gatedrnn._interop.arrays import Arrays, as_array
+from gatedrnn._interop.forms import Forms, cannot, gru_params
+from gatedrnn._interop.libraries import library
+from gatedrnn._interop.parts import Run, is_cell, joined, recurrent_of, row, row_of_params, runs
+from gatedrnn._interop.states import carry_from_states, states_from_carry
+from gatedrnn._src import checks
+from gatedrnn._src.elman import Elman, ElmanParams
+from gatedrnn._src.gru import GRU
+from gatedrnn._src.gru_rule import GRUParams
+from gatedrnn._src.layers.bidirectional import Bidirectional
+from gatedrnn._src.layers.dropout import Dropout
+from gatedrnn._src.layers.recurrent import Recurrent
+from gatedrnn._src.lstm import LSTM
+from gatedrnn._src.lstm_rule import LSTMParams
+from gatedrnn._src.rule import Carry, Params
+
+FORMS = Forms("a torch module", elman=("tanh", "relu"), lstm=True, projection=True, gru=("after",))
+
+
+def from_torch(
+    source: Any, *, prefix: str = "", nonlinearity: str | None = None
+) -> tuple[Any, Any]:
+    """The network of a torch module or of its `state_dict`: `(layer, params)`.
+
+    `nn.RNN`, `nn.LSTM` (with `proj_size` too) and `nn.GRU` become `gr.recurrent`,
+    `gr.bidirectional` or a stack of those, with `gr.dropout` between the layers where the module
+    has it; `nn.RNNCell`, `nn.LSTMCell` and `nn.GRUCell` become a cell and its parameters. Our
+    networks are time-major, whatever `batch_first` says.
+
+    Torch's two biases are added where only their sum acts; their split is lost. A forget bias is in
+    the bias already.
+
+    Args:
+      source: a module, or a mapping from names to arrays or tensors, as `state_dict()` gives it,
+        for which torch need not be installed. Dropout is not part of it.
+      prefix: of the names in a mapping that belong to the module: `"encoder.rnn."`. Others are
+        ignored then.
+      nonlinearity: of an `nn.RNN` given as a mapping, `"tanh"` (also None) or `"relu"`.
+
+    Raises:
+      TypeError: neither a module nor a mapping; arrays that are not floating, or of a precision
+        that JAX would round here.
+      ValueError: names that are missing or too many, shapes that do not fit.
+    """
+    state, nonlinearity, dropout = _state(source, nonlinearity)
+    arrays = Arrays(
+        "state_dict",
+        {k.removeprefix(prefix): _numpy(v) for k, v in state.items() if k.startswith(prefix)},
+    )
+    if "weight_ih" in arrays:
+        run = _take_run(arrays, "", None, nonlinearity)
+        arrays.close()
+        return run.cell, run.params
+    layers: list[Any] = []
+    params: list[Any] = []
+    in_features = None
+    suffixes = ("", "_reverse") if "weight_ih_l0_reverse" in arrays else ("",)
+    for k in itertools.count():
+        if k > 0 and f"weight_ih_l{k}" not in arrays:
+            break
+        if dropout and k > 0:
+            layers.append(Dropout(dropout))
+            params.append(())
+        both = tuple(_take_run(arrays, f"_l{k}{s}", in_features, nonlinearity) for s in suffixes)
+        layer, p = recurrent_of(both)
+        layers.append(layer)
+        params.append(p)
+        in_features = sum(run.params.recurrent_kernel.shape[0] for run in both)
+    arrays.close()
+    return joined(layers, params)
+
+
+def _state(source: Any, nonlinearity: str | None) -> tuple[Mapping[str, Any], str, float]:
+    """The arrays of a module by name, the activation and the rate of dropout."""
+    if isinstance(source, Mapping):
+        checks.option("nonlinearity", nonlinearity, (None, "tanh", "relu"))
+        return source, nonlinearity or "tanh", 0.0
+    if not hasattr(source, "state_dict") or not hasattr(source, "hidden_size"):
+        raise TypeError(
+            f"source: got {type(source).__name__}, expected nn.RNN, nn.LSTM, nn.GRU, one of their "
+            "cells, or a state_dict"
+        )
+    if nonlinearity is not None:
+        raise ValueError(f"nonlinearity: got {nonlinearity!r}, expected None: the module has it")
+    nonlinearity = getattr(source, "nonlinearity", "tanh")
+    return source.state_dict(), nonlinearity, float(getattr(source, "dropout", 0.0))
+
+
+def _numpy(tensor: Any) -> Any:
+    """A tensor as an array of the same dtype; anything else as it is."""
+    if not hasattr(tensor, "detach"):
+        return tensor
+    tensor = tensor.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # which NumPy lacks; float32 holds it exactly
+        return jnp.asarray(tensor.float().numpy(), jnp.bfloat16)
+    return tensor.numpy()
+
+
+def _take_run(arrays: Arrays, suffix: str, in_features: int | None, nonlinearity: str) -> Run:
+    """One direction of one layer."""
+    rows = arrays.shape(f"weight_hh{suffix}")[0]
+    projection = None
+    if f"weight_hr{suffix}" in arrays:
+        projection, features = arrays.shape(f"weight_hr{suffix}")
+    else:
+        features = arrays.shape(f"weight_hh{suffix}")[-1]
+    if rows not in (features, 3 * features, 4 * features):
+        raise ValueError(
+            f"{arrays.what}, 'weight_hh{suffix}': got shape {arrays.shape(f'weight_hh{suffix}')}, "
+            f"expected {features}, {3 * features} or {4 * features} rows: as many as, three or four"
+            " times as many as features"
+        )
+    kernel = arrays.take(f"weight_ih{suffix}", (rows, in_features)).T
+    recurrent = arrays.take(f"weight_hh{suffix}", (rows, projection or features)).T
+    both = None
+    if f"bias_ih{suffix}" in arrays:
+        both = [arrays.take(f"bias_{side}{suffix}", (rows,)) for side in ("ih", "hh")]
+    use_bias, bias = both is not None, None if both is None else both[0] + both[1]
+    if rows == 4 * features:
+        hr = None
+        if projection is not None:
+            hr = arrays.take(f"weight_hr{suffix}", (projection, features)).T
+        lstm = LSTM(features, projection=projection, use_bias=use_bias)
+        return Run(lstm, LSTMParams(kernel, recurrent, bias, None, None, hr), None)
+    if rows == 3 * features:
+        inside = None
+        if both is not None and bias is not None:  # n's two biases are apart in ours as well
+            bias = jnp.concatenate([bias[: 2 * features], both[0][2 * features :]])
+            inside = both[1][2 * features :]
+        gru = GRU(features, reset="after", update="keeps", use_bias=use_bias)
+        return Run(gru, GRUParams(kernel, recurrent, bias, inside), None)
+    elman = Elman(features, nonlinearity, use_bias)
+    return Run(elman, ElmanParams(kernel, recurrent, bias), None)
+
+
+def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
+    """The torch module of a network: `nn.RNN`, `nn.LSTM` or `nn.GRU`, or the cell's of a bare cell.
+
+    Our bias becomes the input's; the recurrent one is zero but for what a GRU adds inside the
+    product. `from_torch` gives the same parameters back, to the bit; a GRU whose update gate writes
+    comes back as one that keeps, the same function.
+
+    Args:
+      layer: a cell, `gr.recurrent`, `gr.bidirectional` that concatenates, or a stack or repeat of
+        equal ones, also with equal `gr.dropout` between them.
+      params: its parameters, all of one dtype, which the module's will be.
+      batch_first: whether the module reads `[B, T, I]`.
+
+    Raises:
+      ModuleNotFoundError: torch is not installed.
+      ValueError: torch has no such network, and why; or `params` are those of another.
+    """
+    torch = library("torch", "torch", "torch")
+    checks.flag("batch_first", batch_first)
+    if is_cell(layer):
+        FORMS._replace(projection=False).check(layer, params)
+        module, state = _module(torch, layer, params, "Cell"), _given(layer, params, "")
+    else:
+        levels, dropout = _levels(layer, params)
+        first = levels[0][0]
+        module = _module(
+            torch,
+            first.cell,
+            first.params,
+            "",
+            num_layers=len(levels),
+            bidirectional=len(levels[0]) == 2,
+            dropout=dropout,
+            batch_first=batch_first,
+            **({"proj_size": first.cell.projection or 0} if isinstance(first.cell, LSTM) else {}),
+        )
+        state = {}
+        for k, level in enumerate(levels):
+            for run, end in zip(level, ("", "_reverse"), strict=False):
+                state |= _given(run.cell, run.params, f"_l{k}{end}")
+    with torch.no_grad():
+        for name, tensor in module.named_parameters():
+            tensor.copy_(_tensor(torch, state[name]))
+    return module
+
+
+def _levels(layer: Any, params: Any) -> tuple[list[tuple[Run, ...]], float]:
+    """The runs of every layer, all alike, and the one rate of the dropout between them."""
+    parts = list(zip(row(layer), row_of_params(layer, params), strict=True))
+    kinds = [type(part) for part, _ in parts]
+    dropout = 0.0
+    if Dropout in kinds:  # between every two layers, and nowhere else
+        rates = {part for part, _ in parts if isinstance(part, Dropout)}
+        dropout = next(iter(rates)).rate
+        between = kinds[1::2] == [Dropout] * (len(kinds) // 2) and len(kinds) % 2 == 1
+        if not between or rates != {Dropout(dropout)} or Dropout in kinds[::2]:
+            raise cannot(
+                layer, FORMS.target, "its dropout is one rate, between every two layers, each step"
+            )
+        parts = parts[::2]
+    levels = []
+    for part, p in parts:
+        if not isinstance(part, Recurrent | Bidirectional):
+            raise cannot(layer, FORMS.target, f"it has no place for {part!r}")
+        if isinstance(part, Bidirectional) and part.merge != "concat":
+            raise cannot(layer, FORMS.target, f"it concatenates both directions, no {part.merge}")
+        level = runs(part, p)
+        for run in level:
+            FORMS.check(run.cell, run.params)
+            if run.initial is not None:
+                raise cannot(layer, FORMS.target, "its initial state is an input, never learned")
+        levels.append(level)
+    first = levels[0]
+    if any(
+        len(level) != len(first) or run.cell != first[0].cell for level in levels for run in level
+    ):
+        raise cannot(layer, FORMS.target, "its layers and directions are all of the same kind")
+    return levels, dropout
+
+
+def _module(torch: Any, cell: Any, params: Params, end: str, **options: Any) -> Any:
+    """A module of torch, without values."""
+    kind = {LSTM: "LSTM", GRU: "GRU", Elman: "RNN"}[type(cell)]
+    if isinstance(cell, Elman):
+        options["nonlinearity"] = cell.activation
+    dtype = getattr(torch, params.kernel.dtype.name)
+    sizes = params.kernel.shape[0], cell.features
+    return getattr(torch.nn, kind + end)(*sizes, bias=cell.use_bias, dtype=dtype, **options)
+
+
+def _given(cell: Any, params: Params, suffix: str) -> dict[str, Array]:
+    """The arrays of one direction of one layer, by torch's names."""
+    inside = None
+    if isinstance(cell, GRU):
+        params = gru_params(params, cell.update, "keeps")
+        inside = params.recurrent_bias
+    arrays = {"weight_ih": params.kernel.T, "weight_hh": params.recurrent_kernel.T}
+    if params.bias is not None:
+        arrays |= {"bias_ih": params.bias, "bias_hh": jnp.zeros_like(params.bias)}
+    if inside is not None:
+        arrays["bias_hh"] = arrays["bias_hh"].at[-cell.features :].set(inside)
+    if isinstance(cell, LSTM) and params.projection_kernel is not None:
+        arrays["weight_hr"] = params.projection_kernel.T
+    return {name + suffix: array for name, array in arrays.items()}
+
+
+def _tensor(torch: Any, array: Array) -> Any:
+    if array.dtype == jnp.bfloat16:
+        return torch.tensor(np.asarray(array, np.float32)).bfloat16()
+    return torch.tensor(np.asarray(array))
+
+
+def from_torch_carry(layer: Any, states: Any) -> Carry:
+    """The carry of `layer` that stands for torch's states `h` or `(h, c)`.
+
+    Args:
+      layer: the network, as `from_torch` gives it.
+      states: what the module takes and returns: a tensor or array `[L·D, *B, R]`, for an LSTM a
+        pair of them; for a cell without the first axis.
+
+    Raises:
+      ValueError: as many states, layers or directions as `layer` does not have.
+    """
+    states = tuple(states) if isinstance(states, tuple | list) else (states,)
+    leaves = [as_array(f"states[{k}]", _numpy(state)) for k, state in enumerate(states)]
+    return carry_from_states(layer, leaves)
+
+
+def to_torch_carry(layer: Any, carry: Carry) -> Any:
+    """Torch's states for a `carry` of `layer`; `from_torch_carry` undone.
+
+    Args:
+      layer: the network.
+      carry: one of its carries.
+
+    Raises:
+      ModuleNotFoundError: torch is not installed.
+    """
+    torch = library("torch", "torch", "torch")
+    states = tuple(_tensor(torch, leaf) for leaf in states_from_carry(layer, carry))
+    return states if len(states) > 1 else states[0]
