@@ -432,6 +432,16 @@ def test_carries_of_another_network_are_refused():
 # Precisions -------------------------------------------------------------------------------------
 
 
+def needs_initial_values(dtype):
+    """Flax traces its initialisers even where the values are there; some JAX lack 16-bit QR."""
+    try:
+        jax.eval_shape(
+            lambda key: nn.initializers.orthogonal()(key, (2, 2), dtype), jax.random.key(0)
+        )
+    except TypeError as error:
+        pytest.skip(f"flax cannot initialise in {dtype}: {error}")
+
+
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
 def test_parameters_keep_their_precision(dtype):
     """And the module computes in it."""
@@ -439,6 +449,7 @@ def test_parameters_keep_their_precision(dtype):
     params, xs = params_of(layer, dtype), XS.astype(dtype)
     module, variables = gr.interop.to_linen(layer, params)
     assert_trees_equal(gr.interop.from_linen(module, variables)[1], params)
+    needs_initial_values(dtype)
     assert jax.eval_shape(module.apply, variables, xs).dtype == dtype
 
 
@@ -449,6 +460,7 @@ def test_a_carry_of_16_bits_has_one_dtype_in_flax():
     module, variables = gr.interop.to_linen(layer, params, return_carry=True)
     states = gr.interop.to_linen_carry(layer, carry)
     assert [state.dtype for state in states] == [dtype, dtype]
+    needs_initial_values(dtype)
     final, _ = run(module, variables, xs, initial_carry=states)
     final = gr.interop.from_linen_carry(layer, final)
     assert [state.dtype for state in final] == [dtype, jnp.float32]
