@@ -231,4 +231,5 @@ def test_saving_less_takes_less_memory():
         return jax.jit(loss).lower(params).compile().memory_analysis().temp_size_in_bytes
 
     gates, carries, boundaries = map(temporary, ("gates", "carries", "boundaries"))
-    assert gates > 1.5 * carries > 2 * boundaries
+    assert gates > 1.3 * carries
+    assert carries > 1.3 * boundaries
