@@ -2,8 +2,10 @@
 
 `from_X(...)` gives `(layer, params)` in our own terms, `to_X(layer, params)` another library's
 model; `from_X_carry` and `to_X_carry` do the same for states, which every library orders in its own
-way. A conversion that would change the function raises, and says what stands in the way. A library
-is imported when it is used: `pip install "gatedrnn[torch]"`, or `[interop]` for all of them.
+way. A conversion that would change the function raises, and says what stands in the way. What is
+for training only (`gr.BPTT`, `forget_bias`) goes nowhere, and a stack in a stack or a `gr.repeat`
+comes back as one stack of its layers. A library is imported when it is used:
+`pip install "gatedrnn[torch]"`, or `[interop]` for all of them.
 """
 
 from gatedrnn._interop.cudnn import from_cudnn, from_cudnn_carry, to_cudnn, to_cudnn_carry

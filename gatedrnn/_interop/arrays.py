@@ -27,12 +27,15 @@ class Arrays:
     def __contains__(self, name: str) -> bool:
         return name in self._left
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of an array that must be there."""
+    def shape(self, name: str, axes: int | None = None) -> tuple[int, ...]:
+        """The shape of an array that must be there, and have so many axes; None: any number."""
         if name not in self._left:
             names = ", ".join(sorted(self._left)) or "nothing"
             raise ValueError(f"{self.what}: {name!r} is missing, got {names}")
-        return tuple(jnp.shape(self._left[name]))
+        got = tuple(jnp.shape(self._left[name]))
+        if axes not in (None, len(got)):
+            raise ValueError(f"{self.what}, {name!r}: got shape {got}, expected {axes} axes")
+        return got
 
     def take(self, name: str, shape: tuple[int | None, ...]) -> Array:
         """The array of this name; None stands for an axis of any size."""
@@ -67,12 +70,15 @@ def _flat(arrays: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def as_array(name: str, value: Any) -> Array:
-    """`value` as an array of JAX of the same dtype, which is floating; tracers pass."""
+    """`value` as an array of JAX of the same dtype, which is floating; tracers pass.
+
+    It shares no memory with what others may go on to train.
+    """
     if not isinstance(value, jax.Array) and not hasattr(value, "dtype"):
         raise TypeError(f"{name}: got {type(value).__name__}, expected an array")
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"{name}: got dtype {value.dtype}, expected a floating-point one")
-    array = jnp.asarray(value)
+    array = value if isinstance(value, jax.Array) else jnp.array(value)
     if array.dtype != value.dtype:  # JAX rounds float64 silently where it is switched off
         raise TypeError(
             f"{name}: got dtype {value.dtype}, expected float32 or less: JAX runs without float64 "

@@ -12,20 +12,18 @@ import jax
 from jax import Array
 
 from gatedrnn._interop.arrays import Arrays
-from gatedrnn._interop.forms import Forms, cannot, gru_params
+from gatedrnn._interop.forms import Forms, gru_params, levels
 from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import Run, is_row, recurrent_of, row, row_of_params, runs
+from gatedrnn._interop.parts import Run, is_row, recurrent_of, row_with_params
 from gatedrnn._interop.states import carry_from_cells, cells_from_carry
 from gatedrnn._src.gru import GRU
 from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.layers.stack import Stack
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
 from gatedrnn._src.rule import Carry
 
-FORMS = Forms("an equinox cell", lstm=True, gru=("after",))
+FORMS = Forms("an equinox cell", lstm=True, gru=("after",), bidirectional=False)
 
 
 def from_equinox(source: Any) -> tuple[Any, Any]:
@@ -61,7 +59,7 @@ def from_equinox(source: Any) -> tuple[Any, Any]:
 
 
 def _run(eqx: Any, name: str, source: Any, in_features: int | None) -> Run:
-    if not isinstance(source, eqx.nn.LSTMCell | eqx.nn.GRUCell):
+    if type(source) not in (eqx.nn.LSTMCell, eqx.nn.GRUCell):  # a subclass may compute another
         raise TypeError(
             f"{name}: got {type(source).__name__}, expected eqx.nn.LSTMCell, eqx.nn.GRUCell or a "
             "list of those"
@@ -99,21 +97,12 @@ def to_equinox(layer: Any, params: Any) -> Any:
 
     Raises:
       ModuleNotFoundError: equinox is not installed.
+      TypeError: parameters of several dtypes.
       ValueError: equinox has no such cell, and why; or `params` are those of another.
     """
     eqx = library("equinox", "equinox", "equinox")
-    cells = []
-    for part, p in zip(row(layer), row_of_params(layer, params), strict=True):
-        if not isinstance(part, Recurrent):
-            why = f"it has no place for {part!r}"
-            if isinstance(part, Bidirectional):
-                why = "it runs in one direction; convert each by itself"
-            raise cannot(layer, FORMS.target, why)
-        (run,) = runs(part, p)
-        FORMS.check(run.cell, run.params)
-        if run.initial is not None:
-            raise cannot(layer, FORMS.target, "its initial state is an input, never learned")
-        cells.append(_cell(eqx, run))
+    found: list[Any] = levels(layer, row_with_params(layer, params), FORMS)
+    cells = [_cell(eqx, run) for (run,) in found]
     return cells if is_row(layer) else cells[0]
 
 

@@ -18,22 +18,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._interop.arrays import Arrays, reorder
-from gatedrnn._interop.forms import Forms, cannot, gru_params
+from gatedrnn._interop.forms import Forms, gru_params, levels
 from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import Run, is_row, recurrent_of, row, row_of_params, runs
+from gatedrnn._interop.parts import Run, is_row, recurrent_of, row_with_params
 from gatedrnn._interop.states import carry_from_cells, cells_from_carry
 from gatedrnn._src import checks
 from gatedrnn._src.elman import Elman, ElmanParams
 from gatedrnn._src.gru import GRU
 from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.layers.stack import Stack
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
 from gatedrnn._src.rule import Carry
 
-FORMS = Forms("a haiku core", elman=("relu",), lstm=True, gru=("before",))
+FORMS = Forms("a haiku core", elman=("relu",), lstm=True, gru=("before",), bidirectional=False)
 
 NAMES: dict[type, str] = {LSTM: "lstm", GRU: "gru", Elman: "vanilla_rnn"}
 
@@ -126,7 +124,7 @@ def _take(params: Mapping[str, Any], path: str, in_features: int | None) -> Run:
 
 
 def _take_vanilla(arrays: Arrays, in_features: int | None) -> Run:
-    features = arrays.shape("linear_1/w")[-1]
+    features = arrays.shape("linear_1/w", 2)[-1]
     kernel = arrays.take("linear/w", (in_features, features))
     recurrent = arrays.take("linear_1/w", (features, features))
     bias = arrays.take("linear/b", (features,))
@@ -151,7 +149,7 @@ def _take_lstm(arrays: Arrays, in_features: int | None) -> Run:
 
 
 def _take_gru(arrays: Arrays, in_features: int | None) -> Run:
-    features = arrays.shape("w_h")[0]
+    features = arrays.shape("w_h", 2)[0]
     kernel = arrays.take("w_i", (in_features, 3 * features))
     recurrent = arrays.take("w_h", (features, 3 * features))
     bias = arrays.take("b", (3 * features,))
@@ -191,22 +189,13 @@ def to_haiku(
       double_bias: as of `hk.VanillaRNN`, whose second bias, zero here, is missing if it is False.
 
     Raises:
+      TypeError: parameters of several dtypes.
       ValueError: haiku has no such core, and why; `params` are those of another; paths that are
         too few, too many or equal; `double_bias=False` without an `hk.VanillaRNN`.
     """
     checks.flag("double_bias", double_bias)
-    found = []
-    for part, p in zip(row(layer), row_of_params(layer, params), strict=True):
-        if not isinstance(part, Recurrent):
-            why = f"it has no place for {part!r}"
-            if isinstance(part, Bidirectional):
-                why = "it runs in one direction; convert each by itself"
-            raise cannot(layer, FORMS.target, why)
-        (run,) = runs(part, p)
-        FORMS.check(run.cell, run.params)
-        if run.initial is not None:
-            raise cannot(layer, FORMS.target, "its initial state is an input, never learned")
-        found.append(run)
+    each: list[Any] = levels(layer, row_with_params(layer, params), FORMS)
+    found = [run for (run,) in each]
     if not double_bias and not any(isinstance(run.cell, Elman) for run in found):
         raise ValueError("double_bias: got False, expected True: there is no hk.VanillaRNN")
     result: dict[str, dict[str, Array]] = {}

@@ -55,6 +55,15 @@ def row_of_params(layer: Any, params: Any) -> list[Any]:
     return _row_of("params", layer, params)
 
 
+def row_with_params(layer: Any, params: Any) -> list[tuple[Any, Any]]:
+    """The layers of the `row`, each with its parameters.
+
+    Raises:
+      ValueError: `params` are those of another network.
+    """
+    return list(zip(row(layer), row_of_params(layer, params), strict=True))
+
+
 def row_of_carry(layer: Any, carry: Any) -> list[Any]:
     """The carry of each layer of the `row`; those of layers without a state are `()` or counts.
 
@@ -74,6 +83,7 @@ def _row_of(name: str, layer: Any, tree: Any) -> list[Any]:
         pairs = zip(layer.layers, tree, strict=True)
         return [found for part, branch in pairs for found in _row_of(name, part, branch)]
     if isinstance(layer, Repeat):
+        layer.check(name, tree)
         return [
             found
             for k in range(layer.n)

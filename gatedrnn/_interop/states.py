@@ -11,8 +11,12 @@ from jax import Array
 
 from gatedrnn._interop.arrays import as_array
 from gatedrnn._interop.parts import carry_of_row, is_cell, is_row, row, row_of_carry
+from gatedrnn._src import inputs
+from gatedrnn._src.drawing import draws_each_step
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
+from gatedrnn._src.layers.dropout import Dropout
 from gatedrnn._src.layers.recurrent import Recurrent, lift
+from gatedrnn._src.layers.stepwise import Dense, Embed
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.rule import Carry, Cell
 
@@ -29,7 +33,7 @@ def carry_from_states(layer: Any, states: list[Array]) -> Carry:
     if is_cell(layer):
         return _cell_carry(layer, states)
     layers = row(layer)
-    runs = sum(len(_cells(part)) for part in layers)
+    runs = sum(len(cells_of(part)) for part in layers)
     for k, state in enumerate(states):
         if jnp.ndim(state) < 2 or len(state) != runs:
             raise ValueError(
@@ -39,43 +43,87 @@ def carry_from_states(layer: Any, states: list[Array]) -> Carry:
     carries: list[Any] = []
     position = 0
     for part in layers:
-        cells = _cells(part)
+        cells = cells_of(part)
         own = [
             _cell_carry(cell, [state[position + k] for state in states])
             for k, cell in enumerate(cells)
         ]
         position += len(cells)
-        if len(cells) == 0:
-            carries.append(part.carry(()))
-        else:
-            carries.append(Directions(*own) if len(cells) == 2 else own[0])
+        carries.append(carry_of_part(part, own))
     return carry_of_row(layer, carries)
 
 
+def carry_of_part(part: Any, carries: list[Carry]) -> Carry:
+    """The carry of a layer of a row from those of its cells, one for each direction."""
+    if len(carries) == 2:
+        return Directions(*carries)
+    return carries[0] if carries else part.carry(())
+
+
 def states_from_carry(layer: Any, carry: Carry) -> list[Array]:
-    """`carry_from_states` undone."""
+    """`carry_from_states` undone.
+
+    Raises:
+      ValueError: `carry` is that of another network, or `layer` has no such states.
+    """
     if is_cell(layer):
-        return list(carry)
-    flat = []
-    for part, own in zip(row(layer), row_of_carry(layer, carry), strict=True):
-        if isinstance(part, Bidirectional):
-            flat += [own.forward, own.backward]
-        elif isinstance(part, Recurrent):
-            flat.append(own)
+        return list(leaves_of(layer, carry))
+    flat = leaves_of_cells(layer, carry)
+    if len({len(leaves) for leaves in flat}) != 1:
+        raise ValueError(f"layer: got {layer!r}, expected recurrent layers of the same kind")
     return [jnp.stack(leaves) for leaves in zip(*flat, strict=True)]
 
 
-def _cells(layer: Any) -> tuple[Cell, ...]:
-    """The cells of a layer, one for each direction; none where it has no state."""
-    if isinstance(layer, Bidirectional):
-        return layer.forward.cell, layer.backward.cell
-    return (layer.cell,) if isinstance(layer, Recurrent) else ()
+def leaves_of_cells(layer: Any, carry: Carry) -> list[tuple[Array, ...]]:
+    """The leaves of the carry of each cell, layers in order, forward before backward.
+
+    Raises:
+      ValueError: `carry` is that of another network, or `layer` has no such states.
+    """
+    found = []
+    for part, own in zip(row(layer), row_of_carry(layer, carry), strict=True):
+        cells = cells_of(part)
+        if len(cells) == 2 and not isinstance(own, Directions):
+            raise ValueError(
+                f"carry: got {type(own).__name__}, expected Directions(forward, backward)"
+            )
+        each = own if len(cells) == 2 else (own,)
+        found += [leaves_of(cell, leaves) for cell, leaves in zip(cells, each, strict=False)]
+    return found
+
+
+def cells_of(layer: Any) -> tuple[Cell, ...]:
+    """The cells of a layer of a row, one for each direction; none where it has no state.
+
+    Raises:
+      ValueError: a layer with states of another kind.
+    """
+    if isinstance(layer, Dense | Embed | Dropout):
+        return ()
+    both = isinstance(layer, Bidirectional)
+    directions = (layer.forward, layer.backward) if both else (layer,)
+    for one in directions:
+        if not isinstance(one, Recurrent) or draws_each_step(one.cell):
+            raise ValueError(f"layer: got {one!r}, whose states no other library has")
+    return tuple(one.cell for one in directions)
+
+
+def leaves_of(cell: Cell, carry: Carry) -> tuple[Array, ...]:
+    """The leaves of the carry of a cell.
+
+    Raises:
+      ValueError: it is that of another cell.
+    """
+    leaves = jax.tree.leaves(carry)
+    batch_shape = jnp.shape(leaves[0])[:-1] if leaves else ()
+    expected = jax.eval_shape(lambda: cell.carry(batch_shape))
+    inputs.check_shapes("carry", carry, expected, cell)
+    return tuple(carry)
 
 
 def _cell_carry(cell: Cell, leaves: list[Array]) -> Carry:
     """The carry of one cell from its leaves in our order."""
-    batch_shape = jnp.shape(leaves[0])[:-1]
-    like = cell.carry(batch_shape, leaves[0].dtype)
+    like: Any = jax.eval_shape(lambda: cell.carry(jnp.shape(leaves[0])[:-1] if leaves else ()))
     if len(leaves) != len(like):
         raise ValueError(
             f"states: got {len(leaves)}, expected {', '.join(type(like)._fields)} for {cell!r}"
@@ -120,25 +168,17 @@ def cells_from_carry(layer: Any, carry: Carry) -> list[tuple[Array, ...]]:
       ValueError: `carry` is that of another network.
     """
     pairs = zip(row(layer), row_of_carry(layer, carry), strict=True)
-    return [_leaves_of(_cell_of(part), own) for part, own in pairs]
+    return [leaves_of(_cell_of(part), own) for part, own in pairs]
 
 
 def _cell_of(layer: Any) -> Cell:
-    if not isinstance(layer, Recurrent):
+    cells = cells_of(layer)
+    if len(cells) != 1:
         raise ValueError(f"layer: got {layer!r}, expected a cell or gr.recurrent(cell)")
-    return layer.cell
+    return cells[0]
 
 
 def _leaves(name: str, state: Any) -> list[Array]:
     if isinstance(state, tuple | list):
         return [as_array(f"{name}[{k}]", leaf) for k, leaf in enumerate(state)]
     return [as_array(name, state)]
-
-
-def _leaves_of(cell: Cell, carry: Any) -> tuple[Array, ...]:
-    like = jax.eval_shape(lambda: cell.carry(()))
-    if type(carry) is not type(like):
-        raise ValueError(
-            f"carry: got {type(carry).__name__}, expected {type(like).__name__} for {cell!r}"
-        )
-    return tuple(carry)

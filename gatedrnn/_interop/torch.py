@@ -6,6 +6,7 @@ recurrent one; the update gate keeps, the reset comes after the product.
 Axes: `L` layers, `D` directions, `*B` batch, `H` features, `R` recurrent features.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +16,15 @@ import numpy as np
 from jax import Array
 
 from gatedrnn._interop.arrays import Arrays, as_array
-from gatedrnn._interop.forms import Forms, cannot, gru_params
+from gatedrnn._interop.forms import Forms, cannot, gru_params, levels
 from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import Run, is_cell, joined, recurrent_of, row, row_of_params, runs
+from gatedrnn._interop.parts import Run, is_cell, joined, recurrent_of, row_with_params
 from gatedrnn._interop.states import carry_from_states, states_from_carry
 from gatedrnn._src import checks
 from gatedrnn._src.elman import Elman, ElmanParams
 from gatedrnn._src.gru import GRU
 from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.dropout import Dropout
-from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
 from gatedrnn._src.rule import Carry, Params
@@ -54,15 +53,17 @@ def from_torch(
       nonlinearity: of an `nn.RNN` given as a mapping, `"tanh"` (also None) or `"relu"`.
 
     Raises:
-      TypeError: neither a module nor a mapping; arrays that are not floating, or of a precision
-        that JAX would round here.
-      ValueError: names that are missing or too many, shapes that do not fit.
+      TypeError: neither a mapping nor one of these modules, of which a subclass may compute
+        something else; arrays that are not floating, of several dtypes, or of a precision that JAX
+        would round here.
+      ValueError: names that are missing or too many, shapes that do not fit; an option that
+        `source` has no use for; a module whose dropout leaves nothing.
     """
-    state, nonlinearity, dropout = _state(source, nonlinearity)
-    arrays = Arrays(
-        "state_dict",
-        {k.removeprefix(prefix): _numpy(v) for k, v in state.items() if k.startswith(prefix)},
-    )
+    state, nonlinearity, dropout = _state(source, prefix, nonlinearity)
+    own = {k.removeprefix(prefix): _numpy(v) for k, v in state.items() if k.startswith(prefix)}
+    if state and not own:
+        raise ValueError(f"prefix: got {prefix!r}, expected that of some of {', '.join(state)}")
+    arrays = Arrays("state_dict", own)
     if "weight_ih" in arrays:
         run = _take_run(arrays, "", None, nonlinearity)
         arrays.close()
@@ -86,20 +87,25 @@ def from_torch(
     return joined(layers, params)
 
 
-def _state(source: Any, nonlinearity: str | None) -> tuple[Mapping[str, Any], str, float]:
+def _state(
+    source: Any, prefix: str, nonlinearity: str | None
+) -> tuple[Mapping[str, Any], str | None, float]:
     """The arrays of a module by name, the activation and the rate of dropout."""
     if isinstance(source, Mapping):
         checks.option("nonlinearity", nonlinearity, (None, "tanh", "relu"))
-        return source, nonlinearity or "tanh", 0.0
-    if not hasattr(source, "state_dict") or not hasattr(source, "hidden_size"):
+        return source, nonlinearity, 0.0
+    if type(source).__module__ != "torch.nn.modules.rnn":
         raise TypeError(
             f"source: got {type(source).__name__}, expected nn.RNN, nn.LSTM, nn.GRU, one of their "
             "cells, or a state_dict"
         )
-    if nonlinearity is not None:
-        raise ValueError(f"nonlinearity: got {nonlinearity!r}, expected None: the module has it")
-    nonlinearity = getattr(source, "nonlinearity", "tanh")
-    return source.state_dict(), nonlinearity, float(getattr(source, "dropout", 0.0))
+    for name, got, expected in (("prefix", prefix, ""), ("nonlinearity", nonlinearity, None)):
+        if got != expected:
+            raise ValueError(f"{name}: got {got!r}, expected {expected!r}: it is of a state_dict")
+    dropout = float(getattr(source, "dropout", 0.0))
+    if dropout >= 1:
+        raise ValueError(f"source: got dropout={dropout}, expected a rate below 1")
+    return source.state_dict(), getattr(source, "nonlinearity", None), dropout
 
 
 def _numpy(tensor: Any) -> Any:
@@ -112,19 +118,23 @@ def _numpy(tensor: Any) -> Any:
     return tensor.numpy()
 
 
-def _take_run(arrays: Arrays, suffix: str, in_features: int | None, nonlinearity: str) -> Run:
+def _take_run(
+    arrays: Arrays, suffix: str, in_features: int | None, nonlinearity: str | None
+) -> Run:
     """One direction of one layer."""
-    rows = arrays.shape(f"weight_hh{suffix}")[0]
+    rows, features = arrays.shape(f"weight_hh{suffix}", 2)
     projection = None
     if f"weight_hr{suffix}" in arrays:
-        projection, features = arrays.shape(f"weight_hr{suffix}")
-    else:
-        features = arrays.shape(f"weight_hh{suffix}")[-1]
+        projection, features = arrays.shape(f"weight_hr{suffix}", 2)
     if rows not in (features, 3 * features, 4 * features):
         raise ValueError(
             f"{arrays.what}, 'weight_hh{suffix}': got shape {arrays.shape(f'weight_hh{suffix}')}, "
             f"expected {features}, {3 * features} or {4 * features} rows: as many as, three or four"
             " times as many as features"
+        )
+    if nonlinearity is not None and rows != features:
+        raise ValueError(
+            f"nonlinearity: got {nonlinearity!r}, expected None: {arrays.what} is of no nn.RNN"
         )
     kernel = arrays.take(f"weight_ih{suffix}", (rows, in_features)).T
     recurrent = arrays.take(f"weight_hh{suffix}", (rows, projection or features)).T
@@ -145,7 +155,7 @@ def _take_run(arrays: Arrays, suffix: str, in_features: int | None, nonlinearity
             inside = both[1][2 * features :]
         gru = GRU(features, reset="after", update="keeps", use_bias=use_bias)
         return Run(gru, GRUParams(kernel, recurrent, bias, inside), None)
-    elman = Elman(features, nonlinearity, use_bias)
+    elman = Elman(features, nonlinearity or "tanh", use_bias)
     return Run(elman, ElmanParams(kernel, recurrent, bias), None)
 
 
@@ -164,6 +174,7 @@ def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
 
     Raises:
       ModuleNotFoundError: torch is not installed.
+      TypeError: parameters of several dtypes.
       ValueError: torch has no such network, and why; or `params` are those of another.
     """
     torch = library("torch", "torch", "torch")
@@ -172,21 +183,21 @@ def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
         FORMS._replace(projection=False).check(layer, params)
         module, state = _module(torch, layer, params, "Cell"), _given(layer, params, "")
     else:
-        levels, dropout = _levels(layer, params)
-        first = levels[0][0]
+        rows, dropout = _rows(layer, params)
+        first = rows[0][0]
         module = _module(
             torch,
             first.cell,
             first.params,
             "",
-            num_layers=len(levels),
-            bidirectional=len(levels[0]) == 2,
+            num_layers=len(rows),
+            bidirectional=len(rows[0]) == 2,
             dropout=dropout,
             batch_first=batch_first,
             **({"proj_size": first.cell.projection or 0} if isinstance(first.cell, LSTM) else {}),
         )
         state = {}
-        for k, level in enumerate(levels):
+        for k, level in enumerate(rows):
             for run, end in zip(level, ("", "_reverse"), strict=False):
                 state |= _given(run.cell, run.params, f"_l{k}{end}")
     with torch.no_grad():
@@ -195,9 +206,9 @@ def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
     return module
 
 
-def _levels(layer: Any, params: Any) -> tuple[list[tuple[Run, ...]], float]:
+def _rows(layer: Any, params: Any) -> tuple[list[tuple[Run, ...]], float]:
     """The runs of every layer, all alike, and the one rate of the dropout between them."""
-    parts = list(zip(row(layer), row_of_params(layer, params), strict=True))
+    parts = row_with_params(layer, params)
     kinds = [type(part) for part, _ in parts]
     dropout = 0.0
     if Dropout in kinds:  # between every two layers, and nowhere else
@@ -209,24 +220,17 @@ def _levels(layer: Any, params: Any) -> tuple[list[tuple[Run, ...]], float]:
                 layer, FORMS.target, "its dropout is one rate, between every two layers, each step"
             )
         parts = parts[::2]
-    levels = []
-    for part, p in parts:
-        if not isinstance(part, Recurrent | Bidirectional):
-            raise cannot(layer, FORMS.target, f"it has no place for {part!r}")
-        if isinstance(part, Bidirectional) and part.merge != "concat":
-            raise cannot(layer, FORMS.target, f"it concatenates both directions, no {part.merge}")
-        level = runs(part, p)
-        for run in level:
-            FORMS.check(run.cell, run.params)
-            if run.initial is not None:
-                raise cannot(layer, FORMS.target, "its initial state is an input, never learned")
-        levels.append(level)
-    first = levels[0]
-    if any(
-        len(level) != len(first) or run.cell != first[0].cell for level in levels for run in level
-    ):
+    rows: list[Any] = levels(layer, parts, FORMS)
+    if len({(len(level), _kind(run.cell)) for level in rows for run in level}) > 1:
         raise cannot(layer, FORMS.target, "its layers and directions are all of the same kind")
-    return levels, dropout
+    return rows, dropout
+
+
+def _kind(cell: Any) -> Any:
+    """The cell without what its parameters alone say."""
+    if isinstance(cell, LSTM):
+        return dataclasses.replace(cell, forget_bias=None)
+    return dataclasses.replace(cell, update="keeps") if isinstance(cell, GRU) else cell
 
 
 def _module(torch: Any, cell: Any, params: Params, end: str, **options: Any) -> Any:
@@ -270,7 +274,8 @@ def from_torch_carry(layer: Any, states: Any) -> Carry:
         pair of them; for a cell without the first axis.
 
     Raises:
-      ValueError: as many states, layers or directions as `layer` does not have.
+      TypeError: states that are not floating.
+      ValueError: as many states, layers or directions as `layer` does not have, or other sizes.
     """
     states = tuple(states) if isinstance(states, tuple | list) else (states,)
     leaves = [as_array(f"states[{k}]", _numpy(state)) for k, state in enumerate(states)]
@@ -286,6 +291,7 @@ def to_torch_carry(layer: Any, carry: Carry) -> Any:
 
     Raises:
       ModuleNotFoundError: torch is not installed.
+      ValueError: `carry` is that of another network.
     """
     torch = library("torch", "torch", "torch")
     states = tuple(_tensor(torch, leaf) for leaf in states_from_carry(layer, carry))

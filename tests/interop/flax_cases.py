@@ -41,7 +41,7 @@ REFUSED = {
     "Jordan": (gr.Jordan(H, out_features=2), "there is no Jordan cell"),
     "Zoneout": (gr.recurrent(gr.Zoneout(LSTM, h=0.1)), "there is no Zoneout cell"),
     "sum": (gr.bidirectional(LSTM, merge="sum"), "it concatenates both directions, no sum"),
-    "learned": (gr.recurrent(GRU, initial="learned"), "its initial carry is zeros or given"),
+    "learned": (gr.recurrent(GRU, initial="learned"), "its initial state is an input"),
     "dropout": (gr.stack(LSTM, gr.dropout(0.5), LSTM), r"it has no place for Dropout\(rate=0.5"),
     "residual": (gr.residual(gr.recurrent(gr.LSTM(IN))), "it has no place for Residual"),
 }

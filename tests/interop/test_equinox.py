@@ -148,6 +148,10 @@ def changed(name, **fields):
     )
 
 
+class Other(eqx.nn.GRUCell):
+    """A cell that may compute something else."""
+
+
 ERRORS = {
     "Elman": (to(gr.Elman(H)), ValueError, "an equinox cell: there is no Elman cell"),
     "reset-before": (
@@ -177,6 +181,11 @@ ERRORS = {
         "source: got Linear, expected eqx.nn.LSTMCell, eqx.nn.GRUCell or a list of those",
     ),
     "no-cells": (lambda: gr.interop.from_equinox([]), ValueError, "source: got no cells"),
+    "subclass": (
+        lambda: gr.interop.from_equinox(Other(IN, H, key=jax.random.key(0))),
+        TypeError,
+        "source: got Other, expected eqx.nn.LSTMCell",
+    ),
     "second-no-cell": (
         lambda: gr.interop.from_equinox([theirs("GRU"), 1]),
         TypeError,
@@ -220,7 +229,7 @@ ERRORS = {
     "carry": (
         lambda: gr.interop.to_equinox_carry(LSTM, GRU.carry((B,))),
         ValueError,
-        "carry: got GRUCarry, expected LSTMCarry",
+        r"carry: got GRUCarry\(.*\), expected LSTMCarry",
     ),
 }
 

@@ -330,6 +330,11 @@ ERRORS = {
         ValueError,
         "params, 'lstm': norm/scale: not part of such a network",
     ),
+    "gru-axes": (
+        take({"gru": {"w_i": jnp.zeros((IN, 9)), "w_h": jnp.zeros(()), "b": jnp.zeros(9)}}),
+        ValueError,
+        r"params, 'gru', 'w_h': got shape \(\), expected 2 axes",
+    ),
     "gru-shape": (
         take({"gru": {"w_i": jnp.zeros((IN, 9)), "w_h": jnp.zeros((3, 8)), "b": jnp.zeros(9)}}),
         ValueError,

@@ -229,6 +229,61 @@ def test_other_errors():
         gr.interop.from_torch_carry(layer, (h, np.zeros((1, B, H - 1), np.float32)))
 
 
+def test_options_of_a_state_dict_are_those_of_an_rnn():
+    """None is accepted and ignored."""
+    state = torch.nn.LSTM(IN, H).state_dict()
+    for name in ("relu", "tanh"):
+        with pytest.raises(ValueError, match=f"nonlinearity: got {name!r}, expected None"):
+            gr.interop.from_torch(state, nonlinearity=name)
+    state = torch.nn.RNNCell(IN, H).state_dict()
+    assert gr.interop.from_torch(state, nonlinearity="relu")[0] == gr.Elman(H, "relu")
+    with pytest.raises(ValueError, match=r"prefix: got 'rnn.', expected that of some of weight_ih"):
+        gr.interop.from_torch(state, prefix="rnn.")
+    with pytest.raises(ValueError, match=r"'weight_hh': got shape \(\), expected 2 axes"):
+        gr.interop.from_torch(state | {"weight_hh": np.zeros(())})
+
+
+class Model(torch.nn.Module):
+    """What people have around a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden_size = H
+        self.rnn = torch.nn.RNN(IN, H, nonlinearity="relu")
+
+
+class Backward(torch.nn.LSTM):
+    def forward(self, xs):
+        return super().forward(xs.flip(0))
+
+
+def test_modules_are_those_of_torch_themselves():
+    """Others may compute something else, whose options are not to be seen."""
+    for module in (Model(), Backward(IN, H)):
+        with pytest.raises(TypeError, match=f"source: got {type(module).__name__}, expected nn"):
+            gr.interop.from_torch(module)
+    with pytest.raises(ValueError, match=r"prefix: got 'rnn.', expected ''"):
+        gr.interop.from_torch(Model().rnn, prefix="rnn.")
+    with pytest.raises(ValueError, match=r"source: got dropout=1.0, expected a rate below 1"):
+        gr.interop.from_torch(torch.nn.GRU(IN, H, 2, dropout=1.0))
+
+
+def test_layers_of_the_same_kind_may_start_or_sign_otherwise():
+    """A forget bias is in the parameters, and so is which share of a GRU is written."""
+    pairs = (
+        (gr.LSTM(H), gr.LSTM(H, forget_bias=0.0)),
+        (gr.GRU(H, reset="after"), gr.GRU(H, reset="after", update="keeps")),
+    )
+    xs = np.random.default_rng(0).normal(size=(T, B, IN))
+    for pair in pairs:
+        layer = gr.stack(*pair)
+        params = random_params(layer)
+        want = layer.apply(params, jnp.asarray(xs))[1]
+        with torch.no_grad():
+            got = gr.interop.to_torch(layer, params)(torch.tensor(xs))[0]
+        np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=1e-12)
+
+
 def test_no_precision_is_lost_unsaid():
     """Where JAX runs without float64, weights in float64 are refused, not rounded."""
     state = {k: v.numpy() for k, v in torch.nn.LSTM(IN, H).double().state_dict().items()}

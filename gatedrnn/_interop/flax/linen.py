@@ -16,10 +16,10 @@ from jax import Array
 from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.flax.sources import ACTIVATIONS, Flax, columns, network
 from gatedrnn._interop.flax.states import from_flax_carry, to_flax_carry
-from gatedrnn._interop.flax.targets import Level, bias_of, check_options, levels
-from gatedrnn._interop.forms import Forms, gru_params
+from gatedrnn._interop.flax.targets import bias_of, check_options
+from gatedrnn._interop.forms import Forms, Level, gru_params, levels
 from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import is_cell
+from gatedrnn._interop.parts import is_cell, row_with_params
 from gatedrnn._src.elman import ElmanParams
 from gatedrnn._src.gru import GRU
 from gatedrnn._src.gru_rule import GRUParams
@@ -28,7 +28,7 @@ from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
 from gatedrnn._src.rule import Carry, Params
 
-FORMS = Forms("a linen module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",))
+FORMS = Forms("a linen module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",), dense=True)
 INPUT = {LSTM: ("ii", "if", "ig", "io"), GRU: ("ir", "iz", "in")}
 STATE = {LSTM: ("hi", "hf", "hg", "ho"), GRU: ("hr", "hz", "hn")}
 
@@ -118,7 +118,7 @@ def to_linen(
         that the network has no use for.
     """
     nn = library("flax.linen", "flax", "flax")
-    found = levels(layer, params, FORMS)
+    found = levels(layer, row_with_params(layer, params), FORMS)
     check_options(layer, found, optimized, time_major, return_carry)
     if is_cell(layer):
         module, tree = _cell(nn, layer, params, optimized)

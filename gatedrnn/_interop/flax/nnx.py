@@ -16,10 +16,10 @@ from jax import Array
 from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.flax.sources import ACTIVATIONS, Flax, columns, network
 from gatedrnn._interop.flax.states import from_flax_carry, to_flax_carry
-from gatedrnn._interop.flax.targets import Level, bias_of, check_options, levels
-from gatedrnn._interop.forms import Forms, cannot, gru_params
+from gatedrnn._interop.flax.targets import bias_of, check_options
+from gatedrnn._interop.forms import Forms, Level, cannot, gru_params, levels
 from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import is_cell
+from gatedrnn._interop.parts import is_cell, row_with_params
 from gatedrnn._src import inputs
 from gatedrnn._src.elman import ElmanParams
 from gatedrnn._src.gru import GRU
@@ -29,7 +29,7 @@ from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.lstm_rule import LSTMParams
 from gatedrnn._src.rule import Carry, Params
 
-FORMS = Forms("an nnx module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",))
+FORMS = Forms("an nnx module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",), dense=True)
 INPUT = ("ii", "if_", "ig", "io")
 STATE = ("hi", "hf", "hg", "ho")
 
@@ -127,7 +127,7 @@ def to_nnx(
         the network has no use for.
     """
     nnx = library("flax.nnx", "flax", "flax")
-    found = levels(layer, params, FORMS)
+    found = levels(layer, row_with_params(layer, params), FORMS)
     check_options(layer, found, optimized, time_major, return_carry)
     if is_cell(layer):
         return _cell(nnx, layer, params, optimized)

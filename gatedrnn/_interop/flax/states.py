@@ -6,15 +6,10 @@ of a network of several layers is a tuple, with `()` for a dense one.
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from gatedrnn._interop.arrays import as_array
 from gatedrnn._interop.parts import carry_of_row, is_cell, row, row_of_carry
-from gatedrnn._interop.states import carry_from_states
-from gatedrnn._src import inputs
-from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.recurrent import Recurrent
+from gatedrnn._interop.states import carry_from_states, carry_of_part, cells_of, leaves_of
+from gatedrnn._src.layers.bidirectional import Directions
 from gatedrnn._src.lstm import LSTM
 from gatedrnn._src.rule import Carry, Cell
 
@@ -31,19 +26,12 @@ def from_flax_carry(layer: Any, states: Any) -> Carry:
 
 
 def _from_layer(name: str, layer: Any, states: Any) -> Carry:
-    if isinstance(layer, Recurrent):
-        return _from_cell(name, layer.cell, states)
-    if isinstance(layer, Bidirectional):
-        both = zip(Directions._fields, (layer.forward, layer.backward), strict=True)
-        pair = _several(name, states, 2)
-        return Directions(
-            *(
-                _from_cell(f"{name}, {direction}", one.cell, own)
-                for (direction, one), own in zip(both, pair, strict=True)
-            )
-        )
-    _several(name, states, 0)
-    return ()
+    cells = cells_of(layer)
+    if len(cells) == 1:
+        return _from_cell(name, cells[0], states)
+    each = zip(Directions._fields, cells, _several(name, states, len(cells)), strict=False)
+    own = [_from_cell(f"{name}, {direction}", cell, state) for direction, cell, state in each]
+    return carry_of_part(layer, own)
 
 
 def _from_cell(name: str, cell: Cell, states: Any) -> Carry:
@@ -71,19 +59,16 @@ def to_flax_carry(layer: Any, carry: Carry) -> Any:
 
 
 def _to_layer(layer: Any, carry: Carry) -> Any:
-    if isinstance(layer, Recurrent):
-        return _to_cell(layer.cell, carry)
-    if isinstance(layer, Bidirectional):
-        forward, backward = _several("carry", carry, 2)
-        return _to_cell(layer.forward.cell, forward), _to_cell(layer.backward.cell, backward)
-    return ()
+    cells = cells_of(layer)
+    if len(cells) == 1:
+        return _to_cell(cells[0], carry)
+    each = zip(cells, _several("carry", carry, len(cells)), strict=True) if cells else ()
+    return tuple(_to_cell(cell, own) for cell, own in each)
 
 
 def _to_cell(cell: Cell, carry: Carry) -> Any:
-    leaves = jax.tree.leaves(carry)
-    batch_shape = jnp.shape(leaves[0])[:-1] if leaves else ()
-    expected = jax.eval_shape(lambda: cell.carry(batch_shape, jnp.float32))
-    inputs.check_shapes("carry", carry, expected, cell)
+    leaves = leaves_of(cell, carry)
     if not isinstance(cell, LSTM):
-        return carry[0]
-    return carry.c.astype(carry.h.dtype), carry.h  # flax's scan needs one dtype
+        return leaves[0]
+    h, c = leaves
+    return c.astype(h.dtype), h  # flax's scan needs one dtype

@@ -5,68 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._interop.forms import Forms, cannot
-from gatedrnn._interop.parts import Run, check_params, is_cell, row, row_of_params, runs
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.recurrent import Recurrent
-from gatedrnn._src.layers.stepwise import Dense, DenseParams
+from gatedrnn._interop.forms import Level
+from gatedrnn._interop.parts import is_cell
+from gatedrnn._src import checks
+from gatedrnn._src.layers.stepwise import DenseParams
 from gatedrnn._src.lstm import LSTM
-
-Level = tuple[Run, ...] | DenseParams  # one layer: its directions, or what a dense one has
-
-
-def levels(layer: Any, params: Any, forms: Forms) -> list[Level]:
-    """The layers of a network one after another.
-
-    Raises:
-      TypeError: several dtypes.
-      ValueError: flax has no such network, and why; or `params` are those of another.
-    """
-    if is_cell(layer):
-        forms.check(layer, params)
-        return [(Run(layer, params, None),)]
-    found: list[Level] = []
-    features = None
-    for part, p in zip(row(layer), row_of_params(layer, params), strict=True):
-        level = _level(layer, part, p, forms)
-        found.append(level)
-        for kernel in _kernels(level):
-            features = kernel.shape[0] if features is None else features
-            if kernel.shape[0] != features:
-                raise ValueError(
-                    f"params: got a kernel of shape {kernel.shape} for {features} features, "
-                    f"expected {features} rows"
-                )
-        features = part.out_features(features)
-    dtypes = sorted({kernel.dtype.name for level in found for kernel in _kernels(level)})
-    if len(dtypes) > 1:
-        raise TypeError(f"params: got dtype {' and '.join(dtypes)}, expected one in all layers")
-    return found
-
-
-def _level(layer: Any, part: Any, params: Any, forms: Forms) -> Level:
-    if isinstance(part, Dense):
-        check_params(part, params)
-        inputs.check_dtypes(params, params.kernel, "params.kernel")
-        return params
-    if not isinstance(part, Recurrent | Bidirectional):
-        raise cannot(layer, forms.target, f"it has no place for {part!r}")
-    if isinstance(part, Bidirectional) and part.merge != "concat":
-        raise cannot(layer, forms.target, f"it concatenates both directions, no {part.merge}")
-    level = runs(part, params)
-    for run in level:
-        forms.check(run.cell, run.params)
-        if run.initial is not None:
-            raise cannot(layer, forms.target, "its initial carry is zeros or given, never learned")
-    return level
-
-
-def _kernels(level: Level) -> list[Array]:
-    """The kernels that read the inputs of a layer."""
-    if isinstance(level, DenseParams):
-        return [level.kernel]
-    return [run.params.kernel for run in level]
 
 
 def check_options(

@@ -9,7 +9,7 @@ from jax import Array
 from gatedrnn._interop.forms import cannot
 from gatedrnn._interop.keras.cells import FORMS, check_cell, make, weights_of_cell
 from gatedrnn._interop.keras.layers import layer_to
-from gatedrnn._interop.parts import check_params, is_cell, row, row_of_params, runs
+from gatedrnn._interop.parts import check_params, is_cell, row, row_with_params, runs
 from gatedrnn._src import inputs
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.dropout import Dropout
@@ -44,7 +44,7 @@ def keras_weights(layer: Any, params: Any) -> list[Array]:
 def _checked(layer: Any, params: Any) -> list[tuple[Any, Any]]:
     """The layers in a row, which keras has, and their parameters; a bare cell as its layer."""
     inside = sequence(layer)
-    parts = list(zip(row(inside), row_of_params(inside, params), strict=True))
+    parts = row_with_params(inside, params)
     for part, p in parts:
         if isinstance(part, Recurrent | Bidirectional):
             for run in runs(part, p):
@@ -71,7 +71,7 @@ def _checked(layer: Any, params: Any) -> list[tuple[Any, Any]]:
 def _in_features(layer: Any, params: Any) -> int | None:
     """How many features the network reads; None for tokens."""
     inside = sequence(layer)
-    for part, p in zip(row(inside), row_of_params(inside, params), strict=True):
+    for part, p in row_with_params(inside, params):
         if isinstance(part, Recurrent | Bidirectional):
             return int(runs(part, p)[0].params.kernel.shape[0])
         if isinstance(part, Dense):

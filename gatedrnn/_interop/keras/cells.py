@@ -42,6 +42,8 @@ def weight(keras: Any, source: Any, name: str) -> Array:
     """One of the weights of a layer or cell, which must have them."""
     if not source.built:
         raise refusal(source, "it has no weights yet; build it or call it first")
+    if getattr(source, "quantization_mode", None):
+        raise refusal(source, f"it is quantised, {source.quantization_mode}")
     return array_of(keras, f"{source.name}.{name}", getattr(source, name))
 
 

@@ -18,12 +18,10 @@ from gatedrnn._interop.keras.cells import array_of, cell_from
 from gatedrnn._interop.keras.chain import chain, refusal
 from gatedrnn._interop.keras.layers import layers_from
 from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import carry_of_row, is_cell, joined, row, row_of_carry
-from gatedrnn._interop.states import carry_from_states
+from gatedrnn._interop.parts import carry_of_row, is_cell, joined, row
+from gatedrnn._interop.states import carry_from_states, carry_of_part, cells_of, leaves_of_cells
 from gatedrnn._src import checks
-from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
 from gatedrnn._src.layers.final import Final
-from gatedrnn._src.layers.recurrent import Recurrent
 from gatedrnn._src.rule import Carry, Cell
 
 
@@ -118,13 +116,6 @@ def to_keras(layer: Any, params: Any, *, return_state: bool = False) -> Any:
     return model
 
 
-def _cells(part: Any) -> tuple[Cell, ...]:
-    """The cells of a layer, one for each direction; none where it has no state."""
-    if isinstance(part, Bidirectional):
-        return part.forward.cell, part.backward.cell
-    return (part.cell,) if isinstance(part, Recurrent) else ()
-
-
 def from_keras_carry(layer: Any, states: Any) -> Carry:
     """The carry of `layer` that stands for the states of keras.
 
@@ -143,7 +134,7 @@ def from_keras_carry(layer: Any, states: Any) -> Carry:
     leaves = [array_of(keras, f"states[{k}]", leaf) for k, leaf in enumerate(found)]
     inside = sequence(layer)
     parts = row(inside)
-    count = sum(_count(cell) for part in parts for cell in _cells(part))
+    count = sum(_count(cell) for part in parts for cell in cells_of(part))
     if len(leaves) != count:
         raise ValueError(f"states: got {len(leaves)}, expected {count} for {layer!r}")
     left = iter(leaves)
@@ -151,12 +142,9 @@ def from_keras_carry(layer: Any, states: Any) -> Carry:
     for part in parts:
         own = [
             carry_from_states(cell, list(itertools.islice(left, _count(cell))))
-            for cell in _cells(part)
+            for cell in cells_of(part)
         ]
-        if len(own) == 2:
-            carries.append(Directions(*own))
-        else:
-            carries.append(own[0] if own else part.carry(()))
+        carries.append(carry_of_part(part, own))
     return carries[0] if is_cell(layer) else carry_of_row(inside, carries)
 
 
@@ -175,17 +163,4 @@ def to_keras_carry(layer: Any, carry: Carry) -> list[Array]:
     Raises:
       ValueError: it is the carry of another network.
     """
-    inside = sequence(layer)
-    carries = [carry] if is_cell(layer) else row_of_carry(inside, carry)
-    states: list[Array] = []
-    for part, own in zip(row(inside), carries, strict=True):
-        each = own if isinstance(part, Bidirectional) else (own,)
-        for cell, leaves in zip(_cells(part), each, strict=False):
-            like = cell.carry((), jnp.float32)
-            if type(leaves) is not type(like):
-                raise ValueError(
-                    f"carry: got {type(leaves).__name__}, expected {type(like).__name__} for "
-                    f"{cell!r}"
-                )
-            states += leaves
-    return states
+    return list(itertools.chain(*leaves_of_cells(sequence(layer), carry)))

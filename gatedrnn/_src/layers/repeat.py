@@ -68,11 +68,11 @@ class Repeat:
         params: Params | None = None,
     ) -> Carry:
         """The layer's initial carry with a leading axis `n`."""
-        self._check("params", params)
+        self.check("params", params)
         make = jax.vmap(lambda p: self.layer.carry(batch_shape, dtype, p), axis_size=self.n)
         return make(params)
 
-    def _check(self, name: str, tree: Any) -> None:
+    def check(self, name: str, tree: Any) -> None:
         """Raise unless every leaf has one entry for each layer."""
         for path, leaf in jax.tree.leaves_with_path(tree):
             if jnp.shape(leaf)[:1] != (self.n,):
@@ -106,8 +106,8 @@ class Repeat:
     def _through(
         self, call: Callable, params: Params, carry: Carry, xs: Array, shared: Any
     ) -> tuple[Carry, Array]:
-        self._check("params", params)
-        self._check("carry", carry)
+        self.check("params", params)
+        self.check("carry", carry)
         return engine.scan_layers(call, self.layer, self.n, params, carry, jnp.asarray(xs), shared)
 
     def apply_last(
