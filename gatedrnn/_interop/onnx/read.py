@@ -189,6 +189,8 @@ def _follow(graph: Graph, node: Node, opset: int) -> None:
 
 def _output(graph: Graph, name: str) -> Flow:
     value = graph.values.get(name)
+    if isinstance(value, Flow) and value.padding == "last":
+        raise ValueError(f"model, output {name!r}: got steps of which all but the last are masked")
     if isinstance(value, Flow):
         return settled(value)
     what = "nothing" if value is None else "a constant"

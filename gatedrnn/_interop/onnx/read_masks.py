@@ -126,6 +126,8 @@ def _masked(graph: Graph, node: Node, mask: Flow, value: Flow, fill: float) -> F
     if axes is None or value.end or not isinstance(value.net, Source | Step):
         raise refused(node, "the mask does not have the time and batch axes of what it masks")
     graph.agree(node, Frame(*axes, net.lengths))
+    if value.padding == "last":
+        raise refused(node, "all but the last step of what it masks are masked already")
     if net.what == "valid" and fill == 0:
         return value._replace(padding="zero")
     if net.what == "valid" and value.dtype.kind == "f" and fill == np.finfo(value.dtype).min:
