@@ -171,8 +171,12 @@ def div(graph: Graph, node: Node) -> list[Value]:
                 "at least 1",
             )
         else:
-            known = by is not None and (by.sized or is_stated(frame.time))
-            right = frame.lengths is None and known and np.all(by.array == size_of(frame.time))
+            right = (
+                by is not None
+                and frame.lengths is None
+                and (by.sized or is_stated(frame.time))
+                and bool(np.all(by.array == size_of(frame.time)))
+            )
         if not right:
             raise refused(node, "it divides a sum over time by other than the number of steps")
         return [flow._replace(end="mean")]
@@ -217,7 +221,8 @@ def reduction(merge: str | None, end: str | None) -> Callable[[Graph, Node], lis
             assert isinstance(flow.net, Pair)
             flow = flow._replace(net=flow.net.merged(merge))
         elif end and frame is not None and axis and axis == frame.time and not flow.end:
-            flow = flow._replace(end=_pooled(node, settled(flow), end, frame.lengths))
+            ended = _pooled(node, settled(flow), end, frame.lengths)
+            flow = flow._replace(end=ended, padding="")
         else:
             raise refused(node, f"along axis {k}, neither directions nor steps that it can join")
         return [flow._replace(axes=replaced(flow.axes, k, *kept))]
