@@ -524,5 +524,7 @@ def test_something_else_is_no_model():
         TypeError, match=r"model: got int, expected onnx\.ModelProto, its bytes, or"
     ):
         gr.interop.from_onnx(3)
+    with pytest.raises(ValueError, match=r"model: got .*test_onnx_refused\.py, which is no ONNX"):
+        gr.interop.from_onnx(__file__)
     with pytest.raises(FileNotFoundError):
         gr.interop.from_onnx("nowhere.onnx")
