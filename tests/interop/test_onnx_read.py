@@ -481,6 +481,22 @@ def test_a_mean_or_maximum_over_time_is_pool(how):
     close(layer.apply(params, jnp.asarray(xs))[1], om.run(model, {"x": xs})["z"])
 
 
+@pytest.mark.parametrize("how", ["ReduceMean", "ReduceMax"])
+def test_one_direction_of_a_mean_or_maximum_is_pool(how):
+    axes = {"zero": np.array([0]), "at": np.array(0)}
+    after = [
+        helper.make_node(how, ["y", "zero"], ["pooled"], keepdims=0),
+        helper.make_node("Gather", ["pooled", "at"], ["z"], axis=0),
+    ]
+    arrays = om.weights("GRU", I, H, 2) | axes
+    nodes = [om.node("GRU", H, arrays, direction="bidirectional"), *after]
+    model = om.model(nodes, {"x": ("T", "B", I)}, {"z": 2}, arrays, opset=18)
+    layer, params = gr.interop.from_onnx(model)
+    assert layer == gr.pool(gr.recurrent(layer.layer.cell), how.removeprefix("Reduce").lower())
+    xs = om.draw(1, T, B, I)
+    close(layer.apply(params, xs)[1], om.run(model, {"x": xs})["z"])
+
+
 def batch_major(end):
     """A bidirectional node of layout 1, and a read-out of every step or of the last states."""
     arrays = om.weights("GRU", I, H, 2) | {"k": om.draw(4, 2 * H, 6)}

@@ -186,6 +186,87 @@ def states_of_another():
     return model
 
 
+def over_time(*after, constants=(), rank=3, lengths=False, **options):
+    """`y [T, B, F]` of a GRU without the axis of directions is `s`, `z` is made of it."""
+    squeeze = helper.make_node("Squeeze", ["y", "one"], ["s"])
+    known = {"one": np.array([1]), "zero": np.array([0]), "k": om.draw(6, H, H), "b": om.draw(7, H)}
+    inputs = {"sequence_lens": ("B",)} if lengths else {}
+    options |= {"constants": known | dict(constants), "inputs": inputs, "opset": 18}
+    return simple(after=[squeeze, *after], out={"z": rank}, **options)
+
+
+def only_the_last_step(op, *inputs, rank=3, **attributes):
+    """A node after one that puts zeros in the place of all steps but the last."""
+    known = {name: np.array(n) for name, n in (("i0", 0), ("i1", 1))}
+    known |= {"n1": np.array(1, np.int32), "two": np.array([2]), "nil": np.float32(0)}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "i0"], ["T"], axis=0),
+        helper.make_node("Range", ["i0", "T", "i1"], ["numbers"]),
+        helper.make_node("Cast", ["numbers"], ["short"], to=TensorProto.INT32),
+        helper.make_node("Unsqueeze", ["short", "one"], ["steps"]),
+        helper.make_node("Sub", ["sequence_lens", "n1"], ["ends"]),
+        helper.make_node("Equal", ["steps", "ends"], ["is_end"]),
+        helper.make_node("Unsqueeze", ["is_end", "two"], ["mask"]),
+        helper.make_node("MatMul", ["s", "k"], ["d"]),
+        helper.make_node("Where", ["mask", "d", "nil"], ["only"], name="mask"),
+        helper.make_node(op, inputs, ["z" if rank else "n"], name="next", **attributes),
+    ]
+    if not rank:
+        nodes.append(helper.make_node("ReduceSum", ["n", "zero"], ["z"], name="sum", keepdims=0))
+    return over_time(*nodes, constants=known, rank=rank or 2, lengths=True)
+
+
+def truncated(start, end):
+    """The first or last steps of sequences whose length is open."""
+    known = {"from": np.array([start]), "to": np.array([end]), "axis": np.array([0])}
+    node = helper.make_node("Slice", ["s", "from", "to", "axis"], ["z"], name="next")
+    return over_time(node, constants=known)
+
+
+def at_most(n):
+    """No more than so many steps."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["T"], start=0, end=1),
+        helper.make_node("Min", ["T", "n"], ["end"], name="least"),
+        helper.make_node("Slice", ["s", "zero", "end", "zero"], ["z"]),
+    ]
+    return over_time(*nodes, constants={"n": np.array([n])})
+
+
+def merged_after(pool, merge):
+    """Two directions that are pooled before they are merged."""
+    attributes = {"keepdims": 0}
+    nodes = [
+        helper.make_node(pool, ["y", "zero"], ["p"], **attributes),
+        helper.make_node(merge, ["p", "zero"], ["z"], name="next", **attributes),
+    ]
+    constants = {"zero": np.array([0])}
+    return simple(after=nodes, out={"z": 2}, constants=constants, opset=18, **BIDIRECTIONAL)
+
+
+def sum_of_maxima():
+    """Two nodes, each with its maximum over time."""
+    model = side_by_side("forward", "reverse")
+    nodes = [
+        helper.make_node("ReduceMax", ["fy"], ["fm"], axes=[0]),
+        helper.make_node("ReduceMax", ["by"], ["bm"], axes=[0]),
+        helper.make_node("Add", ["fm", "bm"], ["y"], name="next"),
+    ]
+    del model.graph.node[-1]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def state_of_the_sequence():
+    """The first step is the initial state."""
+    model = simple(constants={"at": np.array([0]), "end": np.array([1])})
+    first = helper.make_node("Slice", ["x", "at", "end", "at"], ["first"])
+    model.graph.node.insert(0, first)
+    model.graph.node[1].input[5:] = ["first"]
+    return model
+
+
 LSTM_STATES = {"initial_h": (1, "B", H)}
 BIDIRECTIONAL = {"d": 2, "direction": "bidirectional"}
 LAST = {"last": np.array(-1), "shape": np.array([0, 0, -1])}
@@ -465,6 +546,75 @@ REFUSED = {
         lambda: om.model([], {"x": ("T", "B", I)}, {"k": 1}, {"k": states(3)}),
         "output 'k': got a constant",
     ),
+    "the last step alone": (
+        lambda: only_the_last_step("Identity", "only"),
+        "output 'z': got steps of which all but the last are masked",
+    ),
+    "the last step alone, read": (
+        lambda: only_the_last_step("MatMul", "only", "k"),
+        "MatMul node 'next'.*it reads steps of which all but the last are masked",
+    ),
+    "the last step alone, and its input": (
+        lambda: only_the_last_step("Add", "only", "s"),
+        "Add node 'next'.*it adds neither",
+    ),
+    "the last step alone, masked again": (
+        lambda: only_the_last_step("Where", "mask", "only", "nil"),
+        "Where node 'next'.*masked already",
+    ),
+    "a bias beside the last step": (
+        lambda: only_the_last_step("Add", "only", "b", rank=0),
+        "ReduceSum node 'sum'.*steps in the padding take part",
+    ),
+    "a bias after a sum": (
+        lambda: over_time(
+            helper.make_node("MatMul", ["s", "k"], ["d"]),
+            helper.make_node("ReduceSum", ["d", "zero"], ["t"], keepdims=0),
+            helper.make_node("Add", ["t", "b"], ["z"], name="next"),
+            rank=2,
+        ),
+        "Add node 'next'.*it adds a constant to a sum over time",
+    ),
+    "a sum by a stand-in": (
+        lambda: over_time(
+            helper.make_node("ReduceSum", ["s", "zero"], ["t"], keepdims=0),
+            helper.make_node("Div", ["t", "n"], ["z"], name="next"),
+            constants={"n": np.float32(61)},
+            rank=2,
+        ),
+        "Div node 'next'.*by other than the number of steps",
+    ),
+    "the first steps": (
+        lambda: truncated(0, 100),
+        "Slice node 'next'.*it cuts axis 0, whose size is open, at 0 or 100",
+    ),
+    "the last steps": (lambda: truncated(-100, 2**31 - 1), "Slice node 'next'.*it cuts axis 0"),
+    "no more than": (lambda: at_most(100), "Min node 'least'.*not the same for all"),
+    "a product of means": (
+        lambda: merged_after("ReduceMean", "ReduceProd"),
+        "ReduceProd node 'next'.*along axis 0",
+    ),
+    "a sum of maxima": (
+        lambda: merged_after("ReduceMax", "ReduceSum"),
+        "ReduceSum node 'next'.*along axis 0",
+    ),
+    "a sum of two maxima": (sum_of_maxima, "Add node 'next'.*it adds neither two directions"),
+    "the maximum of the backward one": (
+        lambda: simple(
+            after=[
+                helper.make_node("ReduceMax", ["y"], ["m"], axes=[0], keepdims=0),
+                helper.make_node("Gather", ["m", "i"], ["z"], axis=0),
+            ],
+            out={"z": 2},
+            constants={"i": np.array(1)},
+            **BIDIRECTIONAL,
+        ),
+        "output 'z': got no output of a layer of ours",
+    ),
+    "a state of the sequence": (
+        state_of_the_sequence,
+        "GRU node 'gru'.*its initial_h is made of the sequence that the network reads",
+    ),
     "an old opset": (lambda: simple(opset=6), "got opset 6, expected 7 or newer"),
     "no model": (lambda: b"no model", "got bytes that are no ONNX model"),
     "nothing": (lambda: b"", "got a model without an opset of ONNX"),
@@ -500,5 +650,7 @@ def test_something_else_is_no_model():
         TypeError, match=r"model: got int, expected onnx\.ModelProto, its bytes, or"
     ):
         gr.interop.from_onnx(3)
+    with pytest.raises(ValueError, match=r"model: got .*test_onnx_refused\.py, which is no ONNX"):
+        gr.interop.from_onnx(__file__)
     with pytest.raises(FileNotFoundError):
         gr.interop.from_onnx("nowhere.onnx")

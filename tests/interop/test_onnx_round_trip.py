@@ -135,3 +135,21 @@ def test_repeats_are_stacks_and_dropout_is_left_out():
         net.apply(p, xs, lengths=lengths)[1] for net, p in ((back, recovered), (layer, params))
     )
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_two_directions_of_one_feature_each(final):
+    layer = gr.stack(
+        gr.bidirectional(gr.LSTM(1)), gr.bidirectional(gr.GRU(1, "after", "keeps"), merge="sum")
+    )
+    layer = gr.final(layer) if final else layer
+    params = random_params(layer)
+    for lengths in (False, True):
+        got = gr.interop.from_onnx(gr.interop.to_onnx(layer, params, lengths=lengths))
+        assert jax.tree.structure(got[1]) == jax.tree.structure(params)
+        xs = jnp.asarray(np.random.default_rng(1).normal(size=(T, B, I)), jnp.float32)
+        given = jnp.asarray([T, 0, 2]) if lengths else None
+        for a, b in zip(
+            *(n.apply(p, xs, lengths=given) for n, p in (got, (layer, params))), strict=True
+        ):
+            jax.tree.map(np.testing.assert_array_equal, a, b)

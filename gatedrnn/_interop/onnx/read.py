@@ -80,7 +80,8 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
     whose leaves `h` and `c`, forward before backward, are `initial_h` and `initial_c` of each node.
     An initial state that the graph holds, the same for all rows, is the layer's learned initial
     carry; zeros are no more than zeros. Final states `Y_h` and `Y_c` are in the carry that `apply`
-    returns.
+    returns; where nothing else is an output, the highest layer's `Y_h` is the network's, as under
+    `gr.final`. In the padding, outputs are zeros, whatever the graph has there.
 
     The two biases of a node are added where only their sum acts; their split is lost, as are the
     weights of a forget gate under `input_forget`, which is `1 − i`. A row of length 0 keeps its
@@ -93,9 +94,9 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
     Raises:
       ModuleNotFoundError: onnx is not installed.
       TypeError: something else as a model; weights of a precision that JAX would round here.
-      ValueError: bytes that are no model, an opset before 7; a node that is no part of a network of
-        ours, or would change its function (`clip`, other activations, a reverse node alone, initial
-        states that differ between rows), by name and why; shapes that do not fit.
+      ValueError: bytes or a file that are no model, an opset before 7; a node that is no part of a
+        network of ours, or would change its function (`clip`, other activations, a reverse node
+        alone, initial states that differ between rows), by name and why; shapes that do not fit.
     """
     onnx = library("onnx", "onnx", "onnx")
     model = _loaded(onnx, model)
@@ -116,14 +117,15 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
 
 def _loaded(onnx: Any, model: Any) -> Any:
     """A model with all its weights."""
-    if isinstance(model, str | os.PathLike):
-        return onnx.load(os.fspath(model))
-    if isinstance(model, bytes):
-        decode_error = library("google.protobuf.message", "protobuf", "onnx").DecodeError
-        try:
+    decode_error = library("google.protobuf.message", "protobuf", "onnx").DecodeError
+    try:
+        if isinstance(model, str | os.PathLike):
+            return onnx.load(os.fspath(model))
+        if isinstance(model, bytes):
             model = onnx.load_from_string(model)
-        except decode_error as error:
-            raise ValueError(f"model: got bytes that are no ONNX model: {error}") from error
+    except decode_error as error:
+        got = "bytes that are" if isinstance(model, bytes) else f"{os.fspath(model)}, which is"
+        raise ValueError(f"model: got {got} no ONNX model: {error}") from error
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(
             f"model: got {type(model).__name__}, expected onnx.ModelProto, its bytes, or a path"
@@ -189,6 +191,8 @@ def _follow(graph: Graph, node: Node, opset: int) -> None:
 
 def _output(graph: Graph, name: str) -> Flow:
     value = graph.values.get(name)
+    if isinstance(value, Flow) and value.padding == "last":
+        raise ValueError(f"model, output {name!r}: got steps of which all but the last are masked")
     if isinstance(value, Flow):
         return settled(value)
     what = "nothing" if value is None else "a constant"

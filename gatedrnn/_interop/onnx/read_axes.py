@@ -30,6 +30,8 @@ from gatedrnn._interop.onnx.read_values import (
 )
 from gatedrnn._src.layers.layer import is_causal, is_stepwise
 
+HUGE = 2**31 - 1  # as an end that is none
+
 
 def axis_number(node: Node, axis: int, rank: int) -> int:
     """An axis counted from the front."""
@@ -149,7 +151,10 @@ def slice_(graph: Graph, node: Node) -> list[Value]:
         raise refused(node, f"its steps are {steps}, not 1")
     for axis, start, end in zip(axes, starts, ends, strict=True):
         k = axis_number(node, axis, len(flow.axes))
-        start, end, _ = slice(start, end).indices(size_of(flow.axes[k]))
+        size = size_of(flow.axes[k])
+        if not is_stated(flow.axes[k]) and any(size < abs(n) < HUGE for n in (start, end)):
+            raise refused(node, f"it cuts axis {k}, whose size is open, at {start} or {end}")
+        start, end, _ = slice(start, end).indices(size)
         flow = part(graph, node, flow, k, start, end)
     return [flow]
 
@@ -171,7 +176,8 @@ def part(graph: Graph, node: Node, flow: Flow, k: int, start: int, end: int) -> 
     if (start, end) == (0, size):
         return flow
     if isinstance(net, Source | Given):  # of inputs only states may be parted, and these are fed
-        return flow._replace(net=Given(), axes=replaced(flow.axes, k, axis_of(end - start)))
+        axes = replaced(flow.axes, k, axis_of(end - start))
+        return flow._replace(net=Given(net.names), axes=axes)
     if isinstance(net, Memory) and 0 <= start < end <= size:
         return flow._replace(axes=replaced(flow.axes, k, axis_of(end - start)))
     if isinstance(net, Pair) and axis[:1] == (net.directions,):
@@ -179,7 +185,7 @@ def part(graph: Graph, node: Node, flow: Flow, k: int, start: int, end: int) -> 
         if (start, end) in ((0, inner), (inner, size)):
             made = flow._replace(axes=replaced(flow.axes, k, axis[1:]))
             made = made._replace(net=net.half(backward=start > 0))
-            if flow.end in ("", "final"):
+            if flow.end not in ("first", "last"):
                 return made
             if (flow.end == "first") == (start > 0):
                 return made._replace(end="final")

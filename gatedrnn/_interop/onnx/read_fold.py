@@ -16,6 +16,8 @@ FOLDED = """
     Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Range ReduceProd
     Reshape Shape Size Slice Split Squeeze Sub Sum Tile Transpose Unsqueeze Where
 """
+# what differs from one size to another, beyond what stand-ins tell: `min(T, 100)`
+CASES = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod"}
 # the input that is a shape, which does not make the values depend on sizes
 SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 
@@ -36,6 +38,8 @@ def fold(graph: Graph, node: Node, opset: int) -> list[Value]:
         if isinstance(value, Known):
             feeds[name] = value.array
             sized |= value.sized and SHAPES.get(node.op) != k
+    if sized and node.op in CASES:
+        raise refused(node, "what it makes of the sizes of the inputs is not the same for all")
     onnx = graph.onnx
     inputs, outputs = (
         [onnx.ValueInfoProto(name=name) for name in names if name]

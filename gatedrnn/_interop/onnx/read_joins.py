@@ -22,6 +22,7 @@ from gatedrnn._interop.onnx.read_values import (
     alike,
     axis_of,
     both_ways,
+    is_stated,
     replaced,
     settled,
     size_of,
@@ -43,8 +44,10 @@ def concat(graph: Graph, node: Node) -> list[Value]:
         return [first]
     if all(len(flow.axes) == len(first.axes) for flow in flows):
         along = axis_of(sum(size_of(flow.axes[k]) for flow in flows))
-        if all(isinstance(net, Source | Given) for net in nets):
-            return [first._replace(net=Given(), axes=replaced(first.axes, k, along))]
+        fed = [net for net in nets if isinstance(net, Source | Given)]
+        if len(fed) == len(nets):
+            given = Given(frozenset().union(*(net.names for net in fed)))
+            return [first._replace(net=given, axes=replaced(first.axes, k, along))]
         if all(alike(first, flow, but=k) for flow in flows):
             if len(flows) == 2 and (pair := both_ways(*nets)):
                 return [_side_by_side(node, flows[0], flows[1], pair, k)]
@@ -101,9 +104,14 @@ def _merged(one: Flow, two: Flow, merge: str) -> Flow | None:
     """Two directions as one layer; None if they are something else."""
     for ahead, back in ((one, two), (two, one)):
         pair = both_ways(ahead.net, back.net)
-        if pair is not None and alike(ahead, back):
+        if pair is not None and alike(ahead, back) and _commutes(merge, one.end):
             return ahead._replace(net=pair.merged(merge))
     return None
+
+
+def _commutes(merge: str, end: str) -> bool:
+    """Whether a merge after the end of time is the same as one before."""
+    return end in ("", "final") or (merge != "mul" and end in ("mean", "sum"))
 
 
 def _residual(node: Node, one: Flow, two: Flow) -> Flow:
@@ -131,6 +139,7 @@ def _fits(below: Flow, above: Flow) -> bool:
     features = getattr(above.net, "features", None)
     return (
         len(below.axes) == len(above.axes)
+        and "last" not in (below.padding, above.padding)
         and below.end == above.end in ("", "final")
         and all(
             one == two or (two == features and size_of(one) == size_of(two))
@@ -162,8 +171,12 @@ def div(graph: Graph, node: Node) -> list[Value]:
                 "at least 1",
             )
         else:
-            steps = size_of(frame.time)
-            right = frame.lengths is None and by is not None and bool(np.all(by.array == steps))
+            right = (
+                by is not None
+                and frame.lengths is None
+                and (by.sized or is_stated(frame.time))
+                and bool(np.all(by.array == size_of(frame.time)))
+            )
         if not right:
             raise refused(node, "it divides a sum over time by other than the number of steps")
         return [flow._replace(end="mean")]
@@ -203,10 +216,13 @@ def reduction(merge: str | None, end: str | None) -> Callable[[Graph, Node], lis
         k = axis_number(node, axes[0], len(flow.axes))
         kept = ((),) if node.attributes.get("keepdims", 1) else ()
         frame, axis = graph.frame, flow.axes[k]
-        if merge and isinstance(flow.net, Pair) and axis == (flow.net.directions,):
+        both = isinstance(flow.net, Pair) and axis == (flow.net.directions,)
+        if merge and both and _commutes(merge, flow.end):
+            assert isinstance(flow.net, Pair)
             flow = flow._replace(net=flow.net.merged(merge))
         elif end and frame is not None and axis and axis == frame.time and not flow.end:
-            flow = flow._replace(end=_pooled(node, settled(flow), end, frame.lengths))
+            ended = _pooled(node, settled(flow), end, frame.lengths)
+            flow = flow._replace(end=ended, padding="")
         else:
             raise refused(node, f"along axis {k}, neither directions nor steps that it can join")
         return [flow._replace(axes=replaced(flow.axes, k, *kept))]

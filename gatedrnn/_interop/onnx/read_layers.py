@@ -25,6 +25,7 @@ from gatedrnn._interop.onnx.read_values import (
     is_stated,
     settled,
     size_of,
+    steps_of,
 )
 from gatedrnn._interop.parts import recurrent_of
 from gatedrnn._src.layers.dropout import Dropout
@@ -37,6 +38,8 @@ def read(graph: Graph, node: Node, k: int = 0) -> Flow:
     if flow.end not in ("", "final"):
         what = f"the {flow.end}" + (" step" if flow.end in ("first", "last") else " over time")
         raise refused(node, f"it reads {what}, after which no layer of ours goes on")
+    if flow.padding == "last":
+        raise refused(node, "it reads steps of which all but the last are masked")
     if not isinstance(flow.net, Source | Step):
         why = {
             Backward: "the output of a reverse node, for which alone there is no layer",
@@ -103,13 +106,15 @@ def _with_bias(node: Node, flow: Flow, bias: np.ndarray) -> Flow:
     net = flow.net
     if not isinstance(net, Step) or net.layer != Dense(size_of(net.features), use_bias=False):
         raise refused(node, "it adds a constant to other than a product with a matrix")
+    if flow.end == "sum":
+        raise refused(node, "it adds a constant to a sum over time")
     size = size_of(net.features)
     shape = (1,) * (len(flow.axes) - bias.ndim) + bias.shape
     wanted = tuple(size if axis == net.features else 1 for axis in flow.axes)
     if shape != wanted:
         raise ValueError(f"model, {node}: got a bias of shape {bias.shape}, expected ({size},)")
     params = net.params._replace(bias=as_array(f"model, {node}, bias", bias.reshape(size)))
-    return flow._replace(net=Step(net.below, Dense(size), params, net.features))
+    return flow._replace(net=Step(net.below, Dense(size), params, net.features), padding="")
 
 
 def embed(graph: Graph, node: Node) -> list[Value]:
@@ -156,7 +161,7 @@ def recurrent(graph: Graph, node: Node) -> list[Value]:
     graph.agree(node, Frame(time, batch, _lengths(graph, node)))
     arrays = {name: graph.weight(node, k) for name, k in WEIGHTS.items()}
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    initial = _initial(graph, node, batch_major)
+    initial = _initial(graph, node, flow, batch_major)
     in_features = size_of(flow.axes[2]) if is_stated(flow.axes[2]) else None
     runs = read_runs(node, Arrays(f"model, {node}", arrays), in_features, initial)
     check_features(node, flow, 2, runs[0].params.kernel.shape[0])
@@ -207,15 +212,18 @@ def _lengths(graph: Graph, node: Node) -> str | None:
     return value.net.name
 
 
-def _initial(graph: Graph, node: Node, batch_major: bool) -> dict[str, np.ndarray]:
+def _initial(graph: Graph, node: Node, xs: Flow, batch_major: bool) -> dict[str, np.ndarray]:
     """Initial states that the graph holds, a row `[D, H]` of each; zeros are left out."""
     found: dict[str, np.ndarray] = {}
     given = []
+    source = next((step.below for step in steps_of(xs.net)), xs.net)
     for name, k in STATES.items():
         value: Any = graph.value(node, k)
         if isinstance(value, Flow):
             if not isinstance(value.net, Source | Given) or len(value.axes) != 3:
                 raise refused(node, f"its {name} is computed, neither an input nor a constant")
+            if isinstance(source, Source) and source.name in value.net.names:
+                raise refused(node, f"its {name} is made of the sequence that the network reads")
             given.append(name)
         elif value is not None:
             states = graph.weight(node, k)

@@ -94,12 +94,11 @@ def where(graph: Graph, node: Node) -> list[Value]:
     """A mask, which our layers apply by themselves."""
     mask, value, other = (graph.value(node, k) for k in range(3))
     if isinstance(mask, Flow) and isinstance(mask.net, Mask) and isinstance(value, Flow):
-        value = settled(value)
         if mask.net.what == "any":
             if graph.frame is not None and graph.frame.lengths == mask.net.lengths:
                 return [_not_empty(graph, node, mask, value, other)]
         elif isinstance(other, Known) and other.array.size == 1:
-            return [_masked(graph, node, mask, value, float(other.array.reshape(())))]
+            return [_masked(graph, node, mask, settled(value), float(other.array.reshape(())))]
     raise refused(node, "it does not mask steps by lengths")
 
 
@@ -126,6 +125,8 @@ def _masked(graph: Graph, node: Node, mask: Flow, value: Flow, fill: float) -> F
     if axes is None or value.end or not isinstance(value.net, Source | Step):
         raise refused(node, "the mask does not have the time and batch axes of what it masks")
     graph.agree(node, Frame(*axes, net.lengths))
+    if value.padding == "last":
+        raise refused(node, "all but the last step of what it masks are masked already")
     if net.what == "valid" and fill == 0:
         return value._replace(padding="zero")
     if net.what == "valid" and value.dtype.kind == "f" and fill == np.finfo(value.dtype).min:

@@ -79,11 +79,17 @@ class Source:
     name: str
     nodes: Nodes = frozenset()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Its own, as `Given` has them."""
+        return frozenset({self.name})
+
 
 @dataclasses.dataclass(eq=False)
 class Given:
     """States that graph inputs hold, in part or together."""
 
+    names: frozenset[str]  # of these inputs
     nodes: Nodes = frozenset()
 
 
@@ -197,7 +203,9 @@ class Flow(NamedTuple):
     axes: Axes
     dtype: np.dtype
     end: str = ""  # how it lost the time axis: "final", "mean", "max", "sum"; "first", "last"
-    padding: str = ""  # what stands there, of sequences with lengths: "zero", "lowest", not "last"
+    # what stands where, of sequences with lengths: "zero" or "lowest" in the padding; "last": zeros
+    # everywhere but at the last step
+    padding: str = ""
 
 
 Value = Known | Flow
@@ -232,7 +240,7 @@ def steps_of(net: Net) -> list[Step]:
 
 def alike(a: Flow, b: Flow, but: int = -1) -> bool:
     """Whether all axes but one are the same, where those of features need the same size only."""
-    if len(a.axes) != len(b.axes) or a.end != b.end:
+    if len(a.axes) != len(b.axes) or a.end != b.end or "last" in (a.padding, b.padding):
         return False
     features = [getattr(flow.net, "features", None) for flow in (a, b)]
     return all(
