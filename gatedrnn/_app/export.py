@@ -98,7 +98,7 @@ def _compared(content: bytes, made: Any, layer: Any, params: Any) -> str:
     """How far the file, run by onnxruntime, is from the network."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "not: onnxruntime is not installed"
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     inputs = [value.name for value in made.graph.input]
     carry = any(name.startswith("carry.") for name in inputs)
