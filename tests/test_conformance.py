@@ -3,10 +3,23 @@
 import importlib.util
 
 import pytest
-from conformance import peers, table
-from conformance.cases import networks
+from conformance import measure, peers, table
+from conformance.cases import CELLS, networks
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+import gatedrnn as gr
 
 RECORDED = table.recorded()
+
+
+def peer_named(name):
+    """The peer, where all that it needs is installed."""
+    peer = table.peer_named(name)
+    for module in peer.needs:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+    return peer
 
 
 @pytest.mark.parametrize("case", networks())
@@ -16,10 +29,7 @@ def test_no_row_is_worse_than_the_committed_one(name, case):
 
     Weights that came back to the bit must do so again.
     """
-    peer = table.peer_named(name)
-    for module in peer.needs:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed")
+    peer = peer_named(name)
     noise, limit = table.NOISE[peer.dtype], table.LIMITS[peer.dtype]
     want, got = RECORDED[name][case], table.measured(peer, case)
     assert got.keys() == want.keys()
@@ -30,6 +40,32 @@ def test_no_row_is_worse_than_the_committed_one(name, case):
             assert not isinstance(got[column], str), f"{column}: {got[column]}"
             bound = 0 if value == 0 and column == "round trip" else max(10 * value, noise)
             assert got[column] <= min(bound, limit), column
+
+
+DRAWN = [cell for name, cell in CELLS.items() if name != "Elman relu"]  # which may give zeros only
+
+
+@pytest.mark.parametrize("name", peers.NAMES)
+@given(
+    cell=st.sampled_from(DRAWN),
+    layers=st.integers(1, 3),
+    both=st.booleans(),
+    lengths=st.none() | st.tuples(*[st.integers(1, measure.T)] * len(measure.LENGTHS)),
+)
+@settings(
+    max_examples=4,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
+def test_any_network_agrees(name, cell, layers, both, lengths):
+    """Or is refused: any cell, number of layers, directions and lengths."""
+    peer = peer_named(name)
+    assume(peer.ragged is True or lengths is None)
+    one = gr.bidirectional(cell) if both else gr.recurrent(cell)
+    layer = one if layers == 1 else gr.stack(*[one] * layers)
+    assume(not measure.refusal(peer, layer))
+    assert measure.max_of(measure.compare(peer, layer, lengths)) <= table.LIMITS[peer.dtype]
 
 
 def test_the_table_is_drawn_from_these_figures():

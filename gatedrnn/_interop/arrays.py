@@ -22,6 +22,7 @@ class Arrays:
     def __init__(self, what: str, arrays: Mapping[str, Any]) -> None:
         self.what = what
         self._left = dict(_flat(arrays))
+        self._given = ", ".join(sorted(self._left)) or "nothing"
         self._dtype: Any = None
 
     def __contains__(self, name: str) -> bool:
@@ -30,8 +31,7 @@ class Arrays:
     def shape(self, name: str, axes: int | None = None) -> tuple[int, ...]:
         """The shape of an array that must be there, and have so many axes; None: any number."""
         if name not in self._left:
-            names = ", ".join(sorted(self._left)) or "nothing"
-            raise ValueError(f"{self.what}: {name!r} is missing, got {names}")
+            raise ValueError(f"{self.what}: {name!r} is missing, got {self._given}")
         got = tuple(jnp.shape(self._left[name]))
         if axes not in (None, len(got)):
             raise ValueError(f"{self.what}, {name!r}: got shape {got}, expected {axes} axes")

@@ -20,18 +20,18 @@ COLUMNS = ("round trip", "outputs", "final states", "gradients", "ragged lengths
 
 def row(peer: Peer, layer, both) -> dict[str, float | str]:
     """An error, relative to the largest entry of its leaf, or a reason for each column."""
-    refusal = _refusal(peer, layer)
-    if refusal:
-        return {"refused": refusal}
+    why = refusal(peer, layer)
+    if why:
+        return {"refused": why}
     found: dict[str, float | str] = {"round trip": round_trip(peer, layer)}
     found |= compare(peer, layer, None)
     if peer.ragged is True:
         found["ragged lengths"] = max_of(compare(peer, layer, LENGTHS))
     else:
         found["ragged lengths"] = str(peer.ragged)
-    refusal = _refusal(peer, both)
-    if refusal:
-        found["bidirectional"] = refusal
+    why = refusal(peer, both)
+    if why:
+        found["bidirectional"] = why
     else:
         lengths = LENGTHS if peer.ragged is True else None
         found["bidirectional"] = max_of(
@@ -40,7 +40,7 @@ def row(peer: Peer, layer, both) -> dict[str, float | str]:
     return found
 
 
-def _refusal(peer: Peer, layer) -> str:
+def refusal(peer: Peer, layer) -> str:
     """Why the network cannot be converted; nothing where it can."""
     try:
         peer.convert(layer, random_params(peer, layer))

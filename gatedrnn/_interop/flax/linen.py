@@ -95,9 +95,10 @@ def to_linen(
 ) -> tuple[Any, dict[str, Any]]:
     """The linen module of a network and its variables, `(module, {"params": ...})`.
 
-    `from_linen` gives the same layer and parameters back, to the bit, but for a cell without a
-    bias, which gets zeros for one, and a GRU whose update gate writes, which comes back as one that
-    keeps: the same functions. How a backward pass runs, `gr.BPTT`, is no part of flax's.
+    `from_linen` gives the same parameters back, to the bit, but for a cell without a bias, which
+    gets zeros for one, and a GRU whose update gate writes, which comes back as one that keeps: the
+    same functions. A repeat or nested stack comes back as one stack; `gr.BPTT` and `forget_bias`
+    are no part of flax's.
 
     Flax treats padding in its own way: outputs in it are not zero, and a length of 0 ends in the
     carry of the last step, not in the initial one. `nn.Sequential` hands `seq_lengths` and

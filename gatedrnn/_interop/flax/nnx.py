@@ -100,9 +100,10 @@ def to_nnx(
 ) -> Any:
     """The nnx module of a network.
 
-    `from_nnx` gives the same layer and parameters back, to the bit, but for a cell without a bias,
-    which gets zeros for one, and a GRU whose update gate writes, which comes back as one that
-    keeps: the same functions. How a backward pass runs, `gr.BPTT`, is no part of flax's.
+    `from_nnx` gives the same parameters back, to the bit, but for a cell without a bias, which gets
+    zeros for one, and a GRU whose update gate writes, which comes back as one that keeps: the same
+    functions. A repeat or nested stack comes back as one stack; `gr.BPTT` and `forget_bias` are no
+    part of flax's.
 
     A GRU of nnx has no bias inside the product that `r` gates: ours must be zero there, or without
     a bias, and the values must be known, not traced.
