@@ -8,7 +8,7 @@ from jax.extend import core
 from networks import normal, random_params
 
 import gatedrnn as gr
-from gatedrnn._src import plan as planning
+from gatedrnn._src.time import plan as planning
 
 CELLS = {
     "elman": gr.Elman(6),

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tree_reference import chain, normal, random_params
 
 import gatedrnn as gr
-from gatedrnn._src.tree import flatten
-from gatedrnn._src.tree import forest as layout
-from gatedrnn._src.tree.schedule import least_width, levels_of
+from gatedrnn._src.trees import flatten
+from gatedrnn._src.trees import forest as layout
+from gatedrnn._src.trees.schedule import least_width, levels_of
 
 I, H = 2, 3
 CELL = gr.TreeLSTM(H)

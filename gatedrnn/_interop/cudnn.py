@@ -18,12 +18,11 @@ from gatedrnn._interop.arrays import as_array
 from gatedrnn._interop.forms import Forms, cannot
 from gatedrnn._interop.parts import Run, joined, recurrent_of, row, row_of_params, runs
 from gatedrnn._interop.states import carry_from_states, states_from_carry
-from gatedrnn._src import checks, inputs
+from gatedrnn._src import checks, validation
+from gatedrnn._src.base import Carry
+from gatedrnn._src.cells.lstm import LSTM, LSTMParams
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.recurrent import Recurrent, lift
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry
 
 FORMS = Forms("cuDNN's LSTM", lstm=True)
 
@@ -153,7 +152,7 @@ def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[Ru
                 FORMS.check(run.cell, run.params)
                 kernel = run.params.kernel
                 reads, name = jax.ShapeDtypeStruct(kernel.shape[:1], kernel.dtype), "layer 0"
-            inputs.check_params(run.cell, run.params, reads, name)
+            validation.check_params(run.cell, run.params, reads, name)
         levels.append(level)
         features = len(level) * level[0].cell.features
         reads, name = jax.ShapeDtypeStruct((features,), reads.dtype), f"the output of layer {k}"

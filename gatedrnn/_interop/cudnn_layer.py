@@ -16,11 +16,11 @@ from jax.typing import DTypeLike
 from gatedrnn._interop.cudnn import FORMS, directions_of, equal_layers, levels_of, packed
 from gatedrnn._interop.forms import cannot
 from gatedrnn._interop.states import carry_from_states, states_from_carry
-from gatedrnn._src import inputs
-from gatedrnn._src.bptt import BPTT
-from gatedrnn._src.layers.layer import Layer, as_sequence, check_layer, is_causal
+from gatedrnn._src import validation
+from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.layers.base import Layer, as_sequence, check_layer, is_causal
 from gatedrnn._src.layers.recurrent import lift
-from gatedrnn._src.rule import Carry, Params
+from gatedrnn._src.time.bptt import BPTT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class CuDNN:
         initial = self.carry(tuple(batch_shape), xs.dtype, params)
         if carry is None:
             carry = initial
-        carry = inputs.as_expected("carry", carry, initial, self)
+        carry = validation.as_expected("carry", carry, initial, self)
         _check_platform()
         directions, features = len(levels[0]), levels[0][0].cell.features
         rows = math.prod(batch_shape)
@@ -147,7 +147,7 @@ class CuDNN:
         ys = jnp.swapaxes(ys, 0, 1)
         if order is not None:
             ys = _along_time(ys, jnp.argsort(order, axis=0))
-        ys = inputs.zero_masked(ys.reshape(*xs.shape[:-1], -1), mask)
+        ys = validation.zero_masked(ys.reshape(*xs.shape[:-1], -1), mask)
         any_step = (valid > 0)[:, None]
         y = jnp.where(any_step, jnp.concatenate(list(after[0][-directions:]), axis=-1), 0)
         after = [

@@ -16,12 +16,10 @@ from gatedrnn._interop.forms import Forms, gru_params, levels
 from gatedrnn._interop.libraries import library
 from gatedrnn._interop.parts import Run, is_row, recurrent_of, row_with_params
 from gatedrnn._interop.states import carry_from_cells, cells_from_carry
-from gatedrnn._src.gru import GRU
-from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.layers.stack import Stack
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry
+from gatedrnn._src.base import Carry
+from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.lstm import LSTM, LSTMParams
+from gatedrnn._src.layers.combinators import Stack
 
 FORMS = Forms("an equinox cell", lstm=True, gru=("after",), bidirectional=False)
 

@@ -6,15 +6,14 @@ from jax import Array
 
 from gatedrnn._interop.arrays import flip_gate
 from gatedrnn._interop.parts import Run, check_params, runs
-from gatedrnn._src import inputs
-from gatedrnn._src.elman import Elman
-from gatedrnn._src.gru import GRU
-from gatedrnn._src.gru_rule import GRUParams
+from gatedrnn._src import validation
+from gatedrnn._src.base import Cell, Params
+from gatedrnn._src.cells.elman import Elman
+from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.lstm import LSTM
 from gatedrnn._src.layers.bidirectional import Bidirectional
+from gatedrnn._src.layers.pointwise import Dense, DenseParams
 from gatedrnn._src.layers.recurrent import Recurrent
-from gatedrnn._src.layers.stepwise import Dense, DenseParams
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.rule import Cell, Params
 
 Level = tuple[Run, ...] | DenseParams  # one layer: its directions, or what a dense one has
 
@@ -114,7 +113,7 @@ def levels(layer: Any, parts: list[tuple[Any, Any]], forms: Forms) -> list[Level
 def _level(layer: Any, part: Any, params: Any, forms: Forms) -> Level:
     if isinstance(part, Dense) and forms.dense:
         check_params(part, params)
-        inputs.check_dtypes(params, params.kernel, "params.kernel")
+        validation.check_dtypes(params, params.kernel, "params.kernel")
         return params
     if not isinstance(part, Recurrent | Bidirectional):
         raise cannot(layer, forms.target, f"it has no place for {part!r}")

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gatedrnn._src import inputs
+from gatedrnn._src import validation
+from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
+from gatedrnn._src.layers.combinators import Repeat, Stack
 from gatedrnn._src.layers.recurrent import Recurrent, RecurrentParams, lift
-from gatedrnn._src.layers.repeat import Repeat
-from gatedrnn._src.layers.stack import Stack
-from gatedrnn._src.rule import Carry, Cell, Params
 
 
 class Run(NamedTuple):
@@ -145,7 +144,7 @@ def check_params(cell: Cell, params: Params) -> None:
     if kernel is None or jnp.ndim(kernel) != 2:
         raise ValueError(f"params: got {type(params).__name__}, expected those of {cell!r}")
     row: Any = jax.ShapeDtypeStruct(kernel.shape[:1], kernel.dtype)
-    inputs.check_params(cell, params, row, "a column of params.kernel")
+    validation.check_params(cell, params, row, "a column of params.kernel")
 
 
 def recurrent_of(runs: tuple[Run, ...], merge: str = "concat") -> tuple[Any, Any]:

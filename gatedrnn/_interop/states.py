@@ -11,14 +11,13 @@ from jax import Array
 
 from gatedrnn._interop.arrays import as_array
 from gatedrnn._interop.parts import carry_of_row, is_cell, is_row, row, row_of_carry
-from gatedrnn._src import inputs
-from gatedrnn._src.drawing import draws_each_step
+from gatedrnn._src import validation
+from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.dropout import Dropout
+from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent, lift
-from gatedrnn._src.layers.stepwise import Dense, Embed
+from gatedrnn._src.masks import draws_each_step
 from gatedrnn._src.numerics import accumulator
-from gatedrnn._src.rule import Carry, Cell
 
 
 def carry_from_states(layer: Any, states: list[Array]) -> Carry:
@@ -117,7 +116,7 @@ def leaves_of(cell: Cell, carry: Carry) -> tuple[Array, ...]:
     leaves = jax.tree.leaves(carry)
     batch_shape = jnp.shape(leaves[0])[:-1] if leaves else ()
     expected = jax.eval_shape(lambda: cell.carry(batch_shape))
-    inputs.check_shapes("carry", carry, expected, cell)
+    validation.check_shapes("carry", carry, expected, cell)
     return tuple(carry)
 
 

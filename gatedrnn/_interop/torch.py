@@ -21,13 +21,11 @@ from gatedrnn._interop.libraries import library
 from gatedrnn._interop.parts import Run, is_cell, joined, recurrent_of, row_with_params
 from gatedrnn._interop.states import carry_from_states, states_from_carry
 from gatedrnn._src import checks
-from gatedrnn._src.elman import Elman, ElmanParams
-from gatedrnn._src.gru import GRU
-from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.layers.dropout import Dropout
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry, Params
+from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.cells.elman import Elman, ElmanParams
+from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.lstm import LSTM, LSTMParams
+from gatedrnn._src.layers.pointwise import Dropout
 
 FORMS = Forms("a torch module", elman=("tanh", "relu"), lstm=True, projection=True, gru=("after",))
 

@@ -4,16 +4,19 @@ Axes: `S` source steps, `T` target steps, `*B` any batch axes, `V` outputs of th
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from gatedrnn._src import bridge, checks, inputs
-from gatedrnn._src.attention import attend, attention_weights, has_attention
-from gatedrnn._src.layers.layer import (
+from gatedrnn._src import checks, validation
+from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.cells.attention import AttentionCarry, attend, attention_weights, has_attention
+from gatedrnn._src.layers.base import (
     Layer,
     as_sequence,
     check_layer,
@@ -21,9 +24,80 @@ from gatedrnn._src.layers.layer import (
     key_of,
     reads_tokens,
 )
+from gatedrnn._src.layers.pointwise import DenseParams, dense
 from gatedrnn._src.layers.recurrent import lift
-from gatedrnn._src.layers.stepwise import DenseParams, dense
-from gatedrnn._src.rule import Carry, Params
+from gatedrnn._src.numerics import affine
+
+
+def _is_state(leaf: Any, batch_shape: tuple[int, ...]) -> bool:
+    """Whether a leaf holds real numbers for each row; counters of steps and keys do not."""
+    own = jnp.shape(leaf)[: len(batch_shape)] == batch_shape
+    return own and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _read(carry: Carry) -> Carry:
+    """`carry` without the outputs that no step reads."""
+
+    def without(node: Any) -> Any:
+        return _read(node.cell) if isinstance(node, AttentionCarry) else node
+
+    return jax.tree.map(without, carry, is_leaf=lambda node: isinstance(node, AttentionCarry))
+
+
+def _state_of(carry: Carry, batch_shape: tuple[int, ...]) -> list[Array]:
+    """The leaves `[*B, ...]` of a network's state, in order."""
+    return [leaf for leaf in jax.tree.leaves(_read(carry)) if _is_state(leaf, batch_shape)]
+
+
+def _with_state(carry: Carry, state: list[Array], batch_shape: tuple[int, ...]) -> Carry:
+    """`carry` with the leaves that `state_of` gives replaced, in its dtypes."""
+    left = iter(state)
+
+    def put(node: Any) -> Any:
+        if isinstance(node, AttentionCarry):
+            return node._replace(cell=replaced(node.cell))
+        return next(left).astype(node.dtype) if _is_state(node, batch_shape) else node
+
+    def replaced(carry: Carry) -> Carry:
+        return jax.tree.map(put, carry, is_leaf=lambda node: isinstance(node, AttentionCarry))
+
+    return replaced(carry)
+
+
+def _learned(
+    params: DenseParams, encoded: Carry, start: Carry, batch_shape: tuple[int, ...]
+) -> Carry:
+    """`start` with the state `tanh(e W + b)`, `e [*B, E]` all of the state in `encoded`."""
+    flat = [
+        leaf.reshape(*batch_shape, _size(leaf, batch_shape)).astype(params.kernel.dtype)
+        for leaf in _state_of(encoded, batch_shape)
+    ]
+    made = jnp.tanh(affine(jnp.concatenate(flat, axis=-1), params.kernel, params.bias))
+    wanted = _state_of(start, batch_shape)
+    ends = np.cumsum([_size(leaf, batch_shape) for leaf in wanted])[:-1]
+    parts = zip(jnp.split(made, ends, axis=-1), wanted, strict=True)
+    return _with_state(start, [part.reshape(leaf.shape) for part, leaf in parts], batch_shape)
+
+
+def _features_of_state(carry: Carry) -> int:
+    """The size of the state of a carry without batch axes, `E` or `D`."""
+    return sum(_size(leaf, ()) for leaf in _state_of(carry, ()))
+
+
+def _size(leaf: Array, batch_shape: tuple[int, ...]) -> int:
+    return math.prod(leaf.shape[len(batch_shape) :])
+
+
+def _direct(encoded: Carry, start: Carry, batch_shape: tuple[int, ...]) -> Carry:
+    """`start` with the state of `encoded`, leaf by leaf in order; raise where they do not fit."""
+    given, wanted = _state_of(encoded, batch_shape), _state_of(start, batch_shape)
+    shapes, expected = ([leaf.shape for leaf in leaves] for leaves in (given, wanted))
+    if shapes != expected:
+        raise ValueError(
+            f"bridge: got 'direct' for an encoder that ends in leaves of shapes {shapes}, expected "
+            f"{expected}, as the decoder starts from, or 'learned'"
+        )
+    return _with_state(start, given, batch_shape)
 
 
 class Seq2SeqParams(NamedTuple):
@@ -92,10 +166,10 @@ class Seq2Seq:
         encoded, memory = self.encoder.apply(params.encoder, sources, mask=mask, key=key_of(key, 0))
         carry = self.decoder.carry(batch_shape, memory.dtype, params.decoder)
         if self.bridge == "direct":
-            carry = bridge.direct(encoded, carry, batch_shape)
+            carry = _direct(encoded, carry, batch_shape)
         elif self.bridge == "learned":
             assert params.bridge is not None
-            carry = bridge.learned(params.bridge, encoded, carry, batch_shape)
+            carry = _learned(params.bridge, encoded, carry, batch_shape)
         if has_attention(params.decoder):
             params = params._replace(decoder=attend(params.decoder, memory, mask=mask))
         return carry, params
@@ -159,7 +233,7 @@ class Seq2Seq:
         def one(carry: Carry, x: Array) -> tuple[Carry, Array]:
             return self.step(params, carry, x)[0], attention_weights(params.decoder, carry)
 
-        return inputs.zero_masked(lax.scan(one, carry, targets)[1], mask)
+        return validation.zero_masked(lax.scan(one, carry, targets)[1], mask)
 
     def _check(self, params: Any) -> None:
         if not isinstance(params, Seq2SeqParams):
@@ -174,7 +248,7 @@ class Seq2Seq:
 
 def _state_features(name: str, layer: Layer, params: Params, dtype: DTypeLike) -> int:
     """How many numbers the carry of `layer` holds for a row; raise where there are none."""
-    size = bridge.features_of_state(jax.eval_shape(lambda: layer.carry((), dtype, params)))
+    size = _features_of_state(jax.eval_shape(lambda: layer.carry((), dtype, params)))
     if size == 0:
         raise ValueError(
             f"{name}: got {layer!r}, which has no state, expected a recurrent one, or bridge=None"

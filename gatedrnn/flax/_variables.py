@@ -7,8 +7,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from gatedrnn._interop.flax.nested import from_tree, shapes_of, to_tree
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.rule import Params
+from gatedrnn._src import checks, validation
+from gatedrnn._src.base import Params
 
 
 def made(layer: Any, in_features: int | None, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Dict:
@@ -39,7 +39,7 @@ def params(weights: nnx.Dict, layer: Any, in_features: int | None) -> Params:
 
 def load(weights: nnx.Dict, layer: Any, params: Params, in_features: int | None) -> None:
     """Put `params` in the place of what `weights` hold; raise unless they are the layer's."""
-    inputs.check_shapes("params", params, shapes_of(layer, in_features), layer)
+    validation.check_shapes("params", params, shapes_of(layer, in_features), layer)
 
     def put(weights: nnx.Dict, tree: dict[str, Any]) -> None:
         for name, value in tree.items():

@@ -13,7 +13,7 @@ from jax import Array
 from gatedrnn._interop.flax import modules
 from gatedrnn._interop.flax.nested import from_tree, shapes_of, to_tree
 from gatedrnn._src import checks
-from gatedrnn._src.rule import Carry, Params
+from gatedrnn._src.base import Carry, Params
 
 __all__ = ["Cell", "Layer"]
 

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from gatedrnn._interop.flax import modules
 from gatedrnn._src import checks
-from gatedrnn._src.rule import Carry, Params
+from gatedrnn._src.base import Carry, Params
 from gatedrnn.flax import _variables as variables
 
 __all__ = ["Cell", "Layer"]

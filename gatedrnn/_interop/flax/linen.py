@@ -20,13 +20,11 @@ from gatedrnn._interop.flax.targets import bias_of, check_options
 from gatedrnn._interop.forms import Forms, Level, gru_params, levels
 from gatedrnn._interop.libraries import library
 from gatedrnn._interop.parts import is_cell, row_with_params
-from gatedrnn._src.elman import ElmanParams
-from gatedrnn._src.gru import GRU
-from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.layers.stepwise import DenseParams
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry, Params
+from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.cells.elman import ElmanParams
+from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.lstm import LSTM, LSTMParams
+from gatedrnn._src.layers.pointwise import DenseParams
 
 FORMS = Forms("a linen module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",), dense=True)
 INPUT = {LSTM: ("ii", "if", "ig", "io"), GRU: ("ir", "iz", "in")}

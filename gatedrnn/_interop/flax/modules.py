@@ -10,19 +10,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import inputs
-from gatedrnn._src.drawing import draws
+from gatedrnn._src import validation
+from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.layers.base import Layer, reads_tokens
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.dropout import Dropout
-from gatedrnn._src.layers.final import Final
-from gatedrnn._src.layers.layer import Layer, reads_tokens
-from gatedrnn._src.layers.pool import Pool
+from gatedrnn._src.layers.combinators import Final, Pool, Repeat, Residual, Stack
+from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent, lift
-from gatedrnn._src.layers.repeat import Repeat
-from gatedrnn._src.layers.residual import Residual
-from gatedrnn._src.layers.stack import Stack
-from gatedrnn._src.layers.stepwise import Dense, Embed
-from gatedrnn._src.rule import Carry, Cell, Params
+from gatedrnn._src.masks import draws
 
 
 def as_layer(layer: Any) -> Layer:
@@ -35,7 +30,7 @@ def as_layer(layer: Any) -> Layer:
 
 def as_cell(cell: Any) -> Cell:
     """A cell that another library's loop can run; raise for anything else."""
-    inputs.check_cell(cell)
+    validation.check_cell(cell)
     if draws(cell):
         raise TypeError(
             f"cell: got {cell!r}, expected a cell that draws no masks: they follow from one key "

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gatedrnn._src.rule import Params
+from gatedrnn._src.base import Params
 
 Names = tuple[str, ...]
 

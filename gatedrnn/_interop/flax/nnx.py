@@ -20,14 +20,12 @@ from gatedrnn._interop.flax.targets import bias_of, check_options
 from gatedrnn._interop.forms import Forms, Level, cannot, gru_params, levels
 from gatedrnn._interop.libraries import library
 from gatedrnn._interop.parts import is_cell, row_with_params
-from gatedrnn._src import inputs
-from gatedrnn._src.elman import ElmanParams
-from gatedrnn._src.gru import GRU
-from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.layers.stepwise import DenseParams
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.rule import Carry, Params
+from gatedrnn._src import validation
+from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.cells.elman import ElmanParams
+from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.lstm import LSTM, LSTMParams
+from gatedrnn._src.layers.pointwise import DenseParams
 
 FORMS = Forms("an nnx module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",), dense=True)
 INPUT = ("ii", "if_", "ig", "io")
@@ -185,7 +183,7 @@ def _cell(nnx: Any, cell: Any, params: Params, optimized: bool) -> Any:
 def _gru_params(cell: GRU, params: GRUParams) -> GRUParams:
     """The parameters of a GRU that keeps; raise where it adds inside the product."""
     if params.recurrent_bias is not None:
-        inside = inputs.concrete(params.recurrent_bias)
+        inside = validation.concrete(params.recurrent_bias)
         why = "its GRU adds no bias inside the recurrent product"
         if inside is None:
             raise cannot(cell, FORMS.target, f"{why}, and recurrent_bias is traced, so maybe not 0")

@@ -14,12 +14,12 @@ from jax import Array
 
 from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.parts import Run, joined, recurrent_of
-from gatedrnn._src.elman import Elman
-from gatedrnn._src.gru import GRU
+from gatedrnn._src.base import Cell, Params
+from gatedrnn._src.cells.elman import Elman
+from gatedrnn._src.cells.gru import GRU
+from gatedrnn._src.cells.lstm import LSTM
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.stepwise import Dense, DenseParams
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.rule import Cell, Params
+from gatedrnn._src.layers.pointwise import Dense, DenseParams
 
 CELLS = ("SimpleCell", "LSTMCell", "OptimizedLSTMCell", "GRUCell")
 ABSENT = {

@@ -9,9 +9,9 @@ from typing import Any
 from gatedrnn._interop.arrays import as_array
 from gatedrnn._interop.parts import carry_of_row, is_cell, row, row_of_carry
 from gatedrnn._interop.states import carry_from_states, carry_of_part, cells_of, leaves_of
+from gatedrnn._src.base import Carry, Cell
+from gatedrnn._src.cells.lstm import LSTM
 from gatedrnn._src.layers.bidirectional import Directions
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.rule import Carry, Cell
 
 
 def from_flax_carry(layer: Any, states: Any) -> Carry:

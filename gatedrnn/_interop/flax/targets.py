@@ -8,8 +8,8 @@ from jax import Array
 from gatedrnn._interop.forms import Level
 from gatedrnn._interop.parts import is_cell
 from gatedrnn._src import checks
-from gatedrnn._src.layers.stepwise import DenseParams
-from gatedrnn._src.lstm import LSTM
+from gatedrnn._src.cells.lstm import LSTM
+from gatedrnn._src.layers.pointwise import DenseParams
 
 
 def check_options(

@@ -10,12 +10,11 @@ from gatedrnn._interop.forms import cannot
 from gatedrnn._interop.keras.cells import FORMS, check_cell, make, weights_of_cell
 from gatedrnn._interop.keras.layers import layer_to
 from gatedrnn._interop.parts import check_params, is_cell, row, row_with_params, runs
-from gatedrnn._src import inputs
+from gatedrnn._src import validation
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.dropout import Dropout
-from gatedrnn._src.layers.final import Final
+from gatedrnn._src.layers.combinators import Final
+from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent
-from gatedrnn._src.layers.stepwise import Dense, Embed
 
 
 def sequence(layer: Any) -> Any:
@@ -64,7 +63,7 @@ def _checked(layer: Any, params: Any) -> list[tuple[Any, Any]]:
         raise ValueError(f"params: got dtype {' and '.join(dtypes)}, expected the same in all")
     in_features = _in_features(layer, params)
     expected = jax.eval_shape(lambda: inside.init(jax.random.key(0), in_features))
-    inputs.check_shapes("params", params, expected, layer)
+    validation.check_shapes("params", params, expected, layer)
     return parts
 
 

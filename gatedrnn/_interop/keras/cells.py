@@ -13,13 +13,11 @@ from jax import Array
 from gatedrnn._interop.arrays import as_array, reorder
 from gatedrnn._interop.forms import Forms, gru_params
 from gatedrnn._interop.keras.chain import refusal
-from gatedrnn._src.elman import Elman, ElmanParams
-from gatedrnn._src.gru import GRU
-from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.lstm_rule import LSTMParams
-from gatedrnn._src.recurrent_dropout import RecurrentDropout
-from gatedrnn._src.rule import Cell, Params
+from gatedrnn._src.base import Cell, Params
+from gatedrnn._src.cells.elman import Elman, ElmanParams
+from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.lstm import LSTM, LSTMParams
+from gatedrnn._src.cells.recurrent_dropout import RecurrentDropout
 
 ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
 FORMS = Forms(

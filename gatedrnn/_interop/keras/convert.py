@@ -21,8 +21,8 @@ from gatedrnn._interop.libraries import library
 from gatedrnn._interop.parts import carry_of_row, is_cell, joined, row
 from gatedrnn._interop.states import carry_from_states, carry_of_part, cells_of, leaves_of_cells
 from gatedrnn._src import checks
-from gatedrnn._src.layers.final import Final
-from gatedrnn._src.rule import Carry, Cell
+from gatedrnn._src.base import Carry, Cell
+from gatedrnn._src.layers.combinators import Final
 
 
 def _keras() -> Any:

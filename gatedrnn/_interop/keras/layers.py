@@ -5,11 +5,10 @@ from typing import Any
 from gatedrnn._interop.keras.cells import cell_from, check_activation, make, weight
 from gatedrnn._interop.keras.chain import refusal
 from gatedrnn._interop.parts import Run, recurrent_of
+from gatedrnn._src.base import Cell, Params
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.dropout import Dropout
+from gatedrnn._src.layers.pointwise import Dense, DenseParams, Dropout, Embed, EmbedParams
 from gatedrnn._src.layers.recurrent import Recurrent
-from gatedrnn._src.layers.stepwise import Dense, DenseParams, Embed, EmbedParams
-from gatedrnn._src.rule import Cell, Params
 
 MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "mul"}
 

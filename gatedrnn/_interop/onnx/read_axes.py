@@ -28,7 +28,7 @@ from gatedrnn._interop.onnx.read_values import (
     size_of,
     steps_of,
 )
-from gatedrnn._src.layers.layer import is_causal, is_stepwise
+from gatedrnn._src.layers.base import is_causal, is_stepwise
 
 HUGE = 2**31 - 1  # as an end that is none
 

@@ -29,10 +29,10 @@ from gatedrnn._interop.onnx.read_values import (
     steps_of,
 )
 from gatedrnn._interop.parts import joined, recurrent_of
+from gatedrnn._src.layers.base import is_stepwise
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.layer import is_stepwise
+from gatedrnn._src.layers.combinators import Residual
 from gatedrnn._src.layers.recurrent import Recurrent
-from gatedrnn._src.layers.residual import Residual
 
 
 def concat(graph: Graph, node: Node) -> list[Value]:

@@ -28,8 +28,7 @@ from gatedrnn._interop.onnx.read_values import (
     steps_of,
 )
 from gatedrnn._interop.parts import recurrent_of
-from gatedrnn._src.layers.dropout import Dropout
-from gatedrnn._src.layers.stepwise import Dense, DenseParams, Embed, EmbedParams
+from gatedrnn._src.layers.pointwise import Dense, DenseParams, Dropout, Embed, EmbedParams
 
 
 def read(graph: Graph, node: Node, k: int = 0) -> Flow:

@@ -16,11 +16,9 @@ from jax import Array
 from gatedrnn._interop.arrays import Arrays, as_array, reorder
 from gatedrnn._interop.onnx.read_graph import Node, refused
 from gatedrnn._interop.parts import Run
-from gatedrnn._src.elman import Elman, ElmanParams
-from gatedrnn._src.gru import GRU
-from gatedrnn._src.gru_rule import GRUParams
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.lstm_rule import LSTMParams
+from gatedrnn._src.cells.elman import Elman, ElmanParams
+from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.lstm import LSTM, LSTMParams
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 ATTRIBUTES = {

@@ -14,8 +14,8 @@ from gatedrnn._interop.onnx.write_graph import Graph, Lengths, Sizes
 from gatedrnn._interop.onnx.write_layers import Writer, check
 from gatedrnn._interop.onnx.write_node import FORMS
 from gatedrnn._interop.parts import is_cell
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.layers.layer import reads_tokens
+from gatedrnn._src import checks, validation
+from gatedrnn._src.layers.base import reads_tokens
 from gatedrnn._src.layers.recurrent import RecurrentParams, lift
 
 OLDEST = 13  # of the versions of the operators
@@ -106,7 +106,7 @@ def _checked_features(layer: Any, params: Any) -> int | None:
             raise ValueError(f"params: got {got} without a matrix, expected those of {layer!r}")
         in_features = first.shape[-2]
     expected = jax.eval_shape(lambda: layer.init(jax.random.key(0), in_features))
-    inputs.check_shapes("params", params, expected, layer)
+    validation.check_shapes("params", params, expected, layer)
     return in_features
 
 

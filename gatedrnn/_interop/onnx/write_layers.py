@@ -15,16 +15,11 @@ from gatedrnn._interop.onnx.write_graph import Graph, Lengths, Sizes
 from gatedrnn._interop.onnx.write_node import FORMS, NodeOutputs, add_node
 from gatedrnn._interop.onnx.write_states import AFTER, BEFORE, state_name
 from gatedrnn._interop.parts import Run, runs
+from gatedrnn._src.layers.base import is_causal, is_stepwise
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.dropout import Dropout
-from gatedrnn._src.layers.final import Final
-from gatedrnn._src.layers.layer import is_causal, is_stepwise
-from gatedrnn._src.layers.pool import Pool
+from gatedrnn._src.layers.combinators import Final, Pool, Repeat, Residual, Stack
+from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent
-from gatedrnn._src.layers.repeat import Repeat
-from gatedrnn._src.layers.residual import Residual
-from gatedrnn._src.layers.stack import Stack
-from gatedrnn._src.layers.stepwise import Dense, Embed
 
 Path = tuple[str, ...]
 

@@ -15,10 +15,10 @@ from gatedrnn._interop.arrays import reorder
 from gatedrnn._interop.forms import Forms, gru_params
 from gatedrnn._interop.onnx.write_graph import Graph, Lengths, Sizes
 from gatedrnn._interop.parts import Run
-from gatedrnn._src.elman import Elman
-from gatedrnn._src.gru import GRU
-from gatedrnn._src.lstm import LSTM
-from gatedrnn._src.rule import Cell
+from gatedrnn._src.base import Cell
+from gatedrnn._src.cells.elman import Elman
+from gatedrnn._src.cells.gru import GRU
+from gatedrnn._src.cells.lstm import LSTM
 
 FORMS = Forms(
     "an ONNX graph",

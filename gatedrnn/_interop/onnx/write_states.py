@@ -18,15 +18,11 @@ from jax import Array
 from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.onnx.write_node import FORMS
 from gatedrnn._interop.states import carry_from_states
-from gatedrnn._src import inputs
+from gatedrnn._src import validation
+from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.final import Final
-from gatedrnn._src.layers.pool import Pool
+from gatedrnn._src.layers.combinators import Final, Pool, Repeat, Residual, Stack
 from gatedrnn._src.layers.recurrent import Recurrent, lift
-from gatedrnn._src.layers.repeat import Repeat
-from gatedrnn._src.layers.residual import Residual
-from gatedrnn._src.layers.stack import Stack
-from gatedrnn._src.rule import Carry, Cell
 
 BEFORE, AFTER = "carry", "final"
 
@@ -67,7 +63,7 @@ def _leaves(path: tuple[str, ...], cell: Cell, carry: Carry) -> Iterator[tuple[s
             "[B, F]: a graph has one batch axis"
         )
     like = jax.eval_shape(lambda: cell.carry((shape[0],), jnp.float32))
-    inputs.check_shapes(".".join(("carry", *path)), carry, like, cell)
+    validation.check_shapes(".".join(("carry", *path)), carry, like, cell)
     return zip(type(like)._fields, carry, strict=True)
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src import checks
-from gatedrnn._src.decoding.edge import as_partial, check_step
-from gatedrnn._src.rule import Carry
+from gatedrnn._src.base import Carry
+from gatedrnn._src.decoding.checks import as_partial, check_step
 
 
 def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src import checks
-from gatedrnn._src.decoding.edge import as_partial, as_token, check_range, vocabulary
+from gatedrnn._src.base import Carry
+from gatedrnn._src.decoding.checks import as_partial, as_token, check_range, vocabulary
 from gatedrnn._src.numerics import accumulator
-from gatedrnn._src.rule import Carry
-from gatedrnn._src.trees import vary_alike, where
+from gatedrnn._src.pytree import vary_alike, where
 
 
 class Decoded(NamedTuple):

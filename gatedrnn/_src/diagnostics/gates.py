@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._src import inputs
-from gatedrnn._src.diagnostics.replay import Replay, replay
+from gatedrnn._src import validation
+from gatedrnn._src.base import Carry, Cell, Params, RuledCell, rule_of
+from gatedrnn._src.diagnostics.starts import Replay, replay
 from gatedrnn._src.numerics import matrices_as
-from gatedrnn._src.rule import Carry, Cell, Params, RuledCell, rule_of
 
 
 def gates(
@@ -53,7 +53,7 @@ def gates(
       ValueError: a cell whose rule names no gates, and what `gr.unroll` raises.
       TypeError: what `gr.unroll` raises.
     """
-    inputs.check_cell(cell)
+    validation.check_cell(cell)
     rule = rule_of(cell)
     if rule is None or not rule.gate_names:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule that names its gates")
@@ -69,7 +69,7 @@ def _gates(cell: RuledCell, params: Params, run: Replay) -> list[Array]:
     params = matrices_as(params, run.xs.dtype)
     _, every = rule.recur(cell, params, run.before, rule.project(cell, params, run.xs))
     found = (operator.attrgetter(name)(every) for name in rule.gate_names)
-    return [inputs.zero_masked(gate, run.mask) for gate in found]
+    return [validation.zero_masked(gate, run.mask) for gate in found]
 
 
 class Saturation(NamedTuple):
@@ -122,7 +122,7 @@ def _shares(
     gate = jnp.asarray(gate)
     if gate.ndim < 2:
         raise ValueError(f"gates[{name!r}]: got shape {gate.shape}, expected [T, *B, H]")
-    counts = inputs.as_mask(lengths, mask, len(gate), gate.shape[1:-1])
+    counts = validation.as_mask(lengths, mask, len(gate), gate.shape[1:-1])
     counts = jnp.ones(gate.shape[:-1], bool) if counts is None else counts
     axes = tuple(range(counts.ndim))
     total = jnp.sum(counts).astype(gate.dtype)

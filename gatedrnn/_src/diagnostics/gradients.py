@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.bptt import BPTT
-from gatedrnn._src.diagnostics.flat import row_size, unflatten
+from gatedrnn._src import checks, validation
+from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.diagnostics.probe import Probed
+from gatedrnn._src.diagnostics.vectors import row_size, unflatten
 from gatedrnn._src.numerics import accumulator
-from gatedrnn._src.rule import Carry, Cell, Params
-from gatedrnn._src.unroll import as_sequence, trajectory, unroll
+from gatedrnn._src.time.bptt import BPTT
+from gatedrnn._src.time.unroll import as_sequence, trajectory, unroll
 
 
 def carry_gradients(
@@ -62,7 +62,7 @@ def carry_gradients(
       ValueError: a loss that is not a scalar, and what `gr.unroll` raises.
       TypeError: what `gr.unroll` raises.
     """
-    inputs.check_cell(cell)
+    validation.check_cell(cell)
     xs = as_sequence(cell, params, xs)
     probed = Probed(cell)
 
@@ -157,7 +157,7 @@ def gradient_reach(
     checks.option("of", of, ("inputs", "carry"))
     reach = {}
     for name, (cell, params) in cells.items():
-        inputs.check_cell(cell)
+        validation.check_cell(cell)
         checked = as_sequence(cell, params, xs)
         if len(checked) == 0:
             raise ValueError(f"xs: got shape {checked.shape}, expected at least one step")

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.diagnostics.flat import check_leaf, flatten, unflatten
-from gatedrnn._src.diagnostics.replay import Replay, replay
-from gatedrnn._src.elman import Elman, ElmanParams
+from gatedrnn._src import checks, validation
+from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.cells.elman import Elman, ElmanParams
+from gatedrnn._src.diagnostics.starts import Replay, replay
+from gatedrnn._src.diagnostics.vectors import check_leaf, flatten, unflatten
 from gatedrnn._src.numerics import ACTIVATIONS, accumulator
-from gatedrnn._src.rule import Carry, Cell, Params
-from gatedrnn._src.trees import where
+from gatedrnn._src.pytree import where
 
 
 def step_jacobians(
@@ -55,7 +55,7 @@ def step_jacobians(
       ValueError: an unknown leaf, and what `gr.unroll` raises.
       TypeError: what `gr.unroll` raises.
     """
-    inputs.check_cell(cell)
+    validation.check_cell(cell)
     check_leaf(cell, leaf)
     run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
     return _step_jacobians(cell, leaf, params, run)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src.diagnostics.flat import flatten, row_size, unflatten
-from gatedrnn._src.rule import Carry, Cell, Params, Rule, prepared, rule_of
+from gatedrnn._src.base import Carry, Cell, Params, Rule, prepared, rule_of
+from gatedrnn._src.diagnostics.vectors import flatten, row_size, unflatten
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

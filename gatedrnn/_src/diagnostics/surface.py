@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from gatedrnn._src import checks
-from gatedrnn._src.rule import Params
+from gatedrnn._src.base import Params
 
 POINTS_AT_ONCE = 64  # how many points of a slice are computed side by side
 

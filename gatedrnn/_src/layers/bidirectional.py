@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.drawing import draws
-from gatedrnn._src.layers.layer import as_sequence, features_of, key_of
+from gatedrnn._src import checks, validation
+from gatedrnn._src.base import Carry, Cell, rule_of
+from gatedrnn._src.layers.base import as_sequence, features_of, key_of
 from gatedrnn._src.layers.recurrent import Recurrent, lift
-from gatedrnn._src.rule import Carry, Cell, rule_of
-from gatedrnn._src.unroll import steps_that_start
+from gatedrnn._src.masks import draws
+from gatedrnn._src.time.unroll import steps_that_start
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
@@ -182,9 +182,9 @@ class Bidirectional:
         cell = self.forward.cell
         for p in params:
             self.forward.check(p)
-            inputs.check_params(cell, p.cell, xs)
+            validation.check_params(cell, p.cell, xs)
         if rule_of(cell) is not None:
-            inputs.check_dtypes(params, xs, "xs")
+            validation.check_dtypes(params, xs, "xs")
         if carry.forward is None:
             return carry
         named = zip((self.forward, self.backward), carry, Directions._fields, strict=True)

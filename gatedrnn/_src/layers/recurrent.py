@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks, inputs
-from gatedrnn._src.bptt import BPTT
-from gatedrnn._src.drawing import draws, draws_each_step
-from gatedrnn._src.layers.layer import as_sequence, features_of, last_valid
-from gatedrnn._src.rule import Carry, Cell, Params, rule_of
-from gatedrnn._src.unroll import unroll
+from gatedrnn._src import checks, validation
+from gatedrnn._src.base import Carry, Cell, Params, rule_of
+from gatedrnn._src.layers.base import as_sequence, features_of, last_valid
+from gatedrnn._src.masks import draws, draws_each_step
+from gatedrnn._src.time.bptt import BPTT, check_bptt
+from gatedrnn._src.time.unroll import unroll
 
 
 class RecurrentParams(NamedTuple):
@@ -42,13 +42,13 @@ class Recurrent:
     initial: str = "zeros"
 
     def __post_init__(self) -> None:
-        inputs.check_cell(self.cell)
-        inputs.check_bptt(self.cell, self.bptt)
+        validation.check_cell(self.cell)
+        check_bptt(self.cell, self.bptt)
         checks.option("initial", self.initial, ("zeros", "learned"))
 
     def out_features(self, in_features: int | None) -> int:
         """The size of the cell's output."""
-        return inputs.output_features(self.cell, features_of(self, in_features))
+        return validation.output_features(self.cell, features_of(self, in_features))
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
@@ -142,7 +142,7 @@ class Recurrent:
     def as_carry(self, carry: Carry, xs: Array, name: str) -> Carry:
         """`carry` checked and cast to the dtypes that `xs` asks for."""
         steps, carry = self.uncounted(carry, name)
-        carry = inputs.as_carry(self.cell, carry, xs.shape[1:-1], xs, name)
+        carry = validation.as_carry(self.cell, carry, xs.shape[1:-1], xs, name)
         return self._counted(steps, 0, carry)
 
     def uncounted(self, carry: Carry | None, name: str = "carry") -> tuple[Array | None, Carry]:
@@ -166,7 +166,7 @@ class Recurrent:
             )
         if self.initial == "learned":
             expected = jax.eval_shape(lambda: self.cell.carry((), jnp.float32))
-            inputs.check_shapes("params.initial", params.initial, expected, self)
+            validation.check_shapes("params.initial", params.initial, expected, self)
         elif params.initial is not None:
             raise ValueError(
                 f"params.initial: got a learned carry, expected None: {self} starts from zeros"
@@ -219,7 +219,7 @@ class Recurrent:
         y = jax.tree.leaves(self.uncounted(carry)[1])[0]
         if len(xs) == 0:
             return carry, jnp.zeros_like(y)
-        return carry, y if mask is None else inputs.zero_masked(y, jnp.any(mask, axis=0))
+        return carry, y if mask is None else validation.zero_masked(y, jnp.any(mask, axis=0))
 
 
 def recurrent(cell: Cell, bptt: BPTT = BPTT(), initial: str = "zeros") -> Recurrent:

@@ -1,0 +1,1 @@
+"""Recurrent cells: equations, rule and dataclass of each in one file."""

@@ -1,0 +1,29 @@
+"""A single step of a cell that has a rule, from the rule's own pieces."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gatedrnn._src import validation
+from gatedrnn._src.base import Carry, Params, RuledCell
+from gatedrnn._src.masks import draw
+from gatedrnn._src.numerics import matrices_as
+
+
+def ruled_step(
+    cell: RuledCell,
+    params: Params,
+    carry: Carry,
+    x: Array,
+    *,
+    key: Array | None = None,
+    first_step: int | Array = 0,
+) -> tuple[Carry, Array]:
+    """`project` and `recur` for one step: `x [*B, I]` -> the new carry and its first leaf."""
+    x = jnp.asarray(x)
+    carry = validation.check_step(cell, params, carry, x)
+    params = matrices_as(params, x.dtype)
+    if key is not None:
+        params, x = draw(cell, key, params, x, jnp.asarray(first_step, jnp.int32))
+    carry, _ = cell.rule.recur(cell, params, carry, cell.rule.project(cell, params, x))
+    return carry, jax.tree.leaves(carry)[0]

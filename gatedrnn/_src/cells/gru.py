@@ -1,0 +1,304 @@
+"""Gated recurrent units in all four published forms.
+
+Axes: `*B` batch, `I` input features, `H` features.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from gatedrnn._src import checks
+from gatedrnn._src.base import Rule
+from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.numerics import (
+    dot,
+    dot_gates,
+    dot_sum,
+    dot_transposed,
+    gates_apart,
+    lecun_normal,
+    masked,
+    orthogonal_gates,
+    outer,
+    sigmoid,
+    total,
+    transposed,
+)
+
+
+class GRUParams(NamedTuple):
+    """Parameters of a GRU, gates stacked in the order `r, z, n`."""
+
+    kernel: Array  # [I, 3H]
+    recurrent_kernel: Array  # [H, 3H]
+    bias: Array | None  # [3H]
+    recurrent_bias: Array | None  # [H], inside the product that r gates (reset after only)
+
+
+class GRUCarry(NamedTuple):
+    """The state between steps: the output `h [*B, H]`."""
+
+    h: Array
+
+
+class GRUGates(NamedTuple):
+    """The gates, each `[..., H]`; `u = h U_s + d_s`, None where the reset comes before."""
+
+    r: Array
+    z: Array
+    n: Array
+    u: Array | None
+
+
+# The equations (before: Cho et al. 2014, which keeps, and Chung et al. 2014, which writes; after:
+# cuDNN and PyTorch, which keep):
+#
+#   r = σ(x W_r + h U_r + b_r)      z = σ(x W_z + h U_z + b_z)      n = tanh(s)
+#   before: s = x W_s + (r ⊙ h) U_s + b_s
+#   after:  s = x W_s + b_s + r ⊙ u,     u = h U_s + d_s
+#   writes: h' = (1−z) ⊙ h + z ⊙ n       keeps: h' = z ⊙ h + (1−z) ⊙ n
+
+
+def project(cell: "GRU", params: GRUParams, xs: Array) -> tuple[Array, ...]:
+    """`x W` of `r, z, s`, each `[..., H]`; the bias is added in the step, where it is free."""
+    return dot_gates(xs, params.kernel, 3)
+
+
+def prepare(cell: "GRU", params: GRUParams) -> tuple[GRUParams, GRUParams]:
+    """A kernel for each gate; for the reverse step, transposed."""
+    return _by_gate(params, -1), _by_gate(transposed(params), 0)
+
+
+def _by_gate(params: GRUParams, axis: int) -> GRUParams:
+    """`params` with one kernel for each gate stacked along `axis`."""
+    kernels: dict[str, Any] = {
+        name: gates_apart(getattr(params, name), 3, axis) for name in ("kernel", "recurrent_kernel")
+    }
+    return params._replace(**kernels)
+
+
+def recur(
+    cell: "GRU",
+    params: GRUParams,
+    carry: GRUCarry,
+    a: tuple[Array, ...],
+    *,
+    cell_path_only: bool = False,
+    mask: Array | None = None,
+) -> tuple[GRUCarry, GRUGates]:
+    """One step from the projected input `a`, one array for each gate; also the gates."""
+    a_r, a_z, a_s = a
+    if params.bias is not None:
+        b_r, b_z, b_s = (b.astype(a_s.dtype) for b in gates_apart(params.bias, 3))
+        a_r, a_z, a_s = a_r + b_r, a_z + b_z, a_s + b_s
+    state = carry.h.astype(a_s.dtype)
+    h = masked(lax.stop_gradient(carry.h) if cell_path_only else carry.h, mask)
+    if cell.reset == "before":
+        u_rz, u_s = _split(cell, params.recurrent_kernel)
+        h_r, h_z = dot_gates(h, u_rz, 2)
+        r, z = sigmoid(a_r + h_r), sigmoid(a_z + h_z)
+        u = None
+        s = a_s + dot(r * h.astype(r.dtype), u_s)
+    else:
+        h_r, h_z, u = dot_gates(h, params.recurrent_kernel, 3)
+        if params.recurrent_bias is not None:
+            u = u + params.recurrent_bias.astype(u.dtype)
+        r, z = sigmoid(a_r + h_r), sigmoid(a_z + h_z)
+        s = a_s + r * u
+    n = jnp.tanh(s)
+    k = _kept(cell, z)
+    return GRUCarry((n + k * (state - n)).astype(carry.h.dtype)), GRUGates(r, z, n, u)
+
+
+def _split(cell: "GRU", kernel: Any) -> Any:
+    """The kernels of `r` and `z`, and that of `s`: all stacked, or one for each gate."""
+    if isinstance(kernel, tuple):
+        return kernel[:2], kernel[2]
+    return jnp.split(kernel, [2 * cell.features], axis=-1)
+
+
+def _kept(cell: "GRU", z: Array) -> Array:
+    """The share of the old state, `k`."""
+    return 1 - z if cell.update == "writes" else z
+
+
+# The rule, with k the share of the old state, h' = k ⊙ h + (1−k) ⊙ n, and δ short for δh':
+#
+#   δs   = δ ⊙ k_s      k_s = (1−k) ⊙ (1−n²)
+#   δa^z = δ ⊙ k_z      k_z = (h − n) ⊙ ∂k/∂a^z,   ∂k/∂a^z = −z(1−z) writes, +z(1−z) keeps
+#
+#   before: q    = δs U_sᵀ                       the cotangent of r ⊙ h
+#           δa^r = q ⊙ k_r                       k_r = h ⊙ r(1−r)
+#           δh   = δ ⊙ k + q ⊙ r + [δa^r, δa^z] U_rzᵀ
+#   after:  δu   = δs ⊙ r = δ ⊙ k_u              k_u = k_s ⊙ r
+#           δa^r = δs ⊙ u ⊙ r(1−r) = δ ⊙ k_r     k_r = k_s ⊙ u ⊙ r(1−r)
+#           δh   = δ ⊙ k + [δa^r, δa^z, δu] Uᵀ
+#
+# With a mask m, the products read m ⊙ h for h: q and what comes back through U_rz and U are
+# multiplied by it once more, the direct share δ ⊙ k is not.
+#
+# After the product every cotangent is a coefficient times δ, so one product is enough, and δ (with
+# q, before) is all that the sums over time need to know of a step.
+
+
+class GRULocal(NamedTuple):
+    """The derivatives of one step that the reverse recurrence multiplies by, each `[..., H]`."""
+
+    keep: Array  # k
+    r: Array  # k_r
+    z: Array  # k_z
+    s: Array  # k_s
+    u: Array  # k_u; before: r
+
+
+class GRUDelta(NamedTuple):
+    """What the sums over time need to know of a step."""
+
+    h: Array  # δh', [..., H]
+    q: Array | None  # [..., H], where the reset comes before
+
+
+def linearize(
+    cell: "GRU", params: GRUParams, before: GRUCarry, after: GRUCarry, gates: GRUGates
+) -> GRULocal:
+    """The local derivatives of the steps that lead from `before` to `after`."""
+    r, z, n, u = gates
+    h = before.h.astype(n.dtype)
+    k = _kept(cell, z)
+    sign = -1 if cell.update == "writes" else 1
+    k_s = (1 - k) * (1 - n * n)
+    k_z = sign * (h - n) * z * (1 - z)
+    if u is None:
+        return GRULocal(k, h * r * (1 - r), k_z, k_s, r)
+    return GRULocal(k, k_s * u * r * (1 - r), k_z, k_s, k_s * r)
+
+
+def backward(
+    cell: "GRU",
+    params: GRUParams,
+    local: GRULocal,
+    dcarry: GRUCarry,
+    *,
+    cell_path_only: bool = False,
+    mask: Array | None = None,
+) -> tuple[GRUCarry, GRUDelta]:
+    """The reverse step, with transposed kernels: `δh'` -> `δh`."""
+    (d,) = dcarry
+    q, kept = None, d * local.keep
+    kernels: Any = params.recurrent_kernel
+    if cell.reset == "before":
+        q = masked(dot(d * local.s, kernels[2]), mask)
+        through = q * local.u + masked(dot_sum((q * local.r, d * local.z), kernels[:2]), mask)
+    else:
+        through = masked(dot_sum((d * local.r, d * local.z, d * local.u), kernels), mask)
+    return GRUCarry(kept if cell_path_only else kept + through), GRUDelta(d, q)
+
+
+def contract(
+    cell: "GRU",
+    params: GRUParams,
+    xs: Array,
+    before: GRUCarry,
+    after: GRUCarry,
+    gates: GRUGates,
+    local: GRULocal,
+    delta: GRUDelta,
+    *,
+    mask: Array | None = None,
+) -> tuple[GRUParams, Array]:
+    """`δW = Σ xᵀ δa`, `δU_rz = Σ hᵀ δa`, `δU_s = Σ (r ⊙ h)ᵀ δs` (before) or `Σ hᵀ δu` (after)."""
+    d, q = delta
+    h = masked(before.h, mask)
+    da_r, da_z, ds = (d if q is None else q) * local.r, d * local.z, d * local.s
+    recurrent_bias = None
+    if q is None:
+        du = d * local.u
+        recurrent = outer(h, jnp.concatenate([da_r, da_z, du], axis=-1))
+        recurrent_bias = total(du) if cell.use_bias else None
+    else:
+        gated = (gates.r * h.astype(gates.r.dtype)).astype(h.dtype)
+        da_rz = jnp.concatenate([da_r, da_z], axis=-1)
+        recurrent = jnp.concatenate([outer(h, da_rz), outer(gated, ds)], axis=-1)
+    da = jnp.concatenate([da_r, da_z, ds], axis=-1)
+    dparams = GRUParams(
+        kernel=outer(xs, da),
+        recurrent_kernel=recurrent,
+        bias=total(da) if cell.use_bias else None,
+        recurrent_bias=recurrent_bias,
+    )
+    return dparams, dot_transposed(da, params.kernel)
+
+
+RULE = Rule(
+    project,
+    recur,
+    linearize,
+    backward,
+    contract,
+    prepare,
+    has_cell_path=True,
+    takes_mask=True,
+    gate_names=("r", "z"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU:
+    """Gated recurrent unit; which of the four published forms is said, never assumed.
+
+    `r, z = σ(x W + h U + b)`; `n = tanh(x W_n + (r ⊙ h) U_n + b_n)` where the reset comes before
+    the product, `n = tanh(x W_n + b_n + r ⊙ (h U_n + d_n))` where it comes after. The update gate
+    writes, `h' = (1−z) ⊙ h + z ⊙ n`, or keeps, `h' = z ⊙ h + (1−z) ⊙ n`: the same model with the
+    sign of `z`'s weights flipped. Gate order `r, z, n`.
+
+    The defaults are Chung et al. (2014), as most texts print it; PyTorch, cuDNN and Flax are
+    `reset="after", update="keeps"`.
+
+    Attributes:
+      features: `H`.
+      reset: `"before"` or `"after"` the recurrent product of the candidate.
+      update: whether `z` is the share that is written (`"writes"`) or kept (`"keeps"`).
+      use_bias: whether the gates have a bias (reset after: also `d_n` inside the product).
+
+    Raises:
+      ValueError: features below 1, or an unknown option.
+    """
+
+    features: int
+    reset: str = "before"
+    update: str = "writes"
+    use_bias: bool = True
+
+    rule: ClassVar[Rule] = RULE
+
+    def __post_init__(self) -> None:
+        checks.size("features", self.features)
+        checks.option("reset", self.reset, ("before", "after"))
+        checks.option("update", self.update, ("writes", "keeps"))
+        checks.flag("use_bias", self.use_bias)
+
+    def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> GRUParams:
+        """Kernels LeCun normal and orthogonal per gate, biases zero."""
+        checks.size("in_features", in_features)
+        checks.floating("dtype", dtype)
+        features = self.features
+        input_key, recurrent_key = jax.random.split(key)
+        inside = self.use_bias and self.reset == "after"
+        return GRUParams(
+            kernel=lecun_normal(input_key, (in_features, 3 * features), dtype),
+            recurrent_kernel=orthogonal_gates(recurrent_key, features, features, 3, dtype),
+            bias=jnp.zeros(3 * features, dtype) if self.use_bias else None,
+            recurrent_bias=jnp.zeros(features, dtype) if inside else None,
+        )
+
+    def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> GRUCarry:
+        """Zeros, `h [*B, H]` in `dtype`."""
+        return GRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
+
+    def step(self, params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
+        """One time step: `x [*B, I]` -> the new carry and the output `[*B, H]`."""
+        return ruled_step(self, params, carry, x)

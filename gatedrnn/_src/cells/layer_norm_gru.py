@@ -1,0 +1,284 @@
+"""The layer-normalised gated recurrent unit.
+
+Axes: `...` any leading axes, `*B` batch, `I` input features, `H` features.
+"""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from gatedrnn._src import checks
+from gatedrnn._src.base import Rule
+from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.cells.gru import GRUCarry
+from gatedrnn._src.cells.normalisation import Normalised, normalise, normalise_transposed, scaled
+from gatedrnn._src.numerics import (
+    dot,
+    dot_transposed,
+    lecun_normal,
+    masked,
+    orthogonal_gates,
+    outer,
+    sigmoid,
+    total,
+    transposed,
+)
+
+
+class LayerNormGRUParams(NamedTuple):
+    """Parameters of a layer-normalised GRU, gates stacked in the order `r, z, n`."""
+
+    kernel: Array  # [I, 3H]
+    recurrent_kernel: Array  # [H, 3H]
+    scale: Array  # γ_x [3H]
+    recurrent_scale: Array  # γ_h [3H]
+    bias: Array | None  # b [3H]
+    recurrent_bias: Array | None  # d [H], inside the product that r gates
+
+
+# The equations (Ba et al. 2016, supplement, the two shifts of r and z in one b).
+# û and v̂ are normalised, r and z over the stacked vector of the two, as published, n by itself:
+#
+#   u = x W      v = h U      a_x = γ_x ⊙ û + b      a_h = γ_h ⊙ v̂
+#   r = σ(a_x^r + a_h^r)      z = σ(a_x^z + a_h^z)
+#   n = tanh(a_x^n + r ⊙ p)   p = a_h^n + d
+#   h' = (1−z) ⊙ h + z ⊙ n
+
+
+class LayerNormGRUGates(NamedTuple):
+    """What a step makes on its way: `r, z, n, p`, each `[..., H]`, and all that is normalised."""
+
+    r: Array
+    z: Array
+    n: Array
+    p: Array
+    inputs: "Parts"  # û
+    recurrent: "Parts"  # v̂
+
+
+class Parts(NamedTuple):
+    """What is normalised together: `r` and `z [..., 2H]`, and `n [..., H]`."""
+
+    gates: Normalised
+    candidate: Normalised
+
+
+def _normalise(v: Array) -> Parts:
+    return Parts(*map(normalise, _split(v)))
+
+
+def _normalise_transposed(delta: Array, at: Parts) -> Array:
+    """`δv̂ [..., 3H]` -> `δv [..., 3H]`."""
+    return _join(*map(normalise_transposed, _split(delta), at))
+
+
+def _split(stacked: Array) -> tuple[Array, Array]:
+    """`r` and `z`, and `n`."""
+    gates, candidate = jnp.split(stacked, [2 * stacked.shape[-1] // 3], axis=-1)
+    return gates, candidate
+
+
+def _join(*parts: Array) -> Array:
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _values(parts: Parts) -> Array:
+    """Stacked, `[..., 3H]`."""
+    return _join(parts.gates.value, parts.candidate.value)
+
+
+def project(cell: "LayerNormGRU", params: LayerNormGRUParams, xs: Array) -> Parts:
+    """`û`, the normalised `x W`."""
+    return _normalise(dot(xs, params.kernel))
+
+
+def prepare(
+    cell: "LayerNormGRU", params: LayerNormGRUParams
+) -> tuple[LayerNormGRUParams, LayerNormGRUParams]:
+    """For the reverse step, every matrix transposed."""
+    return params, transposed(params)
+
+
+def recur(
+    cell: "LayerNormGRU",
+    params: LayerNormGRUParams,
+    carry: GRUCarry,
+    a: Parts,
+    *,
+    cell_path_only: bool = False,
+    mask: Array | None = None,
+) -> tuple[GRUCarry, LayerNormGRUGates]:
+    """One step from the projected input; also all that it makes on its way."""
+    (h,) = carry
+    read = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
+    v = _normalise(dot(read, params.recurrent_kernel))
+    x_rz, x_n = _split(scaled(_values(a), params.scale, params.bias))
+    h_rz, p = _split(scaled(_values(v), params.recurrent_scale))
+    if params.recurrent_bias is not None:
+        p = p + params.recurrent_bias.astype(p.dtype)
+    r, z = jnp.split(sigmoid(x_rz + h_rz), 2, axis=-1)
+    n = jnp.tanh(x_n + r * p)
+    new = n + (1 - z) * (h.astype(n.dtype) - n)
+    return GRUCarry(new.astype(h.dtype)), LayerNormGRUGates(r, z, n, p, a, v)
+
+
+# The rule, with δ short for δh', and LNᵀ the transpose of the normalisation at what stands behind
+# the semicolon (see `normalise`), r and z together and n by itself:
+#
+#   δs   = δ ⊙ k_s      k_s = z ⊙ (1−n²)              the cotangent of a_x^n
+#   δa^z = δ ⊙ k_z      k_z = (n − h) ⊙ z(1−z)
+#   δp   = δ ⊙ k_p      k_p = k_s ⊙ r
+#   δa^r = δ ⊙ k_r      k_r = k_s ⊙ p ⊙ r(1−r)
+#   δv   = LNᵀ(γ_h ⊙ [δa^r, δa^z, δp]; v̂)             δh = δ ⊙ (1−z) + δv Uᵀ
+#   δu   = LNᵀ(γ_x ⊙ [δa^r, δa^z, δs]; û)             δx = δu Wᵀ
+#
+#   δW = Σ xᵀ δu       δγ_x = Σ [δa^r, δa^z, δs] ⊙ û       δb = Σ [δa^r, δa^z, δs]
+#   δU = Σ hᵀ δv       δγ_h = Σ [δa^r, δa^z, δp] ⊙ v̂       δd = Σ δp
+#
+# δ is all that the sums over time need to know of a step: the rest follows for many at once.
+
+
+class LayerNormGRULocal(NamedTuple):
+    """The derivatives of one step that the reverse recurrence multiplies by."""
+
+    keep: Array  # 1 − z, [..., H]
+    inputs: Array  # k_r, k_z, k_s stacked, [..., 3H]
+    recurrent: Array  # k_r, k_z, k_p stacked, [..., 3H]
+    at: Parts  # v̂
+
+
+def linearize(
+    cell: "LayerNormGRU",
+    params: LayerNormGRUParams,
+    before: GRUCarry,
+    after: GRUCarry,
+    gates: LayerNormGRUGates,
+) -> LayerNormGRULocal:
+    """The local derivatives of the steps that lead from `before` to `after`."""
+    r, z, n, p = gates[:4]
+    k_s = z * (1 - n * n)
+    k_z = (n - before.h.astype(n.dtype)) * z * (1 - z)
+    k_r = k_s * p * r * (1 - r)
+    into_inputs, into_recurrent = _join(k_r, k_z, k_s), _join(k_r, k_z, k_s * r)
+    return LayerNormGRULocal(1 - z, into_inputs, into_recurrent, gates.recurrent)
+
+
+def _pre_activations(coefficients: Array, d: Array) -> Array:
+    """`δ` times each of the stacked coefficients."""
+    return coefficients * _join(d, d, d)
+
+
+def _through_products(params: LayerNormGRUParams, local: LayerNormGRULocal, da: Array) -> Array:
+    """`δv`."""
+    return _normalise_transposed(scaled(da, params.recurrent_scale), local.at)
+
+
+def backward(
+    cell: "LayerNormGRU",
+    params: LayerNormGRUParams,
+    local: LayerNormGRULocal,
+    dcarry: GRUCarry,
+    *,
+    cell_path_only: bool = False,
+    mask: Array | None = None,
+) -> tuple[GRUCarry, Array]:
+    """The reverse step, with transposed kernels: `δh'` -> `δh`."""
+    (d,) = dcarry
+    dv = _through_products(params, local, _pre_activations(local.recurrent, d))
+    kept, through = d * local.keep, masked(dot(dv, params.recurrent_kernel), mask)
+    return GRUCarry(kept if cell_path_only else kept + through), d
+
+
+def contract(
+    cell: "LayerNormGRU",
+    params: LayerNormGRUParams,
+    xs: Array,
+    before: GRUCarry,
+    after: GRUCarry,
+    gates: LayerNormGRUGates,
+    local: LayerNormGRULocal,
+    d: Array,
+    *,
+    mask: Array | None = None,
+) -> tuple[LayerNormGRUParams, Array]:
+    """The sums over time that stand above, and `δx = δu Wᵀ`."""
+    da_x, da_h = (_pre_activations(k, d) for k in (local.inputs, local.recurrent))
+    du = _normalise_transposed(scaled(da_x, params.scale), gates.inputs)
+    dv = _through_products(params, local, da_h)
+    dparams = LayerNormGRUParams(
+        kernel=outer(xs, du),
+        recurrent_kernel=outer(masked(before.h, mask), dv),
+        scale=total(da_x * _values(gates.inputs)),
+        recurrent_scale=total(da_h * _values(gates.recurrent)),
+        bias=total(da_x) if cell.use_bias else None,
+        recurrent_bias=total(_split(da_h)[1]) if cell.use_bias else None,
+    )
+    return dparams, dot_transposed(du, params.kernel)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNormGRU:
+    """Gated recurrent unit with layer normalisation (Ba et al. 2016).
+
+    `r, z = σ(LN(x W; γ_x) + LN(h U; γ_h) + b)`,
+    `n = tanh(LN(x W_n; γ_x) + b_n + r ⊙ (LN(h U_n; γ_h) + d))`, `h' = (1−z) ⊙ h + z ⊙ n`; the
+    output is `h'`: the reset comes after the product and the update gate writes, as published.
+    `LN(v; γ) = γ ⊙ (v − μ) / √(var + ε)` with ε = 1e-5; as published, mean and variance are over
+    the stacked vector of `r` and `z`, and over that of `n` by itself. Statistics are in at least
+    float32. Gate order `r, z, n`.
+
+    Attributes:
+      features: `H`.
+      use_bias: whether there are `b` and `d`.
+
+    Raises:
+      ValueError: features below 1.
+    """
+
+    features: int
+    use_bias: bool = True
+
+    rule: ClassVar[Rule] = Rule(
+        project,
+        recur,
+        linearize,
+        backward,
+        contract,
+        prepare,
+        has_cell_path=True,
+        takes_mask=True,
+        gate_names=("r", "z"),
+    )
+
+    def __post_init__(self) -> None:
+        checks.size("features", self.features)
+        checks.flag("use_bias", self.use_bias)
+
+    def init(
+        self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32
+    ) -> LayerNormGRUParams:
+        """Kernels LeCun normal and orthogonal per gate, gains 1, biases 0."""
+        checks.size("in_features", in_features)
+        checks.floating("dtype", dtype)
+        features = self.features
+        input_key, recurrent_key = jax.random.split(key)
+        return LayerNormGRUParams(
+            kernel=lecun_normal(input_key, (in_features, 3 * features), dtype),
+            recurrent_kernel=orthogonal_gates(recurrent_key, features, features, 3, dtype),
+            scale=jnp.ones(3 * features, dtype),
+            recurrent_scale=jnp.ones(3 * features, dtype),
+            bias=jnp.zeros(3 * features, dtype) if self.use_bias else None,
+            recurrent_bias=jnp.zeros(features, dtype) if self.use_bias else None,
+        )
+
+    def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> GRUCarry:
+        """Zeros, `h [*B, H]` in `dtype`."""
+        return GRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
+
+    def step(self, params: LayerNormGRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
+        """One time step: `x [*B, I]` -> the new carry and the output `[*B, H]`."""
+        return ruled_step(self, params, carry, x)

@@ -1,0 +1,366 @@
+"""Long short-term memory: peepholes, recurrent projection, coupled gates.
+
+Axes: `*B` batch, `I` input features, `H` features (memory cells), `P` projected features,
+`R` recurrent features (`P` with projection, else `H`), `n` gates (4, or 3 if coupled).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from gatedrnn._src import checks
+from gatedrnn._src.base import Rule
+from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.numerics import (
+    accumulator,
+    dot,
+    dot_gates,
+    dot_sum,
+    dot_transposed,
+    gates_apart,
+    lecun_normal,
+    masked,
+    orthogonal_gates,
+    outer,
+    sigmoid,
+    total,
+    transposed,
+)
+
+
+class LSTMParams(NamedTuple):
+    """Parameters of an LSTM, gates stacked in the order `i, f, g, o` (coupled: `i, g, o`)."""
+
+    kernel: Array  # [I, nH]
+    recurrent_kernel: Array  # [R, nH]
+    bias: Array | None  # [nH]
+    peephole: Array | None  # c_{t-1} into i, f (coupled: i): diagonal [2H] or full [H, 2H]
+    output_peephole: Array | None  # c_t into o: diagonal [H] or full [H, H]
+    projection_kernel: Array | None  # [H, P]
+
+
+class LSTMCarry(NamedTuple):
+    """The state between steps: the output `h [*B, R]` and the memory `c [*B, H]`."""
+
+    h: Array
+    c: Array
+
+
+class LSTMGates(NamedTuple):
+    """The gates, each `[..., H]`; coupled: `f = 1 − i`."""
+
+    i: Array
+    f: Array
+    g: Array
+    o: Array
+
+
+# The equations, with a^k = x W_k + r_{t-1} W_kr + b_k (Hochreiter & Schmidhuber 1997; forget gate:
+# Gers et al. 2000; peepholes: Gers et al. 2002; projection: Sak et al. 2014; coupled: Greff et al.
+# 2017):
+#
+#   i = σ(a^i + c_{t-1} P_i)    f = σ(a^f + c_{t-1} P_f)    g = tanh(a^g)
+#   c_t = f ⊙ c_{t-1} + i ⊙ g
+#   o = σ(a^o + c_t P_o)        m_t = o ⊙ tanh(c_t)         r_t = m_t R   (m_t without projection)
+#
+# Coupled: f = 1 − i.
+
+
+def project(cell: "LSTM", params: LSTMParams, xs: Array) -> tuple[Array, ...]:
+    """`x W` of each gate, `n` of `[..., H]`; the bias is added in the step, where it is free."""
+    return dot_gates(xs, params.kernel, cell.gates)
+
+
+def prepare(cell: "LSTM", params: LSTMParams) -> tuple[LSTMParams, LSTMParams]:
+    """A kernel for each gate; for the reverse step, transposed."""
+    return _by_gate(cell, params, -1), _by_gate(cell, transposed(params), 0)
+
+
+def _by_gate(cell: "LSTM", params: LSTMParams, axis: int) -> LSTMParams:
+    """`params` with one kernel, and one full peephole, for each gate stacked along `axis`."""
+    apart: dict[str, Any] = {
+        name: gates_apart(getattr(params, name), cell.gates, axis)
+        for name in ("kernel", "recurrent_kernel")
+    }
+    if cell.peephole == "full" and params.peephole is not None:
+        apart["peephole"] = gates_apart(params.peephole, cell.gates - 2, axis)
+    return params._replace(**apart)
+
+
+def recur(
+    cell: "LSTM",
+    params: LSTMParams,
+    carry: LSTMCarry,
+    a: tuple[Array, ...],
+    *,
+    cell_path_only: bool = False,
+    mask: Array | None = None,
+) -> tuple[LSTMCarry, LSTMGates]:
+    """One step from the projected input `a`, one array for each gate; also the gates."""
+    h, c = carry
+    recurrent = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
+    pre = _add(a, dot_gates(recurrent, params.recurrent_kernel, cell.gates))
+    if params.bias is not None:
+        pre = _add(pre, [b.astype(pre[0].dtype) for b in gates_apart(params.bias, cell.gates)])
+    *reading, a_g, a_o = pre  # i and f (coupled: i) read the old memory
+    if params.peephole is not None:
+        reading = _add(reading, _peeped(cell, c, params.peephole, cell.gates - 2))
+    i, *f_or_none = map(sigmoid, reading)
+    f = 1 - i if cell.coupled else f_or_none[0]
+    g = jnp.tanh(a_g)
+    c = f * c + i * g
+    if params.output_peephole is not None:
+        (peeped,) = _peeped(cell, c, params.output_peephole, 1)
+        a_o = a_o + peeped
+    o = sigmoid(a_o)
+    m = o * jnp.tanh(c)
+    r = m if params.projection_kernel is None else dot(m, params.projection_kernel)
+    return LSTMCarry(r.astype(h.dtype), c), LSTMGates(i, f, g, o)
+
+
+def _add(these: Sequence[Array], those: Sequence[Array]) -> list[Array]:
+    return list(map(jnp.add, these, those))
+
+
+def _peeped(cell: "LSTM", c: Array, peephole: Any, gates: int) -> tuple[Array, ...]:
+    """`c P` of each gate that reads this memory."""
+    if cell.peephole == "full":
+        return dot_gates(c, peephole, gates)
+    return tuple(c * p.astype(c.dtype) for p in gates_apart(peephole, gates))
+
+
+def _peepholes(cell: "LSTM", params: LSTMParams, kind: str) -> tuple[Any, Any] | None:
+    """`P` of the gates that read the old memory and of `o`, if the peepholes are of this `kind`."""
+    if cell.peephole != kind or params.peephole is None or params.output_peephole is None:
+        return None
+    return params.peephole, params.output_peephole
+
+
+# The rule. With δr_t in full (the loss at t and δa_{t+1} W_rᵀ), and δc what reaches c_t from step
+# t+1 and from the loss; c without an index is c_t:
+#
+#   δm   = δr_t Rᵀ                                   (δr_t without projection)
+#   δa^o = δm ⊙ k_o                                  k_o = tanh(c) ⊙ o(1−o)
+#   δc_t = δc + δm ⊙ o ⊙ (1−tanh²c) + δa^o P_oᵀ
+#   δa^i = δc_t ⊙ k_i      δa^f = δc_t ⊙ k_f         k_i = g ⊙ i(1−i)    k_f = c_{t-1} ⊙ f(1−f)
+#   δa^g = δc_t ⊙ k_g                                k_g = i ⊙ (1−g²)
+#   δc_{t-1} = δc_t ⊙ f + δa^i P_iᵀ + δa^f P_fᵀ      δr_{t-1} = δa W_rᵀ
+#
+# Coupled: f = 1 − i moves with i, so k_i = (g − c_{t-1}) ⊙ i(1−i) and there is no a^f.
+# A diagonal P acts element-wise and folds into what multiplies δm and δc_t:
+#   δc_t = δc + δm ⊙ (o(1−tanh²c) + k_o p_o)         δc_{t-1} = δc_t ⊙ (f + k_i p_i + k_f p_f)
+
+
+class LSTMLocal(NamedTuple):
+    """The derivatives of one step that the reverse recurrence multiplies by, each `[..., H]`."""
+
+    gates: tuple[Array, ...]  # k of each gate, k_o last
+    into_memory: Array  # what multiplies δm on its way into δc_t
+    keep: Array  # what multiplies δc_t on its way into δc_{t-1}
+
+
+class LSTMDelta(NamedTuple):
+    """What the sums over time need to know of a step, both in full."""
+
+    output: Array  # δr_t, [..., R]
+    memory: Array  # δc_t, [..., H]
+
+
+def linearize(
+    cell: "LSTM", params: LSTMParams, before: LSTMCarry, after: LSTMCarry, gates: LSTMGates
+) -> LSTMLocal:
+    """The local derivatives of the steps that lead from `before` to `after`."""
+    i, f, g, o = gates
+    tanh_c = jnp.tanh(after.c)
+    k_o = tanh_c * o * (1 - o)
+    k_g = i * (1 - g * g)
+    if cell.coupled:
+        reading = [(g - before.c) * i * (1 - i)]
+    else:
+        reading = [g * i * (1 - i), before.c * f * (1 - f)]
+    into_memory = o * (1 - tanh_c * tanh_c)
+    keep = f
+    diagonal = _peepholes(cell, params, "diagonal")
+    if diagonal is not None:
+        into_memory = into_memory + k_o * diagonal[1].astype(k_o.dtype)
+        for k, p in zip(reading, gates_apart(diagonal[0], len(reading)), strict=True):
+            keep = keep + k * p.astype(k.dtype)
+    return LSTMLocal((*reading, k_g, k_o), into_memory, keep)
+
+
+def _pre_activations(local: LSTMLocal, dm: Array, dc: Array) -> tuple[Array, ...]:
+    """`δa` of each gate, from `δm_t` and `δc_t`."""
+    *others, k_o = local.gates
+    return (*(dc * k for k in others), dm * k_o)
+
+
+def backward(
+    cell: "LSTM",
+    params: LSTMParams,
+    local: LSTMLocal,
+    dcarry: LSTMCarry,
+    *,
+    cell_path_only: bool = False,
+    mask: Array | None = None,
+) -> tuple[LSTMCarry, LSTMDelta]:
+    """The reverse step, with transposed kernels: `δr_t, δc` -> `δr_{t-1}, δc_{t-1}`."""
+    dr, dc = dcarry
+    projection = params.projection_kernel
+    dm = dr if projection is None else dot(dr, projection)
+    dc = dc + dm * local.into_memory
+    full = _peepholes(cell, params, "full")
+    if full is not None:
+        dc = dc + dot(dm * local.gates[-1], full[1])
+    da = _pre_activations(local, dm, dc)
+    dc_before = dc * local.keep
+    if full is not None:
+        dc_before = dc_before + dot_sum(da[:-2], full[0])
+    kernels: Any = params.recurrent_kernel
+    dr_before = jnp.zeros_like(dr) if cell_path_only else masked(dot_sum(da, kernels), mask)
+    return LSTMCarry(dr_before, dc_before), LSTMDelta(dr, dc)
+
+
+def contract(
+    cell: "LSTM",
+    params: LSTMParams,
+    xs: Array,
+    before: LSTMCarry,
+    after: LSTMCarry,
+    gates: LSTMGates,
+    local: LSTMLocal,
+    delta: LSTMDelta,
+    *,
+    mask: Array | None = None,
+) -> tuple[LSTMParams, Array]:
+    """`δW = Σ xᵀ δa`, `δW_r = Σ r_{t-1}ᵀ δa`, `δb`, `δP`, `δR = Σ mᵀ δr`; `δx = δa Wᵀ`."""
+    peephole = output_peephole = projection = None
+    dm = delta.output
+    if params.projection_kernel is not None:
+        dm = dot_transposed(dm, params.projection_kernel)
+        m = gates.o * jnp.tanh(after.c)
+        projection = outer(m.astype(xs.dtype), delta.output)
+    of_gates = _pre_activations(local, dm, delta.memory)
+    da = jnp.concatenate(of_gates, axis=-1)
+    if cell.peephole == "full":
+        peephole = outer(before.c, jnp.concatenate(of_gates[:-2], axis=-1))
+        output_peephole = outer(after.c, of_gates[-1])
+    elif cell.peephole == "diagonal":
+        peephole = jnp.concatenate([total(before.c * of_gate) for of_gate in of_gates[:-2]])
+        output_peephole = total(after.c * of_gates[-1])
+    dparams = LSTMParams(
+        kernel=outer(xs, da),
+        recurrent_kernel=outer(masked(before.h, mask), da),
+        bias=total(da) if cell.use_bias else None,
+        peephole=peephole,
+        output_peephole=output_peephole,
+        projection_kernel=projection,
+    )
+    return dparams, dot_transposed(da, params.kernel)
+
+
+RULE = Rule(
+    project,
+    recur,
+    linearize,
+    backward,
+    contract,
+    prepare,
+    has_cell_path=True,
+    takes_mask=True,
+    gate_names=("i", "f", "o"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTM:
+    """Long short-term memory.
+
+    `i, f, o = σ(x W + r W_r + c P + b)`, `g = tanh(x W_g + r W_gr + b_g)`,
+    `c' = f ⊙ c + i ⊙ g`, `m = o ⊙ tanh(c')`, `r' = m R`; the output is `r'`. The peephole of `o`
+    reads the new `c'`, those of `i` and `f` the old `c`. Gate order `i, f, g, o`; coupled
+    (`f = 1 − i`): `i, g, o`.
+
+    Attributes:
+      features: `H`, the number of memory cells.
+      peephole: None, `"diagonal"` (Gers et al. 2002) or `"full"` (a matrix per gate).
+      projection: `P`, the size of the recurrent projection (Sak et al. 2014), or None.
+      coupled: whether the forget gate is `1 − i` (Greff et al. 2017).
+      forget_bias: added to the stored bias of the forget gate at `init` (coupled: subtracted from
+        the bias of `i`), never inside the step. None: 1.0 where there is a bias.
+      use_bias: whether the gates have a bias.
+
+    Raises:
+      ValueError: sizes below 1, an unknown peephole, or a forget bias without a bias to live in.
+    """
+
+    features: int
+    peephole: str | None = None
+    projection: int | None = None
+    coupled: bool = False
+    forget_bias: float | None = None
+    use_bias: bool = True
+
+    rule: ClassVar[Rule] = RULE
+
+    @property
+    def gates(self) -> int:
+        """`n`: 4, or 3 where two are coupled."""
+        return 3 if self.coupled else 4
+
+    def __post_init__(self) -> None:
+        checks.size("features", self.features)
+        checks.option("peephole", self.peephole, (None, "diagonal", "full"))
+        if self.projection is not None:
+            checks.size("projection", self.projection)
+        checks.flag("coupled", self.coupled)
+        checks.flag("use_bias", self.use_bias)
+        forget_bias = checks.forget_bias(self.forget_bias, self.use_bias)
+        object.__setattr__(self, "forget_bias", forget_bias)
+
+    def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> LSTMParams:
+        """Kernels LeCun normal and orthogonal per gate, biases zero plus the forget bias.
+
+        Diagonal peepholes start at zero, full ones orthogonal, the projection LeCun normal.
+        """
+        checks.size("in_features", in_features)
+        checks.floating("dtype", dtype)
+        features, gates = self.features, self.gates
+        recurrent = self.projection or features
+        keys = jax.random.split(key, 5)
+        peephole = output_peephole = bias = projection = None
+        if self.peephole == "diagonal":
+            peephole = jnp.zeros((gates - 2) * features, dtype)
+            output_peephole = jnp.zeros(features, dtype)
+        elif self.peephole == "full":
+            peephole = orthogonal_gates(keys[2], features, features, gates - 2, dtype)
+            output_peephole = orthogonal_gates(keys[3], features, features, 1, dtype)
+        if self.use_bias:
+            shift = 1.0 if self.forget_bias is None else self.forget_bias
+            start, shift = (0, -shift) if self.coupled else (features, shift)
+            bias = jnp.zeros(gates * features, dtype).at[start : start + features].set(shift)
+        if self.projection is not None:
+            projection = lecun_normal(keys[4], (features, self.projection), dtype)
+        return LSTMParams(
+            kernel=lecun_normal(keys[0], (in_features, gates * features), dtype),
+            recurrent_kernel=orthogonal_gates(keys[1], recurrent, features, gates, dtype),
+            bias=bias,
+            peephole=peephole,
+            output_peephole=output_peephole,
+            projection_kernel=projection,
+        )
+
+    def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LSTMCarry:
+        """Zeros: `h [*B, R]` in `dtype`, `c [*B, H]` in at least float32."""
+        return LSTMCarry(
+            h=jnp.zeros((*batch_shape, self.projection or self.features), dtype),
+            c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),
+        )
+
+    def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
+        """One time step: `x [*B, I]` -> the new carry and the output `[*B, R]`."""
+        return ruled_step(self, params, carry, x)

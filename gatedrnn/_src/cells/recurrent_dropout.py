@@ -1,0 +1,152 @@
+"""Recurrent dropout: one mask for all steps on what the recurrent products read.
+
+Axes: `...` any leading axes, `T` time, `*B` batch, `I` input features, `F` output features.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from gatedrnn._src import checks
+from gatedrnn._src.base import Carry, Params, Rule, RuledCell, prepared, rule_of
+from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.masks import check_inner
+from gatedrnn._src.pytree import zeros
+
+# The products of a step read m ⊙ h_{t-1} in the place of h_{t-1} (Gal & Ghahramani 2016), with m
+# drawn once for each sequence, all steps and gates alike, and h the first leaf of the carry: h of
+# an LSTM, a GRU (also where r gates it, not where z mixes it) and an Elman network, o of a Jordan
+# network. The cells' own rules take the mask (see `rule.Rule`); here it is bound to the parameters.
+
+
+class Bound(NamedTuple):
+    """The parameters of the cell and a mask."""
+
+    params: Params
+    mask: Array | None  # [*B, F], 0 or 1 / (1 − rate)
+
+
+def _bound(params: Params) -> Bound:
+    return params if isinstance(params, Bound) else Bound(params, None)
+
+
+def project(cell: "RecurrentDropout", params: Params, xs: Array) -> Any:
+    """What the cell projects."""
+    return cell.cell.rule.project(cell.cell, _bound(params).params, xs)
+
+
+def prepare(cell: "RecurrentDropout", params: Params) -> tuple[Bound, Bound]:
+    """As the cell's own rule wants it."""
+    params, mask = _bound(params)
+    ahead, back = prepared(cell.cell.rule, cell.cell, params)
+    return Bound(ahead, mask), Bound(back, mask)
+
+
+def recur(
+    cell: "RecurrentDropout", params: Params, carry: Carry, a: Any, **options: Any
+) -> tuple[Carry, Any]:
+    """One step of the cell, whose products read `m ⊙ h`."""
+    params, mask = _bound(params)
+    return cell.cell.rule.recur(cell.cell, params, carry, a, mask=mask, **options)
+
+
+def linearize(
+    cell: "RecurrentDropout", params: Params, before: Carry, after: Carry, gates: Any
+) -> Any:
+    """The cell's own local derivatives."""
+    return cell.cell.rule.linearize(cell.cell, _bound(params).params, before, after, gates)
+
+
+def backward(
+    cell: "RecurrentDropout", params: Params, local: Any, dcarry: Carry, **options: Any
+) -> tuple[Carry, Any]:
+    """The cell's own reverse step, with the mask."""
+    params, mask = _bound(params)
+    return cell.cell.rule.backward(cell.cell, params, local, dcarry, mask=mask, **options)
+
+
+def contract(
+    cell: "RecurrentDropout", params: Params, xs: Array, *known: Any
+) -> tuple[Params, Array]:
+    """The sums of the cell's own rule; the mask is a constant."""
+    inner, mask = _bound(params)
+    dparams, dxs = cell.cell.rule.contract(cell.cell, inner, xs, *known, mask=mask)
+    return dparams if mask is None else Bound(dparams, zeros(mask)), dxs
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentDropout:
+    """A cell with dropout on its recurrent connections (Gal & Ghahramani 2016).
+
+    With a key, the recurrent products read `m ⊙ h / (1−rate)` in the place of `h`, with one mask
+    `m` of zeros (with probability `rate`) and ones for each sequence: the same at every step, in
+    every gate and after resets. What a GRU's update gate mixes stays whole. Without a key it is the
+    cell itself. Parameters and carries are the cell's own. The mask for the inputs in the same
+    paper is `gr.dropout(rate, shared_in_time=True)` in front.
+
+    Attributes:
+      cell: the cell, with a rule that takes a mask, as those of this library do.
+      rate: the probability of a zero, in `[0, 1)`.
+
+    Raises:
+      TypeError: a cell whose rule takes no mask; `gr.Zoneout` goes outside, around this one.
+      ValueError: a rate out of range.
+    """
+
+    cell: RuledCell
+    rate: float
+
+    def __post_init__(self) -> None:
+        rule = rule_of(self.cell)
+        check_inner(
+            self.cell,
+            fits=rule is not None and rule.takes_mask,
+            expected="a cell with a rule that takes a mask, like gr.LSTM(256)",
+        )
+        checks.rate("rate", self.rate)
+        object.__setattr__(self, "rate", float(self.rate))  # NumPy's would promote
+
+    @property
+    def rule(self) -> Rule:
+        """The cell's own, with the mask."""
+        return Rule(
+            project,
+            recur,
+            linearize,
+            backward,
+            contract,
+            prepare,
+            has_cell_path=self.cell.rule.has_cell_path,
+            gate_names=self.cell.rule.gate_names,
+        )
+
+    def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """The cell's parameters."""
+        return self.cell.init(key, in_features, dtype)
+
+    def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Carry:
+        """The cell's initial carry."""
+        return self.cell.carry(batch_shape, dtype)
+
+    def step(
+        self,
+        params: Params,
+        carry: Carry,
+        x: Array,
+        *,
+        key: Array | None = None,
+        first_step: int | Array = 0,
+    ) -> tuple[Carry, Array]:
+        """One time step: `x [*B, I]` -> the new carry and the output; every step has one mask."""
+        return ruled_step(self, params, carry, x, key=key, first_step=first_step)
+
+    def draw(self, key: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Array]:
+        """What the rule gets for `params` and `xs [T, *B, I]`: the mask beside the parameters."""
+        batch_shape = xs.shape[steps.ndim : -1]
+        output = jax.tree.leaves(jax.eval_shape(lambda: self.cell.carry(batch_shape, xs.dtype)))[0]
+        kept = jax.random.bernoulli(key, 1 - self.rate, output.shape)
+        return Bound(params, kept.astype(xs.dtype) / (1 - self.rate)), xs

@@ -1,0 +1,259 @@
+"""The read-out: a dense layer, softmax and cross-entropy in one, without the logits.
+
+Axes: `...` any leading axes (normally time and batch), `F` features, `V` vocabulary, `v` columns of
+one block of it.
+
+The loop is over blocks of the vocabulary, each for all positions at once: a block of the kernel's
+gradient is then written once, where blocks of positions would add to the whole of it every time,
+and the leading axes stay as they are, sharded or not.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gatedrnn._src import validation
+from gatedrnn._src.layers.pointwise import DenseParams, dense
+from gatedrnn._src.numerics import accumulator, affine, dot_transposed, outer
+from gatedrnn._src.pytree import as_dtypes, vary_alike, zeros
+
+# A block has as many columns as keep its temporaries near this size (on a CPU larger ones are fresh
+# memory, whose page faults cost more than the arithmetic), but enough for an efficient product.
+BLOCK_BYTES = 2**22
+BLOCK_COLUMNS = 512
+LANES = 128  # a width that is a multiple of this suits every backend's registers and tiles
+
+
+def softmax_cross_entropy(
+    params: DenseParams, hs: Array, labels: Array, mask: Array | None = None
+) -> Array:
+    """The cross-entropy of a softmax over a dense layer, `−log softmax(h W + b)_y`, by position.
+
+    What `optax.softmax_cross_entropy_with_integer_labels` gives on the logits of `gr.dense(V)`, and
+    its gradients, by the rule `δo = ŷ − y`. Logits are made block by block, forward and again
+    backward, in at least float32: no array `[..., V]` ever exists. Second derivatives work, and
+    `jax.hessian`; `jax.jvp` and `jax.jacfwd` straight through raise, as the rule is one for reverse
+    mode.
+
+    Args:
+      params: those of `gr.dense(V)`, with a bias or without.
+      hs: what the dense layer would read, `[..., F]`.
+      labels: integers `[...]` from 0 to `V − 1`. Others raise where their values are known; under
+        `jit` the loss of such a position is NaN, and so are the gradients that it takes part in.
+      mask: booleans `[...]`. Where it is False the loss is 0, and whatever stands in `hs` and
+        `labels`, NaN included, reaches neither loss nor gradient.
+
+    Returns:
+      The losses `[...]` in nats, in the dtype of `hs`, at least float32.
+
+    Raises:
+      TypeError: `params` that are not those of a dense layer, or not in the dtype of `hs` (or
+        float32 beside a 16-bit `hs`); `hs` that are not floating-point; labels that are not
+        integers; a mask that is not boolean.
+      ValueError: shapes that do not go together, labels out of range.
+    """
+    hs = jnp.asarray(hs)
+    vocabulary = _checked_vocabulary(params, hs)
+    mask = None if mask is None else _as_leading("mask", mask, hs, jnp.bool_, "bool")
+    labels = _as_labels(labels, mask, hs, vocabulary)
+    return _masked(params, validation.zero_masked(hs, mask), labels, mask)
+
+
+def _checked_vocabulary(params: Any, hs: Array) -> int:
+    """`V`, of parameters that fit to `hs [..., F]`."""
+    if not isinstance(params, DenseParams):
+        raise TypeError(f"params: got {type(params).__name__}, expected a gr.DenseParams")
+    if hs.ndim < 1:
+        raise ValueError(f"hs: got shape {hs.shape}, expected [..., F]")
+    validation.check_floating("hs", hs)
+    shape = jnp.shape(params.kernel)
+    if len(shape) != 2 or shape[1] < 1:
+        raise ValueError(f"params.kernel: got shape {shape}, expected [F, V]")
+    layer = dense(shape[1], use_bias=params.bias is not None)
+    validation.check_params(layer, params, hs, "hs")
+    validation.check_dtypes(params, hs, "hs")
+    return layer.features
+
+
+def _as_leading(name: str, values: Any, hs: Array, dtype: Any, expected: str) -> Array:
+    """`values [...]` of a kind of dtype, checked."""
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, dtype):
+        raise TypeError(f"{name}: got dtype {values.dtype.name}, expected {expected}")
+    if values.shape != hs.shape[:-1]:
+        raise ValueError(
+            f"{name}: got shape {values.shape}, expected {hs.shape[:-1]}, the leading axes of hs"
+        )
+    return values
+
+
+def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> Array:
+    """Labels int32 `[...]`, checked: 0 where masked, −1 where out of range."""
+    known = validation.concrete(labels)
+    labels = _as_leading("labels", labels, hs, jnp.integer, "integers")
+    if known is not None and mask is not None:
+        valid = validation.concrete(mask)
+        known = None if valid is None else known[valid]
+    if known is not None and known.size:
+        least, most = int(known.min()), int(known.max())
+        if least < 0 or most >= vocabulary:
+            raise ValueError(
+                f"labels: got values from {least} to {most}, expected them between 0 and "
+                f"{vocabulary - 1}, for {vocabulary} columns of params.kernel"
+            )
+    if labels.dtype.itemsize < 4:  # too narrow to be compared with V
+        labels = labels.astype(jnp.int32)
+    inside = (labels >= 0) & (labels < vocabulary)
+    labels = jnp.where(inside, labels.astype(jnp.int32), -1)
+    return labels if mask is None else jnp.where(mask, labels, 0)
+
+
+@jax.jit
+def _masked(params: DenseParams, hs: Array, labels: Array, mask: Array | None) -> Array:
+    """The losses, zeros where masked. Jitted, so that outside `jit` too equal shapes compile once.
+
+    Inside `shard_map`, `vary_alike` has the gradients of `params` summed once, outside every loop.
+    """
+    losses = _losses(*vary_alike((params, hs, labels)))
+    return validation.zero_masked(losses, mask)
+
+
+# The loss of a position with features h and label y, where [·] is 1 if true, else 0:
+#
+#   o = h W + b        z = log Σ_v exp o_v        ℓ = z − o_y
+#
+# Over blocks o_k of the logits, with the largest so far m and s = Σ exp(o − m) (Milakov and
+# Gimelshein 2018),
+#
+#   m' = max(m, max o_k)        s' = s exp(m − m') + Σ exp(o_k − m')
+#
+# and z = m + log s whatever m is, so that no derivative goes through m. The two are kept apart: the
+# sum would round log s to the precision of a large m.
+
+
+class _Normaliser(NamedTuple):
+    """What tells `z`, each `[...]`."""
+
+    m: Array
+    log_s: Array  # NaN where the label is −1, and so in the loss and all that follows from it
+
+
+def _forward(params: DenseParams, hs: Array, labels: Array) -> tuple[Array, _Normaliser]:
+    """The losses `[...]`, and `z`."""
+
+    def block(
+        state: tuple[Array, Array, Array], start: Array | int, width: int
+    ) -> tuple[Array, Array, Array]:
+        before, s, o_y = state
+        _, o = _logits(params, hs, start, width)
+        m = jnp.maximum(before, lax.stop_gradient(jnp.max(o, axis=-1)))
+        s = s * jnp.exp(before - m) + jnp.sum(jnp.exp(o - m[..., None]), axis=-1)
+        column = labels - start
+        index = jnp.clip(column, 0, width - 1)[..., None]
+        at_index = jnp.take_along_axis(o, index, axis=-1, mode="promise_in_bounds")[..., 0]
+        # the last block to start at y or before has its column
+        return m, s, jnp.where(column >= 0, at_index, o_y)
+
+    dtype = accumulator(hs.dtype)
+    nothing = jnp.zeros(labels.shape, dtype)
+    lowest = jnp.full_like(nothing, jnp.finfo(dtype).min)  # −∞ − (−∞) would be NaN
+    state = vary_alike((lowest, nothing, nothing), like=(params, hs, labels))
+    m, s, o_y = _over_blocks(block, state, _columns(params, hs))
+    log_s = jnp.where(labels < 0, jnp.asarray(jnp.nan, dtype), jnp.log(s))
+    return (m - o_y) + log_s, _Normaliser(m, log_s)
+
+
+# The rule, with ŷ = softmax(o) and δℓ the cotangent of the loss. From ∂z/∂o_v = exp(o_v − z) = ŷ_v
+# and ∂o_y/∂o_v = [v = y]:
+#
+#   δo = δℓ (ŷ − [v = y])        δW = Σ hᵀ δo        δb = Σ δo        δh = δo Wᵀ
+#
+# Only z is saved: the logits of a block are made again, and one block of δo at a time exists.
+
+
+@jax.custom_vjp
+def _losses(params: DenseParams, hs: Array, labels: Array) -> Array:
+    return _forward(params, hs, labels)[0]
+
+
+def _losses_fwd(params: DenseParams, hs: Array, labels: Array) -> tuple[Array, tuple]:
+    losses, z = _forward(params, hs, labels)
+    return losses, (params, hs, labels, z)
+
+
+def _losses_bwd(saved: tuple, dlosses: Array) -> tuple[DenseParams, Array, None]:
+    params, hs, labels, z = saved
+    ones = jnp.ones((*labels.shape, 1), z.m.dtype)  # Σ δo as a product: faster than the sum
+
+    def block(
+        state: tuple[DenseParams, Array], start: Array | int, width: int
+    ) -> tuple[DenseParams, Array]:
+        dparams, dhs = state
+        kernel, o = _logits(params, hs, start, width)
+        y = (labels[..., None] == start + lax.iota(jnp.int32, width)).astype(o.dtype)
+        do = dlosses[..., None] * (jnp.exp(o - z.m[..., None] - z.log_s[..., None]) - y)
+        new = DenseParams(outer(hs, do), None if params.bias is None else outer(ones, do)[0])
+        write = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=-1)
+        dparams = jax.tree.map(write, dparams, as_dtypes(new, dparams))
+        return dparams, dhs + dot_transposed(do, kernel)
+
+    state = (jax.tree.map(jnp.zeros_like, params), zeros(hs))
+    dparams, dhs = _over_blocks(block, vary_alike(state, like=saved), _columns(params, hs))
+    return dparams, dhs.astype(hs.dtype), None
+
+
+_losses.defvjp(_losses_fwd, _losses_bwd)
+
+
+# --------------------------------------------------------------------------------- blocks
+
+
+def _logits(params: DenseParams, hs: Array, start: Array | int, width: int) -> tuple[Array, Array]:
+    """A block of the kernel, `[F, v]` in the dtype of `hs`, and its logits `[..., v]`."""
+    columns = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=width, axis=-1)
+    kernel, bias = jax.tree.map(columns, params)
+    kernel = kernel.astype(hs.dtype)
+    return kernel, affine(hs, kernel, bias)
+
+
+class _Columns(NamedTuple):
+    """How the vocabulary is cut."""
+
+    all: int  # V
+    width: int  # of a block; the last may be narrower
+
+
+def _columns(params: DenseParams, hs: Array) -> _Columns:
+    """The whole vocabulary at once where its logits are small, else blocks near `BLOCK_BYTES`.
+
+    Forward and backward hold, at their largest, a block of logits and one of `δo`, `[..., v]` each,
+    and a block of the kernel and one of its gradient, `[F, v]` each.
+    """
+    features, vocabulary = params.kernel.shape
+    positions = int(np.prod(hs.shape[:-1]))
+    values = BLOCK_BYTES // (2 * accumulator(hs.dtype).itemsize)
+    if positions * vocabulary <= values:
+        return _Columns(vocabulary, vocabulary)
+    width = values // (positions + features) // LANES * LANES
+    return _Columns(vocabulary, min(max(width, BLOCK_COLUMNS), vocabulary))
+
+
+def _over_blocks(body: Callable, state: Any, columns: _Columns) -> Any:
+    """`body(state, start, width) -> state` over the blocks in turn, the remainder last.
+
+    Differentiated, a block is made again, not saved: nor do second derivatives keep the logits.
+    """
+    body = jax.checkpoint(body, static_argnums=2, prevent_cse=False)
+    rest = columns.all % columns.width
+    whole = columns.all - rest
+    if whole == columns.width:
+        state = body(state, 0, columns.width)
+    else:
+        starts = jnp.arange(0, whole, columns.width, dtype=jnp.int32)
+        state, _ = lax.scan(lambda s, start: (body(s, start, columns.width), None), state, starts)
+    return body(state, whole, rest) if rest else state

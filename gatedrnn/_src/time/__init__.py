@@ -1,0 +1,1 @@
+"""Recurrences over time: the engine, its public functions, and how gradients run back."""

@@ -1,0 +1,300 @@
+"""The engine: the only module of recurrences that knows `lax.scan` and `jax.custom_vjp`.
+
+Axes: `T` time, `*B` batch, `I` input features, `F` output features.
+
+Time is cut into chunks: an outer scan over chunks, an inner scan over the steps of one. What does
+not depend on the carry is done for a chunk at once, as large products, so that temporaries stay
+small however long the sequence. A cell with a rule (see `rule.Rule`) goes through five phases.
+Forward: `project` a chunk, `recur` over its steps. Backward: recompute the gates of a chunk and
+`linearize`, run `backward` over its steps in reverse, `contract` into the weight gradients.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.pytree import (
+    as_dtypes,
+    clipped,
+    first_leaf,
+    shift,
+    vary_alike,
+    where,
+    wide,
+    zeros,
+)
+from gatedrnn._src.time.plan import Plan, Steps, Weights, pieces, sized, weights_of
+
+
+@partial(jax.jit, static_argnames="plan")
+def run(plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry) -> tuple:
+    """The whole recurrence: `(final carry, outputs [T, *B, F], every carry [T, *B, ...] or None)`.
+
+    Jitted, so that outside `jit` too equal plans and shapes compile once.
+    """
+    params, carry, steps, reset_carry = vary_alike((params, carry, steps, reset_carry))
+    plan = sized(plan, params, carry, steps)
+    arguments = (plan, params, carry, steps, reset_carry)
+    if plan.rule is None:
+        final, (outputs, carries), _ = _forward(
+            *arguments, lambda carry, y, gates: (y, carry if plan.every_carry else None)
+        )
+        return final, outputs, carries
+    final, kept = _ruled(*arguments)
+    return final, first_leaf(kept), kept if plan.every_carry else None
+
+
+@partial(jax.jit, static_argnames=("call", "layer", "n"))
+def scan_layers(
+    call: Callable, layer: Any, n: int, params: Params, carries: Carry, xs: Array, shared: Any
+) -> tuple[Carry, Array]:
+    """A scan over depth: `call(layer, params, carry, xs, shared, index)` for `n` layers in turn.
+
+    `params` and `carries` have a leading axis over layers; `call` returns a carry and the `xs` of
+    the next layer. Jitted, so that outside `jit` too equal layers and shapes compile once.
+    """
+    params, carries, xs, shared = vary_alike((params, carries, xs, shared))
+
+    def body(xs: Array, each: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
+        params, carry, index = each
+        carry, xs = call(layer, params, carry, xs, shared, index)
+        return xs, carry
+
+    xs, carries = lax.scan(body, xs, (params, carries, jnp.arange(n)))
+    return carries, xs
+
+
+# ------------------------------------------------------------------------------ forward
+
+
+def _forward(
+    plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry, keep: Callable
+) -> tuple[Carry, Any, Carry]:
+    """The final carry, `keep(carry, y, gates)` of every step, and the carry before each chunk."""
+    weights = weights_of(plan, params, steps.xs)
+
+    def chunk(carry: Carry, steps: Steps, _: None) -> tuple[Carry, Any, Carry]:
+        final, kept = _forward_chunk(plan, weights, carry, steps, reset_carry, keep)
+        return final, kept, carry
+
+    if plan.rule is None and plan.bptt.save == "boundaries":
+        chunk = jax.checkpoint(chunk, prevent_cse=False)
+    return _over_chunks(chunk, carry, steps, None, plan.chunk, reverse=plan.reverse)
+
+
+def _forward_chunk(
+    plan: Plan, weights: Weights, carry: Carry, steps: Steps, reset_carry: Carry, keep: Callable
+) -> tuple[Carry, Any]:
+    bptt, by_autodiff = plan.bptt, plan.rule is None
+    inputs, advance = pieces(plan, weights, steps.xs)
+    if by_autodiff and bptt.save == "carries":
+        advance = jax.checkpoint(advance, prevent_cse=False)
+
+    def step(carry: Carry, inputs: tuple) -> tuple[Carry, Any]:
+        a, skip, reset, cut = inputs
+        if by_autodiff:
+            carry = where(cut, lax.stop_gradient(carry), carry)
+        start = where(reset, reset_carry, carry)
+        if by_autodiff and bptt.clip is not None:
+            start = _clip_cotangent(bptt.clip, start)
+        new, y, gates = advance(start, a)
+        carry = where(skip, carry, new)
+        return carry, keep(carry, y, gates)
+
+    return lax.scan(step, carry, (inputs, *steps[1:]), reverse=plan.reverse)
+
+
+# ------------------------------------------------------------------- backward, by the rule
+
+
+class Residuals(NamedTuple):
+    """What the forward pass saves for the backward pass."""
+
+    params: Params
+    steps: Steps
+    reset_carry: Carry
+    starts: Carry  # the carry before each chunk
+    carries: Carry | None  # after each step
+    gates: Any  # of each step
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("plan",))
+def _ruled(plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry) -> tuple:
+    """The final carry and what `_kept` keeps of every step."""
+    final, kept, _ = _forward(
+        plan, params, carry, steps, reset_carry, lambda carry, y, gates: _kept(plan, carry)
+    )
+    return final, kept
+
+
+def _kept(plan: Plan, carry: Carry) -> Any:
+    return carry if plan.every_carry else first_leaf(carry)
+
+
+def _ruled_fwd(
+    plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry
+) -> tuple[tuple, Residuals]:
+    save = plan.bptt.save
+
+    def keep(carry: Carry, y: Array, gates: Any) -> tuple[Carry, Any]:
+        return (
+            _kept(plan, carry) if save == "boundaries" else carry,
+            gates if save == "gates" else None,
+        )
+
+    final, (carries, gates), starts = _forward(plan, params, carry, steps, reset_carry, keep)
+    kept, carries = (carries, None) if save == "boundaries" else (_kept(plan, carries), carries)
+    return (final, kept), Residuals(params, steps, reset_carry, starts, carries, gates)
+
+
+def _ruled_bwd(plan: Plan, saved: Residuals, cotangents: tuple) -> tuple:
+    params, steps, reset_carry, starts, carries, gates = saved
+    dfinal, dkept = cotangents
+
+    def chunk(state: tuple, chunked: tuple, start: Carry) -> tuple[tuple, Array, None]:
+        flow, dparams = state
+        flow, new, dxs = _backward_chunk(plan, weights, reset_carry, start, flow, *chunked)
+        return (flow, jax.tree.map(jnp.add, dparams, new)), dxs, None
+
+    weights = weights_of(plan, params, steps.xs)
+    flow = _Flow(wide(dfinal), None if steps.resets is None else zeros(reset_carry))
+    state = vary_alike((flow, zeros(params)), like=saved)
+    per_step = (steps, carries, gates, dkept)
+    (flow, dparams), dxs, _ = _over_chunks(
+        chunk, state, per_step, starts, plan.chunk, reverse=not plan.reverse
+    )
+    dreset = zeros(reset_carry) if flow.dreset is None else flow.dreset
+    return (
+        as_dtypes(dparams, params),
+        as_dtypes(flow.dcarry, dfinal),
+        Steps(dxs),
+        as_dtypes(dreset, reset_carry),
+    )
+
+
+class _Flow(NamedTuple):
+    """What the reverse recurrence hands from step to step, accumulated in at least float32."""
+
+    dcarry: Carry
+    dreset: Carry | None  # the sum of what reached the reset carry
+
+
+def _backward_chunk(
+    plan: Plan,
+    weights: Weights,
+    reset_carry: Carry,
+    start: Carry,
+    flow: _Flow,
+    steps: Steps,
+    carries: Carry | None,
+    gates: Any,
+    dkept: Any,
+) -> tuple[_Flow, Params, Array]:
+    """The flow that leaves a chunk, its weight gradients and its `δxs`."""
+    cell, bptt, rule = plan.cell, plan.bptt, plan.rule
+    assert rule is not None
+    if carries is None:
+        _, (carries, gates) = _forward_chunk(
+            plan, weights, start, steps, reset_carry, lambda carry, y, gates: (carry, gates)
+        )
+    before = where(steps.resets, reset_carry, shift(start, carries, plan.reverse))
+    if bptt.save == "carries":
+        projected = rule.project(cell, weights.params, steps.xs)
+        _, gates = rule.recur(cell, weights.params, before, projected)
+    local = rule.linearize(cell, weights.params, before, carries, gates)
+    cut_path = {"cell_path_only": True} if bptt.cell_path_only else {}
+
+    def step(flow: _Flow, inputs: tuple) -> tuple[_Flow, Any]:
+        local, direct, skip, reset, cut = inputs
+        dcarry = _add_direct(plan, flow.dcarry, direct)
+        none = zeros(dcarry)
+        # a skipped step hands δcarry on as it is: nothing of it may enter the step's own rule
+        live = where(skip, none, dcarry)
+        dbefore, delta = rule.backward(cell, weights.back, local, live, **cut_path)
+        if bptt.clip is not None:
+            dbefore = clipped(bptt.clip, dbefore)
+        dreset = flow.dreset
+        if reset is not None:
+            dreset = jax.tree.map(jnp.add, dreset, where(reset, dbefore, none))
+            dbefore = where(reset, none, dbefore)
+        dbefore = where(skip, dcarry, dbefore)
+        return _Flow(where(cut, none, dbefore), dreset), delta
+
+    inputs = (local, dkept, *steps[1:])
+    flow, delta = lax.scan(step, flow, inputs, reverse=not plan.reverse)
+    known = (steps.xs, before, carries, gates, local)
+    dparams, dxs = rule.contract(cell, weights.params, *known, delta)
+    dtype = first_leaf(steps.xs).dtype
+    return flow, dparams, jax.tree.map(lambda d: d.astype(dtype), dxs)
+
+
+_ruled.defvjp(_ruled_fwd, _ruled_bwd)
+
+
+def _add_direct(plan: Plan, dcarry: Carry, direct: Any) -> Carry:
+    """`δcarry` and what reaches the step from the loss: a whole carry, or only its output."""
+    if plan.every_carry:
+        return jax.tree.map(lambda d, e: d + e.astype(d.dtype), dcarry, direct)
+    (output, *rest), structure = jax.tree.flatten(dcarry)
+    return jax.tree.unflatten(structure, [output + direct.astype(output.dtype), *rest])
+
+
+# ------------------------------------------------------------------------------- clipping
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("bound",))
+def _clip_cotangent(bound: float, carry: Carry) -> Carry:
+    """The identity; backward, every element of the cotangent is clipped to `[-bound, bound]`."""
+    return carry
+
+
+_clip_cotangent.defvjp(
+    lambda bound, carry: (carry, None), lambda bound, _, dcarry: (clipped(bound, dcarry),)
+)
+
+
+# --------------------------------------------------------------------------------- chunks
+
+
+def _over_chunks(
+    body: Callable, state: Any, per_step: Any, per_chunk: Any, size: int, *, reverse: bool
+) -> tuple[Any, Any, Any]:
+    """`body(state, steps, chunk) -> (state, steps, chunk)` over chunks of `size` steps in turn.
+
+    `per_step` is cut along its leading axis `T`, the remainder last; `per_chunk` has one entry for
+    each chunk. What the body returns is joined likewise. The program is bounded in `T`: the body
+    stands in it at most twice, in the scan and for the remainder.
+    """
+    length = len(jax.tree.leaves(per_step)[0])
+    count, rest = divmod(length, size)
+
+    def single(state: Any, steps: Any, index: int) -> tuple[Any, Any, Any]:
+        state, steps, chunk = body(state, steps, jax.tree.map(lambda v: v[index], per_chunk))
+        return state, steps, jax.tree.map(lambda v: v[None], chunk)
+
+    if length <= size:
+        return single(state, per_step, 0)
+
+    def scanned(state: Any, inputs: tuple) -> tuple[Any, tuple]:
+        state, *outputs = body(state, *inputs)
+        return state, tuple(outputs)
+
+    whole = count * size
+    chunks = jax.tree.map(lambda v: v[:whole].reshape(count, size, *v.shape[1:]), per_step)
+    inputs = (chunks, jax.tree.map(lambda v: v[:count], per_chunk))
+    tail = jax.tree.map(lambda v: v[whole:], per_step)
+    if rest and reverse:
+        state, tail_steps, tail_chunk = single(state, tail, -1)
+    state, (steps, chunk) = lax.scan(scanned, state, inputs, reverse=reverse)
+    steps = jax.tree.map(lambda v: v.reshape(whole, *v.shape[2:]), steps)
+    if not rest:
+        return state, steps, chunk
+    if not reverse:
+        state, tail_steps, tail_chunk = single(state, tail, -1)
+    join = partial(jax.tree.map, lambda main, last: jnp.concatenate([main, last]))
+    return state, join(steps, tail_steps), join(chunk, tail_chunk)

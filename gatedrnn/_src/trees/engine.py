@@ -1,0 +1,236 @@
+"""The tree engine: the only module of recursive networks that knows `lax.scan` and `custom_vjp`.
+
+Axes: `N` nodes, `L` leaves, `S` steps, `W` nodes of a step, `K` children of a node, `F` features.
+What a forest is made of, and where states live, is told in `forest.py`.
+
+A cell with a rule goes through the five phases of `rule.Rule`, all but two of them for every node
+of the forest at once. Forward: `project` all inputs, `recur` over the leaves, then step by step.
+Backward: recompute the gates of all nodes from their states, the only thing saved, `linearize`, run
+`backward` over the steps in reverse, then over the leaves, `contract` into the weight gradients.
+Leaves are given no children (`K = 0`) instead of zero ones, so that nothing is multiplied by zeros.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src.base import Params, Rule, prepared, rule_of
+from gatedrnn._src.numerics import matrices_as
+from gatedrnn._src.pytree import as_dtypes, as_real_dtypes, vary_alike, wide
+from gatedrnn._src.trees.base import RuledTreeCell, State, TreeCell, places
+from gatedrnn._src.trees.forest import Forest
+
+
+@partial(jax.jit, static_argnames=("cell", "by_hand"))
+def run(cell: TreeCell, by_hand: bool, params: Params, xs: Array, forest: Forest) -> State:
+    """The state of every node, `[N, ...]`; `by_hand`: differentiated by the cell's rule.
+
+    Jitted, so that outside `jit` too equal cells and sizes compile once.
+    """
+    params, xs, forest = vary_alike((params, xs, forest))
+    if by_hand:
+        return _ruled(cell, params, xs, forest)
+    return _of_nodes(_forward(cell, params, xs, forest), forest)
+
+
+# ------------------------------------------------------------------------------ forward
+
+
+def _forward(cell: TreeCell, params: Params, xs: Array, forest: Forest) -> State:
+    """The state of every slot, `[L + S W + 1, ...]`, the last of them zeros."""
+    rule = rule_of(cell)
+    pieces = _by_compose(cell, params, forest) if rule is None else _by_rule(cell, rule, params, xs)
+    zero = vary_alike(cell.state((1,), xs.dtype), like=(params, xs, forest))
+    leaves = as_real_dtypes(pieces.leaves(zero, _rows(xs, forest.leaves)), zero)
+    inner = pieces.project(_rows(xs, forest.inner))
+    size, (steps, width) = len(forest.leaves), forest.inner.shape
+    empty = _repeated(zero, steps * width + 1)
+    states = jax.tree.map(lambda v, w: jnp.concatenate([v, w]), leaves, empty)
+
+    def step(states: State, inputs: tuple) -> tuple[State, None]:
+        first, children, a = inputs
+        new = as_real_dtypes(pieces.advance(_take(states, children), a), zero)
+        return _write(states, new, first), None
+
+    first = size + width * jnp.arange(steps, dtype=jnp.int32)
+    return lax.scan(step, states, (first, pieces.children(forest.children), inner))[0]
+
+
+class _Pieces(NamedTuple):
+    """How a cell runs."""
+
+    leaves: Callable[[State, Array], State]  # (a zero state, xs of leaves) -> states
+    project: Callable[[Array], Any]  # xs of the other nodes -> what to loop over
+    advance: Callable[[State, Any], State]  # (states of children, that) -> states
+    children: Callable[[Array], Array] = lambda slots: slots  # slots as the cell wants them
+
+
+def _by_rule(cell: TreeCell, rule: Rule, params: Params, xs: Array) -> _Pieces:
+    ahead, _ = prepared(rule, cell, matrices_as(params, xs.dtype))
+
+    def advance(children: State, a: Any) -> State:
+        return rule.recur(cell, ahead, children, a)[0]
+
+    project = partial(rule.project, cell, ahead)
+    return _Pieces(lambda zero, xs: advance(_no_children(zero, xs), project(xs)), project, advance)
+
+
+def _by_compose(cell: TreeCell, params: Params, forest: Forest) -> _Pieces:
+    """A cell without a rule sees all its places, at leaves too, with zeros where nothing is."""
+    given = forest.children.shape[-1]
+    count = places(cell) or given
+    absent = len(forest.leaves) + forest.inner.size
+
+    def leaves(zero: State, xs: Array) -> State:
+        none = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(xs), count, *v.shape[1:])), zero)
+        return cell.compose(params, none, xs)
+
+    return _Pieces(
+        leaves,
+        project=lambda xs: xs,
+        advance=partial(cell.compose, params),
+        children=lambda slots: jnp.pad(
+            slots, [(0, 0), (0, 0), (0, count - given)], constant_values=absent
+        ),
+    )
+
+
+# ------------------------------------------------------------------- backward, by the rule
+
+
+class Residuals(NamedTuple):
+    """What the forward pass saves for the backward pass."""
+
+    params: Params
+    xs: Array
+    forest: Forest
+    states: State  # of every slot
+
+
+@partial(jax.custom_vjp, nondiff_argnames=("cell",))
+def _ruled(cell: RuledTreeCell, params: Params, xs: Array, forest: Forest) -> State:
+    """The state of every node."""
+    return _of_nodes(_forward(cell, params, xs, forest), forest)
+
+
+def _ruled_fwd(
+    cell: RuledTreeCell, params: Params, xs: Array, forest: Forest
+) -> tuple[State, Residuals]:
+    states = _forward(cell, params, xs, forest)
+    return _of_nodes(states, forest), Residuals(params, xs, forest, states)
+
+
+def _ruled_bwd(cell: RuledTreeCell, saved: Residuals, dstates: State) -> tuple:
+    params, xs, forest, states = saved
+    rule, dtype = cell.rule, xs.dtype
+    params = matrices_as(params, dtype)
+    _, back = prepared(rule, cell, params)
+    (steps, width), slots = forest.inner.shape, forest.inner.size
+    count = forest.children.shape[-1]
+    of_leaves, of_inner = _apart(states, forest)
+
+    # what each node left for each of its children, and zeros for a root to find
+    zero = vary_alike(wide(cell.state((1,), dtype)), like=saved)
+    left = _repeated(zero, slots * count + 1)
+
+    def step(left: State, inputs: tuple) -> tuple[State, Any]:
+        first, parents, local, direct = inputs
+        dstate = jax.tree.map(jnp.add, direct, _take(left, parents))
+        dchildren, delta = rule.backward(cell, back, local, dstate)
+        flat = jax.tree.map(lambda v: v[:, :count].reshape(width * count, *v.shape[2:]), dchildren)
+        return _write(left, as_dtypes(flat, left), first), delta
+
+    inner = _Known.of(
+        cell, params, _rows(xs, forest.inner), _take(states, forest.children), of_inner
+    )
+    first = width * count * jnp.arange(steps, dtype=jnp.int32)
+    direct = wide(_rows(dstates, forest.inner))
+    inputs = (first, forest.inner_parents, inner.local, direct)
+    left, delta = lax.scan(step, left, inputs, reverse=True)
+    dparams, dinner = inner.contract(cell, params, delta)
+
+    xs_of_leaves = _rows(xs, forest.leaves)
+    leaves = _Known.of(cell, params, xs_of_leaves, _no_children(zero, xs_of_leaves), of_leaves)
+    direct = wide(_rows(dstates, forest.leaves))
+    dstate = jax.tree.map(jnp.add, direct, _take(left, forest.leaf_parents))
+    _, delta = rule.backward(cell, back, leaves.local, dstate)
+    of_params, dleaves = leaves.contract(cell, params, delta)
+
+    features = xs.shape[-1]
+    dslots = (dleaves, dinner.reshape(slots, features), jnp.zeros_like(dinner, shape=(1, features)))
+    dxs = jnp.concatenate([d.astype(dtype) for d in dslots])
+    dparams = jax.tree.map(jnp.add, dparams, of_params)
+    return as_dtypes(dparams, saved.params), _take(dxs, forest.slots), None
+
+
+class _Known(NamedTuple):
+    """What is known of many nodes after the forward pass."""
+
+    xs: Array
+    children: State
+    states: State
+    gates: Any
+    local: Any
+
+    @staticmethod
+    def of(
+        cell: RuledTreeCell, params: Params, xs: Array, children: State, states: State
+    ) -> "_Known":
+        """Gates computed again, and local derivatives."""
+        _, gates = cell.rule.recur(cell, params, children, cell.rule.project(cell, params, xs))
+        local = cell.rule.linearize(cell, params, children, states, gates)
+        return _Known(xs, children, states, gates, local)
+
+    def contract(self, cell: RuledTreeCell, params: Params, delta: Any) -> tuple[Params, Array]:
+        """Weight gradients and `δxs` of these nodes."""
+        return cell.rule.contract(cell, params, *self, delta)
+
+
+_ruled.defvjp(_ruled_fwd, _ruled_bwd)
+
+
+# -------------------------------------------------------------------------- slots and nodes
+
+
+def _rows(tree: Any, index: Array) -> Any:
+    """The rows of each leaf at `index`, zeros where that is out of range: padding."""
+    return jax.tree.map(lambda v: v.at[index].get(mode="fill", fill_value=0), tree)
+
+
+def _take(tree: Any, index: Array) -> Any:
+    """The rows of each leaf at `index`, which is never out of range."""
+    return jax.tree.map(lambda v: v.at[index].get(mode="promise_in_bounds"), tree)
+
+
+def _write(tree: Any, rows: Any, first: Array) -> Any:
+    """`tree` with `rows` from row `first` on."""
+    return jax.tree.map(
+        lambda v, new: lax.dynamic_update_slice_in_dim(v, new, first, axis=0), tree, rows
+    )
+
+
+def _of_nodes(states: State, forest: Forest) -> State:
+    """The states of slots in the order of the nodes."""
+    return _take(states, forest.slots)
+
+
+def _apart(states: State, forest: Forest) -> tuple[State, State]:
+    """The states of leaves, `[L, ...]`, and of the other nodes, `[S, W, ...]`."""
+    size = len(forest.leaves)
+    shape = forest.inner.shape
+    leaves = jax.tree.map(lambda v: v[:size], states)
+    return leaves, jax.tree.map(lambda v: v[size:-1].reshape(*shape, *v.shape[1:]), states)
+
+
+def _repeated(zero: State, count: int) -> State:
+    """`count` copies of a state `[1, ...]`."""
+    return jax.tree.map(lambda v: jnp.broadcast_to(v, (count, *v.shape[1:])), zero)
+
+
+def _no_children(zero: State, xs: Array) -> State:
+    """The states of no children for each of `xs [L, I]`: `[L, 0, ...]`, in the dtypes of `zero`."""
+    return jax.tree.map(lambda v: jnp.zeros((len(xs), 0, *v.shape[1:]), v.dtype), zero)

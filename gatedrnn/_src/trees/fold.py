@@ -1,0 +1,90 @@
+"""A cell over a batch of trees: the public edge of the tree engine.
+
+Axes: `N` nodes, `B` trees, `*B` any batch axes, `K` children of a node, `I` input features.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gatedrnn._src import checks, validation
+from gatedrnn._src.base import Params, rule_of
+from gatedrnn._src.trees import engine
+from gatedrnn._src.trees.base import State, TreeCell, places
+from gatedrnn._src.trees.forest import Forest
+from gatedrnn._src.trees.forest import forest as forest_of
+from gatedrnn._src.trees.indexes import as_indexes
+
+
+def fold_tree(
+    cell: TreeCell,
+    params: Params,
+    xs: Array,
+    children: Forest | np.ndarray,
+    *,
+    rule: str | None = None,
+) -> tuple[State, State]:
+    """Compose every node of a batch of trees from its children, leaves first.
+
+    The number of sequential steps is the height of the tallest tree. The gradient is the cell's
+    hand-derived rule where it has one; the forward pass then saves nothing but the states.
+
+        trees = [(("the", "cat"), "sat"), ("it", "sat")]
+        forest = gr.forest(trees)  # on the host, once for each batch
+        words = [gr.flatten_tree(tree)[1] for tree in trees]  # None at inner nodes
+        xs = forest.place([[vector_of(word) for word in tree] for tree in words])  # [N, I]
+        roots, states = gr.fold_tree(cell, params, xs, forest)  # roots.h [B, F], states.h [N, F]
+
+    For more batch axes (the same trees with other inputs, an ensemble of parameters, forests of
+    equal sizes) use `jax.vmap`.
+
+    Args:
+      cell: any tree cell; hashable.
+      params: its parameters, in the dtype of `xs`, or float32 where `xs` is a 16-bit float.
+      xs: `[N, I]`, the input of every node in the order of the forest (see `gr.Forest`); zeros for
+        a node without one. Rows of padding are not read and may hold NaN.
+      children: a `gr.forest`, or the index array `[N, K]` of one tree, whose values must be known:
+        under `jit`, pass a forest.
+      rule: None takes the cell's hand-derived rule if it has one and autodiff if not; `"hand"`
+        insists on the rule; `"autodiff"` differentiates the loop itself, which `jax.jvp` and
+        `jax.jacfwd` straight through need.
+
+    Returns:
+      The state of the root of each tree, `[B, ...]`, and of every node, `[N, ...]`; zeros for
+      padding.
+
+    Raises:
+      ValueError: a shape or an option that does not fit, more children than the cell has places,
+        and what `gr.forest` raises of an index array.
+      TypeError: a dtype that does not fit, or what is no tree cell.
+    """
+    validation.check_cell(cell, ("init", "state", "compose"), "gr.TreeLSTM(256)")
+    checks.option("rule", rule, (None, "hand", "autodiff"))
+    if rule == "hand" and rule_of(cell) is None:
+        raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")
+    forest = children if isinstance(children, Forest) else _one_tree(children)
+    xs = jnp.asarray(xs)
+    nodes = len(forest.slots)
+    if xs.ndim != 2 or len(xs) != nodes:
+        raise ValueError(f"xs: got shape {xs.shape}, expected [N, I] with N = {nodes} nodes")
+    validation.check_floating("xs", xs)
+    validation.check_params(cell, params, xs)
+    most, given = places(cell), forest.children.shape[-1]
+    if most is not None and given > most:
+        raise ValueError(
+            f"children: got nodes of up to {given} children, expected at most {most} for {cell!r}"
+        )
+    by_hand = rule != "autodiff" and rule_of(cell) is not None
+    states = engine.run(cell, by_hand, params, xs, forest)
+    roots = jax.tree.map(lambda v: v.at[forest.roots].get(mode="fill", fill_value=0), states)
+    return roots, states
+
+
+def _one_tree(children: Any) -> Forest:
+    """The forest of one index array."""
+    if isinstance(children, list):
+        raise TypeError("children: got a list, expected a gr.forest or one index array [N, K]")
+    return forest_of([as_indexes("children", children)])

@@ -1,0 +1,168 @@
+"""The simple recursive network: a matrix for each place that a child can have.
+
+Axes: `*B` batch, `...` any leading axes, `I` input features, `H` features, `K` places for children,
+`k` children that are there (up to `K`; 0 at leaves).
+"""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from gatedrnn._src import checks
+from gatedrnn._src.base import Rule
+from gatedrnn._src.numerics import (
+    ACTIVATIONS,
+    affine,
+    dot,
+    dot_transposed,
+    lecun_normal,
+    orthogonal_gates,
+    outer,
+    total,
+    transposed,
+)
+from gatedrnn._src.trees.common import child_by_child, filled, ruled_compose, side_by_side
+
+
+class TreeRNNParams(NamedTuple):
+    """Parameters of a simple recursive network."""
+
+    kernel: Array  # U [I, H]
+    recurrent_kernel: Array  # [K H, H], W_k of each place, one above the other
+    bias: Array | None  # b [H]
+
+
+class TreeRNNState(NamedTuple):
+    """The state of a node: `h [*B, H]`."""
+
+    h: Array
+
+
+# The equations (Goller & Kuchler 1996; Socher et al. 2011), h_k the children of p, W the W_k one
+# above the other, so that Σ_k h_k W_k = [h_1, …, h_K] W:
+#
+#   a_p = x_p U + Σ_k h_k W_k + b        h_p = f(a_p)
+
+
+def project(cell: "TreeRNN", params: TreeRNNParams, xs: Array) -> Array:
+    """`x U + b`, `[..., H]`."""
+    return affine(xs, params.kernel, params.bias)
+
+
+def recur(
+    cell: "TreeRNN", params: TreeRNNParams, children: TreeRNNState, a: Array
+) -> tuple[TreeRNNState, None]:
+    """Nodes from the projected input `a [..., H]`; the state tells all there is to know."""
+    h = side_by_side(children.h)
+    a = a + dot(h, params.recurrent_kernel[: h.shape[-1]])
+    return TreeRNNState(ACTIVATIONS[cell.activation].apply(a).astype(children.h.dtype)), None
+
+
+# The rule, with δh_p in full (the loss at p and what its parent left for it):
+#
+#   δa_p = δh_p ⊙ f'(a_p)        [δh_1, …, δh_K] = δa_p Wᵀ
+#
+# Every f has a derivative that its own value tells, so h_p is enough.
+
+
+def prepare(cell: "TreeRNN", params: TreeRNNParams) -> tuple[TreeRNNParams, TreeRNNParams]:
+    """For the reverse steps, every matrix transposed."""
+    return params, transposed(params)
+
+
+def linearize(
+    cell: "TreeRNN",
+    params: TreeRNNParams,
+    children: TreeRNNState,
+    states: TreeRNNState,
+    gates: None,
+) -> Array:
+    """`f'(a_p)`, from `h_p`."""
+    return ACTIVATIONS[cell.activation].slope(states.h)
+
+
+def backward(
+    cell: "TreeRNN", params: TreeRNNParams, slope: Array, dstate: TreeRNNState
+) -> tuple[TreeRNNState, Array]:
+    """The reverse step: `δh_p` -> `δh_k` of each place and `δa_p`."""
+    da = dstate.h * slope.astype(dstate.h.dtype)
+    return TreeRNNState(child_by_child(dot(da, params.recurrent_kernel), cell.features)), da
+
+
+def contract(
+    cell: "TreeRNN",
+    params: TreeRNNParams,
+    xs: Array,
+    children: TreeRNNState,
+    states: TreeRNNState,
+    gates: None,
+    slope: Array,
+    da: Array,
+) -> tuple[TreeRNNParams, Array]:
+    """`δU = Σ xᵀ δa`, `δW_k = Σ h_kᵀ δa`, `δb = Σ δa`; `δx = δa Uᵀ`."""
+    of_children = outer(side_by_side(children.h), da)
+    dparams = TreeRNNParams(
+        kernel=outer(xs, da),
+        recurrent_kernel=filled(of_children, len(params.recurrent_kernel), axis=0),
+        bias=total(da) if cell.use_bias else None,
+    )
+    return dparams, dot_transposed(da, params.kernel)
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeRNN:
+    """The simple recursive network: `h_p = f(x_p U + Σ_k h_k W_k + b)`.
+
+    Goller & Kuchler 1996; Socher et al. 2011. There is one `W_k` for each place a child can have
+    (binary: left and right); a place without a child adds nothing. With one place and a chain for a
+    tree it is `gr.Elman`, parameter for parameter.
+
+    Attributes:
+      features: `H`.
+      children: `K`, the places of a node.
+      activation: `f`: `"tanh"`, `"relu"`, `"sigmoid"` or `"identity"`.
+      use_bias: whether there is a `b`.
+
+    Raises:
+      ValueError: features or children below 1, or an unknown activation.
+    """
+
+    features: int
+    children: int = 2
+    activation: str = "tanh"
+    use_bias: bool = True
+
+    rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, prepare)
+
+    def __post_init__(self) -> None:
+        checks.size("features", self.features)
+        checks.size("children", self.children)
+        checks.option("activation", self.activation, tuple(ACTIVATIONS))
+        checks.flag("use_bias", self.use_bias)
+
+    def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> TreeRNNParams:
+        """Input kernel LeCun normal, bias zero; the `W_k` together one semi-orthogonal matrix.
+
+        So that with several children, too, states keep their size.
+        """
+        checks.size("in_features", in_features)
+        checks.floating("dtype", dtype)
+        input_key, recurrent_key = jax.random.split(key)
+        rows = self.children * self.features
+        return TreeRNNParams(
+            kernel=lecun_normal(input_key, (in_features, self.features), dtype),
+            recurrent_kernel=orthogonal_gates(recurrent_key, rows, self.features, 1, dtype),
+            bias=jnp.zeros(self.features, dtype) if self.use_bias else None,
+        )
+
+    def state(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> TreeRNNState:
+        """Zeros, `h [*B, H]` in `dtype`: the state of a child that is absent."""
+        return TreeRNNState(jnp.zeros((*batch_shape, self.features), dtype))
+
+    def compose(self, params: TreeRNNParams, children: TreeRNNState, x: Array) -> TreeRNNState:
+        """One node: states of children `[*B, k, H]` and `x [*B, I]` -> its state `[*B, H]`."""
+        return ruled_compose(self, params, children, x)

@@ -1,0 +1,225 @@
+"""The arrows between modules hold, and nothing needs what is optional."""
+
+import ast
+import graphlib
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gatedrnn as gr
+
+PACKAGE = Path(gr.__file__).parent
+LIBRARY = PACKAGE / "_src"
+SOURCES = sorted(LIBRARY.rglob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Every room of the library, a folder or a module beside the folders, and what it may import. In
+# particular cells know no engine, and what runs over time or trees knows no cell.
+GROUND = {"base", "checks", "describe", "masks", "numerics", "pytree", "validation"}
+ARROWS = {
+    "base": set(),
+    "checks": set(),
+    "describe": set(),
+    "numerics": set(),
+    "pytree": {"base", "numerics"},
+    "validation": {"base"},
+    "masks": {"base", "pytree", "validation"},
+    "cells": GROUND,
+    "time": GROUND,
+    "trees": GROUND,
+    "layers": GROUND | {"time"},
+    "decoding": GROUND,
+    "losses": GROUND | {"layers"},
+    "seq2seq": GROUND | {"cells", "layers"},
+    "checking": GROUND | {"time", "trees"},
+    "diagnostics": GROUND | {"cells", "time"},
+}
+
+
+def imports(path, *, typing=True):
+    """The absolute names of all modules that a file imports, or imports something from.
+
+    Without `typing` not what stands below `if TYPE_CHECKING:`, which never runs.
+    """
+    found, tree = set(), ast.parse(path.read_text())
+    if not typing:
+        for branch in ast.walk(tree):
+            if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING":
+                branch.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def path_of(module):
+    """The file of a module of this package, None for anything else."""
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    found = [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
+    return found[0] if module.split(".")[0] == "gatedrnn" and found else None
+
+
+def room_of(path):
+    """The folder of a module of the library, or the module itself where it has none."""
+    first = path.relative_to(LIBRARY).parts[0]
+    return first.removesuffix(".py")
+
+
+def ids(folder):
+    return lambda path: str(path.relative_to(folder))
+
+
+in_source = pytest.mark.parametrize("path", SOURCES, ids=ids(LIBRARY))
+
+
+# Arrows -----------------------------------------------------------------------------------------
+
+
+@in_source
+def test_a_room_imports_what_the_table_allows(path):
+    """And of the package nothing outside the library."""
+    ours = {found for name in imports(path) if (found := path_of(name))}
+    assert all(found.is_relative_to(LIBRARY) for found in ours)
+    room = room_of(path)
+    assert {room_of(found) for found in ours} - {room} <= ARROWS[room]
+
+
+def test_the_table_has_every_room_and_no_circle():
+    """A circle raises CycleError."""
+    assert {room_of(path) for path in SOURCES} == set(ARROWS)
+    order = list(graphlib.TopologicalSorter(ARROWS).static_order())
+    assert set(order) == set(ARROWS)
+
+
+def test_no_module_imports_itself_through_others():
+    """In the whole package, what only a type checker sees included."""
+    graph = {
+        path: {found for name in imports(path) if (found := path_of(name))} - {path}
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    graph = {path: found & set(graph) for path, found in graph.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("path", sorted((LIBRARY / "cells").glob("*.py")), ids=lambda p: p.stem)
+def test_a_cell_imports_no_other_cell(path):
+    """What cells share is in modules that are no cell's own."""
+    shared = {"__init__", "common", "normalisation"}
+    cells = {p for p in (LIBRARY / "cells").glob("*.py") if p.stem not in shared} - {path}
+    found = {found for name in imports(path) if (found := path_of(name))}
+    if path.stem != "layer_norm_gru":  # the carry of a GRU
+        assert not found & cells
+
+
+def test_the_engine_never_imports_what_checks():
+    """Nothing inside checks again."""
+    assert not any("validation" in name for name in imports(LIBRARY / "time" / "engine.py"))
+
+
+LOOPS = {"scan", "while_loop", "fori_loop", "custom_vjp", "custom_jvp"}
+
+
+def loops_in(path):
+    """The names of JAX's loops and custom derivatives that a file mentions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.name.split(".")[-1])
+    return found & LOOPS
+
+
+MAY_LOOP = {
+    "time/engine": {"scan", "custom_vjp"},  # over time
+    "trees/engine": {"scan", "custom_vjp"},  # over the levels of trees
+    "losses": {"scan", "custom_vjp"},  # over the vocabulary
+    "decoding/token_by_token": {"while_loop"},  # until every row has ended
+    "decoding/beam": {"while_loop", "scan"},  # the same, and back from the last step
+    "decoding/free_running": {"scan"},
+    "seq2seq": {"scan"},  # over the steps of a picture
+}
+
+
+@in_source
+def test_only_the_engines_the_loss_and_decoding_loop(path):
+    """A recurrence over given inputs goes through an engine, whatever is built on it.
+
+    What a diagnostic follows (QR after QR, one step of descent after another) is no recurrence of
+    a cell.
+    """
+    name = path.relative_to(LIBRARY).with_suffix("").as_posix()
+    if name.startswith("diagnostics/"):
+        assert loops_in(path) <= {"scan"}
+    else:
+        assert loops_in(path) == MAY_LOOP.get(name, set())
+
+
+# What is optional -------------------------------------------------------------------------------
+
+
+@in_source
+def test_the_library_needs_jax_and_numpy_only(path):
+    """Nothing else beside the standard library and itself."""
+    allowed = {"jax", "numpy", "gatedrnn"} | sys.stdlib_module_names
+    assert {module.split(".")[0] for module in imports(path)} <= allowed
+
+
+INTEROP = sorted((PACKAGE / "_interop").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", INTEROP, ids=ids(PACKAGE / "_interop"))
+def test_converters_import_other_libraries_where_they_are_used(path):
+    """Each module by itself: at its top are JAX, NumPy and ours."""
+    top = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.If)]
+    found = {
+        name.split(".")[0]
+        for node in top
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+    }
+    assert found <= {"jax", "numpy", "gatedrnn"} | sys.stdlib_module_names
+
+
+def test_import_needs_nothing_optional():
+    """`import gatedrnn` works without what the commands and tests need, and loads no command."""
+    program = """
+import sys
+for name in ("optax", "orbax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypothesis", "msgspec"):
+    sys.modules[name] = None  # an import of it raises
+for name in ("flax", "torch", "keras", "equinox", "haiku", "onnx", "onnxruntime"):
+    sys.modules[name] = None
+import gatedrnn
+assert not [name for name in sys.modules if name.startswith("gatedrnn._app")]
+assert gatedrnn.LSTM(3).carry((2,)).h.shape == (2, 3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# Size -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids(PACKAGE))
+def test_modules_are_short(path):
+    """None above 500 lines."""
+    assert len(path.read_text().splitlines()) <= 500
+
+
+def test_the_median_module_is_short():
+    """Of those that are more than a docstring."""
+    lines = [len(path.read_text().splitlines()) for path in MODULES if path.name != "__init__.py"]
+    assert statistics.median(lines) <= 200
