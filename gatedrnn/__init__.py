@@ -2,7 +2,7 @@
 
 from gatedrnn import diagnostics, interop, plot
 from gatedrnn._interop.cudnn_layer import cudnn
-from gatedrnn._src.base import Cell, Rule
+from gatedrnn._src.base import Cell, Rule, Shared
 from gatedrnn._src.cells.attention import (
     Attention,
     AttentionCarry,
@@ -22,19 +22,26 @@ from gatedrnn._src.checking import RuleReport, check_rule, check_tree_rule
 from gatedrnn._src.decoding.beam import Beams, beam_search
 from gatedrnn._src.decoding.free_running import generate
 from gatedrnn._src.decoding.token_by_token import Decoded, greedy, sample
-from gatedrnn._src.layers.base import Layer
-from gatedrnn._src.layers.bidirectional import Directions, bidirectional
-from gatedrnn._src.layers.combinators import final, pool, repeat, residual, stack
+from gatedrnn._src.layers.base import Context, Layer
+from gatedrnn._src.layers.bidirectional import Bidirectional, Directions, bidirectional
+from gatedrnn._src.layers.combinators import Repeat, Residual, repeat, residual
+from gatedrnn._src.layers.many_to_one import Final, Pool, final, pool
 from gatedrnn._src.layers.pointwise import (
+    Dense,
     DenseParams,
+    Dropout,
     DropoutCarry,
+    Embed,
     EmbedParams,
     dense,
     dropout,
     embed,
 )
-from gatedrnn._src.layers.recurrent import CountedCarry, RecurrentParams, recurrent
+from gatedrnn._src.layers.recurrent import CountedCarry, Recurrent, RecurrentParams, recurrent
+from gatedrnn._src.layers.stack import Stack, stack
+from gatedrnn._src.layers.summary import summary
 from gatedrnn._src.losses import softmax_cross_entropy
+from gatedrnn._src.rows import take_rows, where_rows
 from gatedrnn._src.seq2seq import Seq2Seq, Seq2SeqParams, seq2seq
 from gatedrnn._src.time.bptt import BPTT
 from gatedrnn._src.time.unroll import trajectory, unroll
@@ -54,16 +61,22 @@ __all__ = [
     "AttentionCarry",
     "AttentionParams",
     "Beams",
+    "Bidirectional",
     "Cell",
+    "Context",
     "CountedCarry",
     "Decoded",
+    "Dense",
     "DenseParams",
     "Directions",
+    "Dropout",
     "DropoutCarry",
     "Elman",
     "ElmanCarry",
     "ElmanParams",
+    "Embed",
     "EmbedParams",
+    "Final",
     "Forest",
     "ForestSizes",
     "GRUCarry",
@@ -78,12 +91,18 @@ __all__ = [
     "LayerNormGRUParams",
     "LayerNormLSTM",
     "LayerNormLSTMParams",
+    "Pool",
+    "Recurrent",
     "RecurrentDropout",
     "RecurrentParams",
+    "Repeat",
+    "Residual",
     "Rule",
     "RuleReport",
     "Seq2Seq",
     "Seq2SeqParams",
+    "Shared",
+    "Stack",
     "TreeCell",
     "TreeLSTM",
     "TreeLSTMParams",
@@ -121,7 +140,10 @@ __all__ = [
     "seq2seq",
     "softmax_cross_entropy",
     "stack",
+    "summary",
+    "take_rows",
     "trajectory",
     "unroll",
+    "where_rows",
     "windows",
 ]

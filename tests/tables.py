@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gatedrnn as gr
+
 
 class Tables(NamedTuple):
     """An automaton for each of some rows: the scores follow from its state."""
@@ -18,7 +20,7 @@ class Tables(NamedTuple):
 class Carry(NamedTuple):
     row: jax.Array  # [*B], which tables
     state: jax.Array  # [*B]
-    steps: jax.Array  # [], shared by all rows
+    steps: gr.Shared  # of [], shared by all rows
 
 
 def tables(seed, rows, vocabulary, states=1500):
@@ -30,13 +32,17 @@ def tables(seed, rows, vocabulary, states=1500):
 
 def step(tables, carry, token):
     state = tables.following[carry.row, carry.state, token]
-    return Carry(carry.row, state, carry.steps + 1), tables.logits[carry.row, state]
+    return Carry(carry.row, state, gr.Shared(carry.steps.value + 1)), tables.logits[
+        carry.row, state
+    ]
 
 
 def start(rows):
     """The carry and the first tokens of `rows`, an array of numbers of tables."""
     rows = jnp.asarray(rows)
-    return Carry(rows, jnp.zeros_like(rows), jnp.zeros((), int)), jnp.zeros(rows.shape, int)
+    return Carry(rows, jnp.zeros_like(rows), gr.Shared(jnp.zeros((), int))), jnp.zeros(
+        rows.shape, int
+    )
 
 
 def step_of(tables):

@@ -185,7 +185,7 @@ def test_data_parallel(layer, mesh):
     chex.assert_trees_all_close(compiled(params, xs, lengths), expected, rtol=1e-10)
     found = collectives(compiled.as_text())
     assert {name for _, name in found} == {"all-reduce"}
-    over_depth = "Repeat" in repr(layer)  # a loop around those over chunks
+    over_depth = "repeat" in repr(layer)  # a loop around those over chunks
     assert max(depth for depth, _ in found) <= 1 + over_depth
 
     manual = jax.shard_map(

@@ -63,7 +63,7 @@ def test_it_stops_when_every_row_has_ended():
     """The shared counter of the carry counts the steps that were made."""
     longest = max(len(by_hand(TABLES, row, 50)) for row in range(2))
     assert longest < 50
-    assert decode(range(2), max_length=50).carry.steps == longest
+    assert decode(range(2), max_length=50).carry.steps.value == longest
 
 
 def test_a_row_that_has_ended_keeps_its_carry():
@@ -91,7 +91,7 @@ def test_short(length, key):
     out = decode(max_length=length, key=key)
     assert out.tokens.shape == out.log_probs.shape == (length, ROWS)
     assert np.all(out.lengths == length)
-    assert out.carry.steps == length
+    assert out.carry.steps.value == length
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["greedy", "sample"])
@@ -211,19 +211,19 @@ def test_a_carry_with_a_key():
     """One that all rows share goes along as it is, in every function."""
 
     def step(carry, token):
-        key, seen = carry
+        key, seen = carry[0].value, carry[1]
         key, of_step = jax.random.split(key)
         logits = jax.random.normal(of_step, (V,))
-        return (key, seen + 1), jnp.broadcast_to(logits, (*token.shape, V))
+        return (gr.Shared(key), seen + 1), jnp.broadcast_to(logits, (*token.shape, V))
 
-    carry, token = (KEY, jnp.zeros(ROWS)), jnp.zeros(ROWS, int)
+    carry, token = (gr.Shared(KEY), jnp.zeros(ROWS)), jnp.zeros(ROWS, int)
     key, want = KEY, []
     for _ in range(T):
         key, of_step = jax.random.split(key)
         want.append(int(jnp.argmax(jax.random.normal(of_step, (V,)))))
     out = gr.greedy(step, carry, token, max_length=T)
     assert out.tokens.tolist() == [[token] * ROWS for token in want]
-    assert jnp.all(out.carry[0] == key)
+    assert jnp.all(out.carry[0].value == key)
     beams = gr.beam_search(step, carry, token, beams=2, max_length=T)
     assert beams.tokens[..., 0].tolist() == out.tokens.tolist()
 

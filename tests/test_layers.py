@@ -185,7 +185,7 @@ def test_bidirectional_starts_from_the_carries_it_is_given():
 
 
 def test_repeat_is_a_loop_over_layers():
-    """Values, stacked carries and gradients, with a learned initial carry, padding and resets."""
+    """Values, carries and gradients, with a learned initial carry, padding and resets."""
     layer, n = gr.recurrent(gr.LSTM(H), initial="learned"), 3
     net = gr.repeat(layer, n)
     params, xs = random_params(net, H), normal(T, B, H)
@@ -195,7 +195,7 @@ def test_repeat_is_a_loop_over_layers():
         for index in range(n):
             carry, xs = layer.apply(jax.tree.map(lambda v, i=index: v[i], params), xs, **options)
             carries.append(carry)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *carries), xs
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *carries), xs
 
     options = {"lengths": LENGTHS, "resets": RESETS}
     got = outcome(net.apply, params, xs, **options)

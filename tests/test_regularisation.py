@@ -13,6 +13,7 @@ from networks import apply, assert_trees_close, assert_trees_equal, normal, rand
 from reference import random_carry
 
 import gatedrnn as gr
+from gatedrnn._src.masks import row_keys
 
 I, H, T, B = 3, 4, 6, 3
 KEY, OTHER = jax.random.key(7), jax.random.key(8)
@@ -66,7 +67,8 @@ def test_zoneout_keeps_some_units_and_makes_the_others_as_the_cell_does(inner):
 
 def mask_of(cell, params, xs):
     """The mask `[*B, F]` of recurrent dropout."""
-    return np.asarray(cell.draw(KEY, params, xs, jnp.arange(len(xs)))[0].mask)
+    steps = jnp.zeros(xs.shape[:-1], int)
+    return np.asarray(cell.draw(row_keys(KEY, xs.shape[1:-1]), params, xs, steps)[0].mask)
 
 
 @inner_cells
@@ -230,14 +232,31 @@ def test_windows_in_reverse_are_the_whole_sequence():
     assert_trees_close((first, jnp.concatenate([early, late])), whole)
 
 
-def test_a_reset_does_not_start_the_masks_anew():
-    """The steps after a reset have the masks of their numbers, not those of the first steps."""
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_episode_sees_the_masks_that_it_would_see_alone(reverse):
+    """A row counts its own valid steps, and anew after a reset, in the order in which they run."""
     cell = gr.Zoneout(gr.GRU(H), h=0.5)
     params, xs, _ = problem(cell)
-    resets = jnp.zeros((T, B), bool).at[2].set(True)
-    _, ys = gr.unroll(cell, params, xs, resets=resets, key=KEY)
-    _, alone = gr.unroll(cell, params, xs[2:], key=KEY, first_step=2)
-    np.testing.assert_allclose(ys[2:], alone, rtol=1e-12)
+    resets = jnp.zeros((T, B), bool).at[2, 0].set(True)
+    _, ys = gr.unroll(cell, params, xs, resets=resets, key=KEY, reverse=reverse)
+    own = xs[:2] if reverse else xs[2:]
+    _, alone = gr.unroll(cell, params, own, key=KEY, reverse=reverse)
+    np.testing.assert_allclose((ys[:2] if reverse else ys[2:])[:, 0], alone[:, 0], rtol=1e-12)
+    _, whole = gr.unroll(cell, params, xs, key=KEY, reverse=reverse)
+    np.testing.assert_allclose(ys[:, 1:], whole[:, 1:], rtol=1e-12)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_padding_changes_no_mask(reverse):
+    """A row that is masked here and there draws what its valid steps alone would."""
+    cell = gr.Zoneout(gr.GRU(H), h=0.5)
+    params, xs, _ = problem(cell)
+    mask = jnp.ones((T, B), bool).at[jnp.array([0, 2]), 0].set(False)
+    carry, ys = gr.unroll(cell, params, xs, mask=mask, key=KEY, reverse=reverse)
+    valid = np.flatnonzero(mask[:, 0])
+    alone = gr.unroll(cell, params, xs[valid], key=KEY, reverse=reverse)
+    np.testing.assert_allclose(ys[valid, 0], alone[1][:, 0], rtol=1e-12)
+    np.testing.assert_allclose(carry.h[0], alone[0].h[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("cell", [both(gr.GRU(H)), gr.RecurrentDropout(gr.Elman(H), 0.5)], ids=str)
@@ -264,7 +283,7 @@ def test_an_initial_carry_of_both_directions_is_taken():
     two_loops = gr.bidirectional(cell, gr.recurrent(cell, gr.BPTT(chunk=2)))
     params, xs, _ = problem(one_loop)
     carry, _ = apply(one_loop, params, xs, key=KEY)
-    assert int(carry.backward.step) == T
+    assert carry.backward.step.tolist() == [T] * B
     nets = (gr.final(one_loop), two_loops)
     (got, y), (want, ys) = (apply(net, params, xs, carry, key=KEY) for net in nets)
     assert_trees_close(got, want)
@@ -301,7 +320,7 @@ def test_a_vmap_over_keys_is_a_loop_over_them():
 
 
 def test_no_mask_is_stored_for_a_whole_sequence():
-    """What the forward pass saves with zoneout is what it saves without, and a key for a step."""
+    """The forward pass saves with zoneout what it saves without, and a key for each row and step."""
 
     def saved(cell, key):
         params, xs, carry = problem(cell, length=64)
@@ -309,7 +328,7 @@ def test_no_mask_is_stored_for_a_whole_sequence():
         return sum(v.size for v in jax.tree.leaves(pull) if v.shape[:1] == (64,))
 
     plain, zoned = saved(gr.LSTM(H), None), saved(both(gr.LSTM(H)), KEY)
-    assert zoned <= plain + 64
+    assert zoned <= plain + 64 * B
 
 
 # Errors -----------------------------------------------------------------------------------------
@@ -318,6 +337,7 @@ def test_no_mask_is_stored_for_a_whole_sequence():
 class Plain:
     """A user's cell without a rule."""
 
+    features, use_bias, reset = 2, True, "before"
     init, carry, step = gr.GRU.init, gr.GRU.carry, gr.GRU.step
 
 
@@ -337,7 +357,7 @@ class Plain:
         (lambda: gr.Zoneout(gr.GRU(2), h=1.0), ValueError, r"h: got 1.0, expected .*\[0, 1\)"),
         (lambda: gr.Zoneout(gr.LSTM(2), c=-0.1), ValueError, r"c: got -0.1, expected .*\[0, 1\)"),
         (lambda: gr.Zoneout(gr.GRU(2), c=0.1), ValueError, r"c: got 0.1, expected 0.0: GRU\("),
-        (lambda: gr.Zoneout(gr.dense(2)), TypeError, r"cell: got Dense.*\(a layer, not a cell\)"),
+        (lambda: gr.Zoneout(gr.dense(2)), TypeError, r"cell: got dense.*\(a layer, not a cell\)"),
         (
             lambda: gr.RecurrentDropout(Plain(), 0.1),
             TypeError,
@@ -368,7 +388,7 @@ class Plain:
                 gr.GRU(2).carry((B,)),
             ),
             ValueError,
-            r"carry: got GRUCarry.*, expected CountedCarry\(step, cell\)",
+            r"carry: got GRUCarry.*, expected CountedCarry\(step=",
         ),
         (
             lambda: gr.LayerNormLSTM(2, forget_bias=1.0, use_bias=False),

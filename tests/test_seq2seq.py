@@ -123,7 +123,7 @@ def test_a_learned_bridge():
     made = np.tanh(e @ np.asarray(params.bridge.kernel) + np.asarray(params.bridge.bias))
     got = np.concatenate([carry[1].h, carry[1].c, carry[3].h], axis=-1)
     np.testing.assert_allclose(got, made, rtol=1e-10)
-    assert carry[2].step == 0
+    assert jnp.all(carry[2].step == 0)
 
 
 def test_the_weights_of_the_attention():

@@ -189,13 +189,10 @@ class Mixed(Plain):
 
 @dataclasses.dataclass(frozen=True)
 class Counting(Plain):
-    """A cell that also counts its steps, in a leaf `[*B]` of integers, or without batch axes."""
-
-    batched: bool = True
+    """A cell that also counts its steps, in a leaf `[*B]` of integers."""
 
     def carry(self, batch_shape, dtype=jnp.float32):
-        shape = batch_shape if self.batched else ()
-        return {**super().carry(batch_shape, dtype), "steps": jnp.zeros(shape, jnp.int32)}
+        return {**super().carry(batch_shape, dtype), "steps": jnp.zeros(batch_shape, jnp.int32)}
 
     def step(self, params, carry, x):
         inner, y = super().step(params, {"h": carry["h"]}, x)
@@ -220,16 +217,67 @@ def test_integers_in_a_carry(save):
     np.testing.assert_array_equal(carry["steps"], lengths)
 
 
-def test_a_leaf_without_batch_axes():
-    """Works where all rows step together; a mask says that it cannot choose rows of it."""
-    cell = Counting(H, batched=False)
+@dataclasses.dataclass(frozen=True)
+class CountingTogether(Plain):
+    """A cell that counts the steps of all rows, in a leaf that it declares shared, or not."""
+
+    declared: bool = True
+
+    def carry(self, batch_shape, dtype=jnp.float32):
+        count = jnp.zeros((), jnp.int32)
+        count = gr.Shared(count) if self.declared else count
+        return {**super().carry(batch_shape, dtype), "steps": count}
+
+    def step(self, params, carry, x):
+        inner, y = super().step(params, {"h": carry["h"]}, x)
+        return {**inner, "steps": jax.tree.map(lambda n: n + 1, carry["steps"])}, y
+
+
+@pytest.mark.parametrize("save", ["carries", "gates", "boundaries"])
+def test_a_leaf_that_all_rows_share(save):
+    """Every step moves it, a masked one too, and resets leave it; gradients are as without it."""
+    cell = CountingTogether(H)
     params = cell.init(jax.random.key(0), I, jnp.float64)
-    xs = jnp.ones((T, B, I))
-    assert gr.unroll(cell, params, xs)[0]["steps"] == T
-    with pytest.raises(
-        ValueError, match=r"carry\['steps'\]: got shape \(\), expected the batch axes"
-    ):
-        gr.unroll(cell, params, xs, lengths=jnp.array([T, 0, 2]))
+    xs = jax.random.normal(jax.random.key(1), (T, B, I))
+    options = {"lengths": jnp.array([T, 0, 2]), "resets": jnp.ones((T, B), bool)}
+    options["bptt"] = gr.BPTT(save=save, chunk=2, clip=10.0)
+    apply = jax.jit(lambda p, cell: gr.unroll(cell, p, xs, **options), static_argnums=1)
+    carry, ys = apply(params, cell)
+    assert carry["steps"].value == T
+    plain, want = apply(params, Plain(H))
+    np.testing.assert_allclose(ys, want, rtol=1e-12)
+    np.testing.assert_allclose(carry["h"], plain["h"], rtol=1e-12)
+    got, want = (
+        jax.grad(lambda p, c=c: jnp.sum(apply(p, c)[1] ** 2))(params) for c in (cell, Plain(H))
+    )
+    chex.assert_trees_all_close(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("use", ["unroll", "trajectory", "recurrent", "attention", "check"])
+def test_an_undeclared_leaf_is_refused(use):
+    """Wherever a cell is taken, also where its batch happens to fit."""
+    cell = CountingTogether(H, declared=False)
+    params, xs = Plain(H).init(jax.random.key(0), I, jnp.float64), jnp.ones((T, B, I))
+    uses = {
+        "unroll": lambda: gr.unroll(cell, params, xs),
+        "trajectory": lambda: gr.trajectory(cell, params, xs),
+        "recurrent": lambda: gr.recurrent(cell),
+        "attention": lambda: gr.Attention(cell, 2, 3),
+        "check": lambda: gr.check_rule(cell),
+    }
+    with pytest.raises(TypeError, match=r"carry\['steps'\] has shape \(\) .* goes into gr.Shared"):
+        uses[use]()
+
+
+def test_a_rule_has_rows_alone():
+    """Its backward pass knows of nothing that rows share."""
+
+    class SharedRuled(Ruled):
+        def carry(self, batch_shape, dtype=jnp.float32):
+            return gr.Shared(super().carry(batch_shape, dtype))
+
+    with pytest.raises(TypeError, match=r"gr.Shared, expected none in a cell with a rule"):
+        gr.recurrent(SharedRuled(H))
 
 
 def test_a_rule_lays_out_its_weights_before_any_loop():

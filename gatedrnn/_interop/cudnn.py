@@ -22,7 +22,7 @@ from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry
 from gatedrnn._src.cells.lstm import LSTM, LSTMParams
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.recurrent import Recurrent, lift
+from gatedrnn._src.layers.recurrent import Recurrent, as_layer
 
 FORMS = Forms("cuDNN's LSTM", lstm=True)
 
@@ -183,7 +183,7 @@ def from_cudnn_carry(layer: Any, states: Any) -> Carry:
     """
     equal_layers(layer)
     leaves = [as_array(f"states[{k}]", state) for k, state in enumerate(states)]
-    return carry_from_states(lift(layer), leaves)
+    return carry_from_states(as_layer(layer), leaves)
 
 
 def to_cudnn_carry(layer: Any, carry: Carry) -> tuple[Array, Array]:
@@ -197,5 +197,5 @@ def to_cudnn_carry(layer: Any, carry: Carry) -> tuple[Array, Array]:
       ValueError: `carry` is that of another network.
     """
     equal_layers(layer)
-    h, c = states_from_carry(lift(layer), carry)
+    h, c = states_from_carry(as_layer(layer), carry)
     return h, c

@@ -11,26 +11,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
 from gatedrnn._interop.cudnn import FORMS, directions_of, equal_layers, levels_of, packed
 from gatedrnn._interop.forms import cannot
 from gatedrnn._interop.states import carry_from_states, states_from_carry
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Params
-from gatedrnn._src.layers.base import Layer, as_sequence, check_layer, is_causal
-from gatedrnn._src.layers.recurrent import lift
+from gatedrnn._src.layers.base import Context, Layer
+from gatedrnn._src.layers.combinators import Around
+from gatedrnn._src.layers.recurrent import as_layer
 from gatedrnn._src.time.bptt import BPTT
 
 
-@dataclasses.dataclass(frozen=True)
-class CuDNN:
-    """A layer that cuDNN's kernel runs; see `cudnn`."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class CuDNN(Around):
+    """A layer that cuDNN's kernel runs; made by `gr.cudnn`.
+
+    Attributes:
+      layer: the layer whose function it is.
+    """
 
     layer: Layer
 
+    masks_outputs = True
+    flips = False  # the kernel has no vmap
+
     def __post_init__(self) -> None:
-        check_layer("layer", self.layer)
+        super().__post_init__()
         for part in equal_layers(self.layer):
             for one in directions_of(part):
                 if one.bptt != BPTT():
@@ -38,86 +45,29 @@ class CuDNN:
                         self.layer, FORMS.target, f"its backward pass has no options, {one.bptt!r}"
                     )
 
-    @property
-    def causal(self) -> bool:
-        """Whether the layer is."""
-        return is_causal(self.layer)
-
-    def out_features(self, in_features: int | None) -> int | None:
-        """As many as the layer makes."""
-        return self.layer.out_features(in_features)
-
-    def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
-        """The layer's parameters."""
-        return self.layer.init(key, in_features, dtype)
-
-    def carry(
-        self,
-        batch_shape: tuple[int, ...],
-        dtype: DTypeLike = jnp.float32,
-        params: Params | None = None,
-    ) -> Carry:
-        """The layer's initial carry."""
-        return self.layer.carry(batch_shape, dtype, params)
-
-    def apply(
-        self,
-        params: Params,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[Carry, Array]:
-        """What the layer makes of `xs [T, *B, I]`: the final carry and `ys [T, *B, F]`."""
-        carry, ys, _ = self._run(params, xs, carry, lengths, mask, resets)
+    def run(self, params: Params, xs: Array, carry: Carry, context: Context) -> tuple[Carry, Array]:
+        """Return the final carry and the outputs `[T, *B, F]`."""
+        carry, ys, _ = self._run(params, xs, carry, context)
         return carry, ys
 
-    def final(
-        self,
-        params: Params,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
+    def run_final(
+        self, params: Params, xs: Array, carry: Carry, context: Context
     ) -> tuple[Carry, Array]:
-        """The final carry and the output that belongs to it, `[*B, F]`; zeros for an empty row."""
-        carry, _, y = self._run(params, xs, carry, lengths, mask, resets)
+        """Return the final carry and the output that belongs to it, `[*B, F]`."""
+        carry, _, y = self._run(params, xs, carry, context)
         return carry, y
 
-    def step(
-        self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
-    ) -> tuple[Carry, Array]:
-        """One step of the layer itself, anywhere: `x [*B, I]` -> the new carry and `[*B, F]`."""
-        return self.layer.step(params, carry, x, key=key)
-
     def _run(
-        self,
-        params: Params,
-        xs: Array,
-        carry: Carry | None,
-        lengths: Array | None,
-        mask: Array | None,
-        resets: Array | None,
+        self, params: Params, xs: Array, carry: Carry, context: Context
     ) -> tuple[Carry, Array, Array]:
         """The final carry, the outputs `[T, *B, F]`, and those of the final carry, `[*B, F]`."""
-        scattered = mask is not None  # else the valid steps of a row are its first
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        if resets is not None:
+        mask, lengths = context.mask, context.lengths
+        if context.resets is not None:
             raise ValueError(f"resets: got them for {self!r}, expected None: its kernel has none")
         if xs.dtype != jnp.float32:
             raise TypeError(f"xs: got dtype {xs.dtype.name}, expected float32 for {self!r}")
         levels = levels_of(self.layer, params, xs)
         length, *batch_shape, in_features = xs.shape
-        initial = self.carry(tuple(batch_shape), xs.dtype, params)
-        if carry is None:
-            carry = initial
-        carry = validation.as_expected("carry", carry, initial, self)
         _check_platform()
         directions, features = len(levels[0]), levels[0][0].cell.features
         rows = math.prod(batch_shape)
@@ -127,12 +77,13 @@ class CuDNN:
 
         sequences = xs.reshape(length, rows, in_features)
         order, valid = None, jnp.full(rows, length, jnp.int32)
-        if mask is not None:
+        if lengths is not None:  # the valid steps of a row are its first
+            valid = lengths.reshape(rows).astype(jnp.int32)
+        elif mask is not None:  # in either direction, a masked step might as well not be there
             steps = mask.reshape(length, rows)
             valid = jnp.sum(steps, axis=0, dtype=jnp.int32)
-            if scattered:  # in either direction, a masked step might as well not be there
-                order = jnp.argsort(~steps, axis=0, stable=True)
-                sequences = _along_time(sequences, order)
+            order = jnp.argsort(~steps, axis=0, stable=True)
+            sequences = _along_time(sequences, order)
         before = [leaf.reshape(-1, rows, features) for leaf in states_from_carry(self.layer, carry)]
         ys, *after = _kernel(
             jnp.swapaxes(sequences, 0, 1),
@@ -202,9 +153,8 @@ def cudnn(layer: Any) -> CuDNN:
     net` is one model.
 
     Batch axes, `lengths` and masks of any pattern mean what they mean to `layer`. Lengths are the
-    kernel's own. For a `mask`, which is also what `gr.stack` and others make of lengths for the
-    layers inside, the valid steps are gathered in front and their outputs put back, once for each
-    `gr.cudnn`; so wrap a whole stack rather than every layer in it.
+    kernel's own. For a `mask` the valid steps are gathered in front and their outputs put back,
+    once for each `gr.cudnn`; so wrap a whole stack rather than every layer in it.
 
     The backward pass is cuDNN's. There is no second derivative, no forward mode, no `jax.vmap` (add
     a batch axis instead) and no rule for sharding: JAX has none for the kernel.
@@ -220,4 +170,4 @@ def cudnn(layer: Any) -> CuDNN:
         fit `layer`.
       RuntimeError: at `apply`, no NVIDIA GPU.
     """
-    return CuDNN(lift(layer))
+    return CuDNN(as_layer(layer))

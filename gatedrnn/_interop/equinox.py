@@ -19,7 +19,7 @@ from gatedrnn._interop.states import carry_from_cells, cells_from_carry
 from gatedrnn._src.base import Carry
 from gatedrnn._src.cells.gru import GRU, GRUParams
 from gatedrnn._src.cells.lstm import LSTM, LSTMParams
-from gatedrnn._src.layers.combinators import Stack
+from gatedrnn._src.layers.stack import Stack
 
 FORMS = Forms("an equinox cell", lstm=True, gru=("after",), bidirectional=False)
 

@@ -27,7 +27,7 @@ from gatedrnn._src.base import Carry
 from gatedrnn._src.cells.elman import Elman, ElmanParams
 from gatedrnn._src.cells.gru import GRU, GRUParams
 from gatedrnn._src.cells.lstm import LSTM, LSTMParams
-from gatedrnn._src.layers.combinators import Stack
+from gatedrnn._src.layers.stack import Stack
 
 FORMS = Forms("a haiku core", elman=("relu",), lstm=True, gru=("before",), bidirectional=False)
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.combinators import Repeat, Stack
-from gatedrnn._src.layers.recurrent import Recurrent, RecurrentParams, lift
+from gatedrnn._src.layers.combinators import Repeat
+from gatedrnn._src.layers.recurrent import Recurrent, RecurrentParams, as_layer
+from gatedrnn._src.layers.stack import Stack
 
 
 class Run(NamedTuple):
@@ -35,7 +36,7 @@ def is_row(layer: Any) -> bool:
 
 def row(layer: Any) -> list[Any]:
     """The layers of a network one after another, none of them a stack, a repeat or a bare cell."""
-    layer = lift(layer)
+    layer = as_layer(layer)
     if isinstance(layer, Stack):
         return [simple for part in layer.layers for simple in row(part)]
     if isinstance(layer, Repeat):

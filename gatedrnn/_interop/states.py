@@ -15,7 +15,7 @@ from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
-from gatedrnn._src.layers.recurrent import Recurrent, lift
+from gatedrnn._src.layers.recurrent import Recurrent, as_layer
 from gatedrnn._src.masks import draws_each_step
 from gatedrnn._src.numerics import accumulator
 
@@ -146,7 +146,7 @@ def carry_from_cells(layer: Any, states: Any) -> Carry:
       ValueError: states that do not fit.
     """
     if not is_row(layer):
-        return _cell_carry(_cell_of(lift(layer)), _leaves("states", states))
+        return _cell_carry(_cell_of(as_layer(layer)), _leaves("states", states))
     layers = row(layer)
     if not isinstance(states, tuple | list) or len(states) != len(layers):
         got = len(states) if isinstance(states, tuple | list) else type(states).__name__

@@ -4,6 +4,7 @@ Axes: `*B` any batch axes, `T` time, `I` input features, `F` output features.
 The cells implement this interface and the engine runs it; neither imports the other.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -82,6 +83,32 @@ class Cell(Protocol):
     def step(self, params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
         """One time step: `x [*B, I]` -> the new carry and the output `[*B, F]`."""
         ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """A value in a carry that all rows share, such as a random key or a count of all steps.
+
+    Every other leaf of a carry is `[*B, ...]`, batch axes first. A choice of rows leaves a shared
+    value alone: every step replaces it, a masked step too, and resets do not. A cell with a rule
+    has none.
+
+    Attributes:
+      value: any pytree of arrays.
+
+    Example:
+      >>> carry = (jnp.zeros((2, 3)), gr.Shared(jax.random.key(0)))
+      >>> gr.take_rows(carry, 0)[0].shape
+      (3,)
+    """
+
+    value: Any
+
+
+def is_shared(node: Any) -> bool:
+    """Return True for a `Shared`; the `is_leaf` of functions that choose rows."""
+    return isinstance(node, Shared)
 
 
 class Bound:

@@ -76,7 +76,6 @@ def _checked_vocabulary(params: Any, hs: Array) -> int:
         raise ValueError(f"params.kernel: got shape {shape}, expected [F, V]")
     layer = dense(shape[1], use_bias=params.bias is not None)
     validation.check_params(layer, params, hs, "hs")
-    validation.check_dtypes(params, hs, "hs")
     return layer.features
 
 

@@ -1,13 +1,15 @@
-"""Cells that draw masks, and how what they draw reaches their rules.
+"""Random masks: they follow from a key, the row and the number of that row's step.
 
-Axes: `T` time, `*B` batch, `I` input features.
+Axes: `T` time, `*B` any batch axes, `I` input features, `F` features of a mask.
 
 Without a key a cell that draws is a function like any other. With one, its `draw` binds all that
 follows from the key before the engine runs: what stays for the whole sequence to the parameters, a
-key for each step to the inputs. The masks of a step are drawn from its key where `project` needs
-them, a chunk at a time, and drawn again in the backward pass: none is stored for a whole sequence.
+key for each row and step to the inputs. The masks of a step are drawn from its keys where `project`
+needs them, a chunk at a time, and drawn again in the backward pass: none is stored for a whole
+sequence.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import jax
@@ -22,7 +24,7 @@ class Keyed(NamedTuple):
     """The inputs of steps that each have a key of their own."""
 
     xs: Array  # [T, *B, I], or [*B, I] for a single step
-    keys: Array | None  # [T], or no axes; None in a cotangent
+    keys: Array | None  # [T, *B], or [*B]; None in a cotangent
 
 
 class DrawingCell(Protocol):
@@ -37,33 +39,82 @@ class DrawingCell(Protocol):
         key: Array | None = None,
         first_step: int | Array = 0,
     ) -> tuple[Carry, Array]:
-        """One time step; with a key, `first_step` is its number since the initial carry."""
+        """Run one time step, whose number in each row's episode is `first_step`."""
         ...
 
-    def draw(self, key: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Any]:
-        """What its rule gets for `params` and `xs [T, *B, I]`, of the `steps [T]` of a key."""
+    def draw(self, keys: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Any]:
+        """Return what the rule gets for `params` and `xs [T, *B, I]`.
+
+        `keys [*B]` are those of the rows, `steps [T, *B]` the numbers of the steps; neither has `T`
+        where `xs` is a single step.
+        """
         ...
 
 
 def draws(cell: Any) -> TypeGuard[DrawingCell]:
-    """Whether there is something that the cell draws."""
+    """Return True for a cell that draws where it is given a key."""
     return hasattr(cell, "draw")
 
 
 def draws_each_step(cell: Any) -> bool:
-    """Whether what it draws depends on the number of the step."""
+    """Return True for a cell whose masks depend on the number of the step."""
     return getattr(cell, "draws_each_step", False)
 
 
-def draw(cell: Cell, key: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Any]:
-    """`params` and `xs` with what `cell` draws for these steps bound to them."""
-    if not draws(cell):
-        raise ValueError(f"key: got one for {cell!r}, expected None: it draws nothing")
+def as_key(key: Array) -> Array:
+    """Return `key` as one typed key; raise for several."""
     if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.shape != ():
         raise ValueError(f"key: got keys of shape {key.shape}, expected a single key")
-    return cell.draw(key, params, xs, steps)
+    return key
+
+
+def row_keys(key: Array, batch_shape: tuple[int, ...]) -> Array:
+    """A key for each row, `[*B]`: `key` folded with the number of the row."""
+    fold, rows = jax.tree_util.Partial(jax.random.fold_in, key), 1
+    for size in batch_shape:
+        fold, rows = jax.vmap(fold), rows * size
+    return fold(jnp.arange(rows, dtype=jnp.uint32).reshape(batch_shape))
+
+
+def over_all_axes(function: Callable, keys: Array) -> Any:
+    """`function(key)` for every key of an array of any shape."""
+    for _ in keys.shape:
+        function = jax.vmap(function)
+    return function(keys)
+
+
+def step_keys(keys: Array, steps: Array) -> Array:
+    """A key for each row and step: the key of the row, `[*B]`, folded with `steps [..., *B]`."""
+    keys = jnp.broadcast_to(keys, steps.shape)
+    fold: Callable = jax.random.fold_in
+    for _ in steps.shape:
+        fold = jax.vmap(fold)
+    return fold(keys, steps.astype(jnp.uint32))
+
+
+def first_steps(first_step: int | Array, batch_shape: tuple[int, ...]) -> Array:
+    """Return the number of each row's first step, int32 `[*B]`; raise for another shape."""
+    steps = jnp.asarray(first_step)
+    if not jnp.issubdtype(steps.dtype, jnp.integer):
+        raise TypeError(f"first_step: got dtype {steps.dtype.name}, expected integers")
+    if steps.shape not in ((), batch_shape):
+        raise ValueError(f"first_step: got shape {steps.shape}, expected () or {batch_shape}")
+    return jnp.broadcast_to(steps.astype(jnp.int32), batch_shape)
+
+
+def check_draws(cell: Cell) -> None:
+    """Raise unless `cell` draws masks where it is given a key."""
+    if not draws(cell):
+        raise ValueError(f"key: got one for {cell!r}, expected None: it draws nothing")
+
+
+def draw(
+    cell: Any, key: Array, params: Params, xs: Array, steps: Array, batch_shape: tuple[int, ...]
+) -> tuple[Params, Any]:
+    """`params` and `xs` with what `cell` draws for `steps [T, *B]` (or `[*B]`) bound to them."""
+    return cell.draw(row_keys(key, batch_shape), params, xs, steps)
 
 
 def check_inner(cell: Any, *, fits: bool, expected: str) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gatedrnn._src.base import is_shared
 from gatedrnn._src.numerics import accumulator
 
 
@@ -25,14 +26,19 @@ def shift(start: Any, carries: Any, reverse: bool) -> Any:
 
 
 def where(flag: Array | None, this: Any, other: Any) -> Any:
-    """Leaf by leaf, `this` where `flag [T, *B]` (or `[*B]`) holds, else `other`; None: `other`."""
+    """Choose rows: `this` where `flag [T, *B]` (or `[*B]`) holds, else `other`; None: `other`.
+
+    What rows share is that of `other`.
+    """
     if flag is None:
         return other
 
-    def pick(a: Array, b: Array) -> Array:
+    def pick(a: Any, b: Any) -> Any:
+        if is_shared(a):
+            return b
         return jnp.where(flag.reshape(flag.shape + (1,) * (b.ndim - flag.ndim)), a, b)
 
-    return jax.tree.map(pick, this, other)
+    return jax.tree.map(pick, this, other, is_leaf=is_shared)
 
 
 def zeros(tree: Any) -> Any:

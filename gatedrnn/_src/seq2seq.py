@@ -5,7 +5,7 @@ Axes: `S` source steps, `T` target steps, `*B` any batch axes, `V` outputs of th
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,90 +14,14 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.base import Carry, Params, is_shared
 from gatedrnn._src.cells.attention import AttentionCarry, attend, attention_weights, has_attention
-from gatedrnn._src.layers.base import (
-    Layer,
-    as_sequence,
-    check_layer,
-    is_causal,
-    key_of,
-    reads_tokens,
-)
+from gatedrnn._src.layers.base import Layer, check_layer, fold
 from gatedrnn._src.layers.pointwise import DenseParams, dense
-from gatedrnn._src.layers.recurrent import lift
+from gatedrnn._src.layers.recurrent import as_layer
 from gatedrnn._src.numerics import affine
 
-
-def _is_state(leaf: Any, batch_shape: tuple[int, ...]) -> bool:
-    """Whether a leaf holds real numbers for each row; counters of steps and keys do not."""
-    own = jnp.shape(leaf)[: len(batch_shape)] == batch_shape
-    return own and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-def _read(carry: Carry) -> Carry:
-    """`carry` without the outputs that no step reads."""
-
-    def without(node: Any) -> Any:
-        return _read(node.cell) if isinstance(node, AttentionCarry) else node
-
-    return jax.tree.map(without, carry, is_leaf=lambda node: isinstance(node, AttentionCarry))
-
-
-def _state_of(carry: Carry, batch_shape: tuple[int, ...]) -> list[Array]:
-    """The leaves `[*B, ...]` of a network's state, in order."""
-    return [leaf for leaf in jax.tree.leaves(_read(carry)) if _is_state(leaf, batch_shape)]
-
-
-def _with_state(carry: Carry, state: list[Array], batch_shape: tuple[int, ...]) -> Carry:
-    """`carry` with the leaves that `state_of` gives replaced, in its dtypes."""
-    left = iter(state)
-
-    def put(node: Any) -> Any:
-        if isinstance(node, AttentionCarry):
-            return node._replace(cell=replaced(node.cell))
-        return next(left).astype(node.dtype) if _is_state(node, batch_shape) else node
-
-    def replaced(carry: Carry) -> Carry:
-        return jax.tree.map(put, carry, is_leaf=lambda node: isinstance(node, AttentionCarry))
-
-    return replaced(carry)
-
-
-def _learned(
-    params: DenseParams, encoded: Carry, start: Carry, batch_shape: tuple[int, ...]
-) -> Carry:
-    """`start` with the state `tanh(e W + b)`, `e [*B, E]` all of the state in `encoded`."""
-    flat = [
-        leaf.reshape(*batch_shape, _size(leaf, batch_shape)).astype(params.kernel.dtype)
-        for leaf in _state_of(encoded, batch_shape)
-    ]
-    made = jnp.tanh(affine(jnp.concatenate(flat, axis=-1), params.kernel, params.bias))
-    wanted = _state_of(start, batch_shape)
-    ends = np.cumsum([_size(leaf, batch_shape) for leaf in wanted])[:-1]
-    parts = zip(jnp.split(made, ends, axis=-1), wanted, strict=True)
-    return _with_state(start, [part.reshape(leaf.shape) for part, leaf in parts], batch_shape)
-
-
-def _features_of_state(carry: Carry) -> int:
-    """The size of the state of a carry without batch axes, `E` or `D`."""
-    return sum(_size(leaf, ()) for leaf in _state_of(carry, ()))
-
-
-def _size(leaf: Array, batch_shape: tuple[int, ...]) -> int:
-    return math.prod(leaf.shape[len(batch_shape) :])
-
-
-def _direct(encoded: Carry, start: Carry, batch_shape: tuple[int, ...]) -> Carry:
-    """`start` with the state of `encoded`, leaf by leaf in order; raise where they do not fit."""
-    given, wanted = _state_of(encoded, batch_shape), _state_of(start, batch_shape)
-    shapes, expected = ([leaf.shape for leaf in leaves] for leaves in (given, wanted))
-    if shapes != expected:
-        raise ValueError(
-            f"bridge: got 'direct' for an encoder that ends in leaves of shapes {shapes}, expected "
-            f"{expected}, as the decoder starts from, or 'learned'"
-        )
-    return _with_state(start, given, batch_shape)
+Bridge = Literal["learned", "direct"]
 
 
 class Seq2SeqParams(NamedTuple):
@@ -120,14 +44,14 @@ class Seq2Seq:
 
     encoder: Layer
     decoder: Layer
-    bridge: str | None = "learned"
+    bridge: Bridge | None = "learned"
 
     def __post_init__(self) -> None:
         check_layer("encoder", self.encoder)
         check_layer("decoder", self.decoder)
-        if not is_causal(self.decoder):
+        if not self.decoder.causal:
             raise ValueError(f"decoder: got {self.decoder!r}, expected a causal layer")
-        checks.option("bridge", self.bridge, ("learned", "direct", None))
+        checks.option("bridge", self.bridge, (*get_args(Bridge), None))
 
     def init(
         self,
@@ -161,17 +85,18 @@ class Seq2Seq:
         decoder looks back at the encoder's outputs: what `decode` and `step` read.
         """
         self._check(params)
-        sources, mask = as_sequence(self.encoder, sources, lengths, None, None)
-        batch_shape = sources.shape[1:] if reads_tokens(self.encoder) else sources.shape[1:-1]
-        encoded, memory = self.encoder.apply(params.encoder, sources, mask=mask, key=key_of(key, 0))
+        encoded, memory = self.encoder.apply(
+            params.encoder, sources, lengths=lengths, key=fold(key, 0)
+        )
+        batch_shape = memory.shape[1:-1]
         carry = self.decoder.carry(batch_shape, memory.dtype, params.decoder)
         if self.bridge == "direct":
-            carry = _direct(encoded, carry, batch_shape)
+            carry = _direct(encoded, carry)
         elif self.bridge == "learned":
             assert params.bridge is not None
-            carry = _learned(params.bridge, encoded, carry, batch_shape)
+            carry = _learned(params.bridge, encoded, carry, len(batch_shape))
         if has_attention(params.decoder):
-            params = params._replace(decoder=attend(params.decoder, memory, mask=mask))
+            params = params._replace(decoder=attend(params.decoder, memory, lengths=lengths))
         return carry, params
 
     def decode(
@@ -187,9 +112,7 @@ class Seq2Seq:
 
         Returns its final carry and its outputs `[T, *B, V]`, zeros after each row's `lengths`.
         """
-        return self.decoder.apply(
-            params.decoder, targets, carry, lengths=lengths, key=key_of(key, 1)
-        )
+        return self.decoder.apply(params.decoder, targets, carry, lengths=lengths, key=fold(key, 1))
 
     def apply(
         self,
@@ -212,7 +135,7 @@ class Seq2Seq:
         self, params: Seq2SeqParams, carry: Carry, x: Array, *, key: Array | None = None
     ) -> tuple[Carry, Array]:
         """One step of the decoder: `jax.tree_util.Partial(model.step, params)` is what decodes."""
-        return self.decoder.step(params.decoder, carry, x, key=key_of(key, 1))
+        return self.decoder.step(params.decoder, carry, x, key=fold(key, 1))
 
     def attention(
         self,
@@ -228,7 +151,10 @@ class Seq2Seq:
         Rows sum to 1, after `target_lengths` to 0. Runs step by step and keeps the weights alone.
         """
         carry, params = self.encode(params, sources, lengths=source_lengths)
-        targets, mask = as_sequence(self.decoder, targets, target_lengths, None, None)
+        targets = jnp.asarray(targets)
+        batch_shape = self.decoder.check_inputs("targets", targets, ("T",))
+        mask = validation.as_mask(target_lengths, None, len(targets), batch_shape)
+        targets = validation.zero_masked(targets, mask)
 
         def one(carry: Carry, x: Array) -> tuple[Carry, Array]:
             return self.step(params, carry, x)[0], attention_weights(params.decoder, carry)
@@ -246,17 +172,7 @@ class Seq2Seq:
             raise ValueError(f"params.bridge: got {kind} for the bridge {self.bridge!r}")
 
 
-def _state_features(name: str, layer: Layer, params: Params, dtype: DTypeLike) -> int:
-    """How many numbers the carry of `layer` holds for a row; raise where there are none."""
-    size = _features_of_state(jax.eval_shape(lambda: layer.carry((), dtype, params)))
-    if size == 0:
-        raise ValueError(
-            f"{name}: got {layer!r}, which has no state, expected a recurrent one, or bridge=None"
-        )
-    return size
-
-
-def seq2seq(encoder: Any, decoder: Any, bridge: str | None = "learned") -> Seq2Seq:
+def seq2seq(encoder: Any, decoder: Any, bridge: Bridge | None = "learned") -> Seq2Seq:
     """An encoder and a decoder joined through their carries (Sutskever, Vinyals & Le 2014).
 
     With a `gr.Attention` anywhere in the decoder, that looks back at all outputs of the encoder
@@ -276,4 +192,79 @@ def seq2seq(encoder: Any, decoder: Any, bridge: str | None = "learned") -> Seq2S
       ValueError: a decoder that is not causal, an unknown bridge, (at `init`) a learned bridge
         from or to a network without a state, or (at `encode`) shapes that a direct one cannot join.
     """
-    return Seq2Seq(lift(encoder), lift(decoder), bridge)
+    return Seq2Seq(as_layer(encoder), as_layer(decoder), bridge)
+
+
+# ------------------------------------------------------------------------------- the bridge
+
+
+def _is_state(leaf: Any) -> bool:
+    """Return True for real numbers of each row, not for counters, keys and what rows share."""
+    return not is_shared(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _is_node(node: Any) -> bool:
+    return is_shared(node) or isinstance(node, AttentionCarry)
+
+
+def _state_of(carry: Carry) -> list[Array]:
+    """The leaves `[*B, ...]` of a network's state, in order; not the outputs that no step reads."""
+
+    def of_node(node: Any) -> list[Array]:
+        if isinstance(node, AttentionCarry):
+            return _state_of(node.cell)
+        return [node] if _is_state(node) else []
+
+    return [leaf for node in jax.tree.leaves(carry, is_leaf=_is_node) for leaf in of_node(node)]
+
+
+def _with_state(carry: Carry, state: list[Array]) -> Carry:
+    """Return `carry` with the leaves that `_state_of` gives replaced, in its dtypes."""
+    left = iter(state)
+
+    def put(node: Any) -> Any:
+        if isinstance(node, AttentionCarry):
+            return node._replace(cell=jax.tree.map(put, node.cell, is_leaf=_is_node))
+        return next(left).astype(node.dtype) if _is_state(node) else node
+
+    return jax.tree.map(put, carry, is_leaf=_is_node)
+
+
+def _learned(params: DenseParams, encoded: Carry, start: Carry, batch_axes: int) -> Carry:
+    """Return `start` with the state `tanh(e W + b)`, `e [*B, E]` all of the state in `encoded`."""
+    rows = [
+        leaf.reshape(*leaf.shape[:batch_axes], _size(leaf, batch_axes)).astype(params.kernel.dtype)
+        for leaf in _state_of(encoded)
+    ]
+    made = jnp.tanh(affine(jnp.concatenate(rows, axis=-1), params.kernel, params.bias))
+    wanted = _state_of(start)
+    ends = np.cumsum([_size(leaf, batch_axes) for leaf in wanted])[:-1]
+    parts = zip(jnp.split(made, ends, axis=-1), wanted, strict=True)
+    return _with_state(start, [part.reshape(leaf.shape) for part, leaf in parts])
+
+
+def _size(leaf: Array, batch_axes: int) -> int:
+    return math.prod(leaf.shape[batch_axes:])
+
+
+def _direct(encoded: Carry, start: Carry) -> Carry:
+    """Return `start` with the state of `encoded`, leaf by leaf in order; raise if they differ."""
+    given, wanted = _state_of(encoded), _state_of(start)
+    shapes, expected = ([leaf.shape for leaf in leaves] for leaves in (given, wanted))
+    if shapes != expected:
+        raise ValueError(
+            f"bridge: got 'direct' for an encoder that ends in leaves of shapes {shapes}, expected "
+            f"{expected}, as the decoder starts from, or 'learned'"
+        )
+    return _with_state(start, given)
+
+
+def _state_features(name: str, layer: Layer, params: Params, dtype: DTypeLike) -> int:
+    """The numbers that the carry of `layer` holds for a row; raise where there are none."""
+    carry = jax.eval_shape(lambda p: layer.carry((), dtype, p), params)
+    size = sum(_size(leaf, 0) for leaf in _state_of(carry))
+    if size == 0:
+        raise ValueError(
+            f"{name}: got {layer!r}, which has no state, expected a recurrent one, or bridge=None"
+        )
+    return size

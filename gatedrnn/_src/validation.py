@@ -4,6 +4,7 @@ Axes: `T` time, `*B` batch, `I` input features.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gatedrnn._src.base import Carry, Cell, Params, rule_of, unbound
+from gatedrnn._src.base import Carry, Cell, Params, is_shared, rule_of, unbound
 
 
 def check_floating(name: str, x: Array) -> None:
@@ -42,22 +43,102 @@ def check_cell(
             f"cell: got {cell!r}, which is not hashable, expected a frozen dataclass: "
             "the compiled program is looked up by the cell's value"
         ) from None
+    if "carry" in methods:
+        _check_carry_of_cell(cell)
 
 
-def check_params(cell: Any, params: Params, x: Array, name: str = "xs") -> None:
-    """Raise unless `params` are those of `cell` for the features and dtype of `x [..., I]`."""
-    expected = _params_template(cell, x.shape[-1])
-    beside = f"the {x.shape[-1]} features on the last axis of {name}, shape {x.shape}"
-    check_shapes("params", unbound(params), unbound(expected), cell, beside)
+PROBE = (11, 13)  # a batch shape that no carry has by accident
+
+
+@functools.lru_cache(maxsize=512)
+def _check_carry_of_cell(cell: Any) -> None:
+    """Raise unless every leaf of the carry of `cell` has the batch axes in front, or is shared."""
+    check_carries("cell", cell, lambda shape: jax.eval_shape(lambda: cell.carry(shape)))
     if rule_of(cell) is not None:
-        check_dtypes(params, x, name)
+        carry = jax.eval_shape(lambda: cell.carry(()))
+        if any(map(is_shared, jax.tree.leaves(carry, is_leaf=is_shared))):
+            raise TypeError(
+                f"cell: got {cell!r}, whose carry has a gr.Shared, expected none in a cell with a "
+                "rule: its backward pass is by rows"
+            )
+
+
+def check_carries(name: str, owner: Any, make: Callable[[tuple[int, ...]], Carry]) -> None:
+    """Raise unless `make(batch_shape)`, the carries of `owner`, has the batch axes in front.
+
+    In every leaf that is not `gr.Shared`, for whatever batch shape.
+    """
+    alone, many = make(()), make(PROBE)
+    if not _alike(alone, many):
+        raise TypeError(
+            f"{name}: got {owner!r}, whose carries for batch shapes () and {PROBE} are "
+            f"{_describe(alone)} and {_describe(many)}, expected the same structure"
+        )
+    pairs = zip(
+        jax.tree.leaves_with_path(alone, is_leaf=is_shared),
+        jax.tree.leaves(many, is_leaf=is_shared),
+        strict=True,
+    )
+    for (path, one), leaf in pairs:
+        if not is_shared(one) and leaf.shape != (*PROBE, *one.shape):
+            raise TypeError(
+                f"{name}: got {owner!r}, whose carry{jax.tree_util.keystr(path)} has shape "
+                f"{leaf.shape} for a batch shape {PROBE}, expected {(*PROBE, *one.shape)}: every "
+                "leaf has the batch axes in front; what all rows share goes into gr.Shared"
+            )
+
+
+def check_params(
+    owner: Any, params: Params, x: Array, name: str = "xs", *, tokens: bool = False
+) -> None:
+    """Raise unless `params` are those of `owner` for the features and the dtype of `x [..., I]`.
+
+    The owner is a cell or a layer. One that reads `tokens` has parameters of one dtype, any.
+    """
+    in_features = None if tokens else x.shape[-1]
+    expected = params_template(owner, in_features)
+    beside = f"the {in_features} features on the last axis of {name}, shape {x.shape}"
+    params = unbound(params)
+    check_shapes("params", params, expected, owner, "" if tokens else beside)
+    leaves = jax.tree.leaves(params)
+    if not leaves:
+        return
+    dtype = dtype_of_params(params) if tokens else x.dtype
+    allowed = [dtype] if dtype.itemsize > 2 else [dtype, np.dtype(np.float32)]
+    got = [jnp.result_type(leaf) for leaf in leaves]
+    if not any(got == _dtypes(owner, in_features, each.name) for each in allowed):
+        beside = "" if tokens else f" with {name} in {dtype.name}"
+        raise TypeError(
+            f"params: got dtype {' and '.join(sorted({each.name for each in got}))}{beside}, "
+            f"expected {' or '.join(sorted({each.name for each in allowed}))} in every leaf"
+        )
+
+
+def dtype_of_params(params: Params) -> np.dtype:
+    """The dtype of the first floating-point leaf, which all others share; float32 without any."""
+    found = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
+    return next((np.dtype(d) for d in found if jnp.issubdtype(d, jnp.floating)), np.dtype("f4"))
+
+
+@functools.lru_cache(maxsize=512)
+def params_template(owner: Any, in_features: int | None, dtype: str = "float32") -> Params:
+    """The shapes and dtypes of the parameters of a cell or layer, values bound later left out."""
+    make = lambda key: owner.init(key, in_features, jnp.dtype(dtype))  # noqa: E731
+    return unbound(jax.eval_shape(make, jax.random.key(0)))
+
+
+def _dtypes(owner: Any, in_features: int | None, dtype: str) -> list[np.dtype]:
+    leaves = jax.tree.leaves(params_template(owner, in_features, dtype))
+    return [np.dtype(leaf.dtype) for leaf in leaves]
 
 
 def check_shapes(name: str, tree: Any, expected: Any, owner: Any, beside: str = "") -> None:
     """Raise unless `tree` has the structure and the shapes of `expected`, which `owner` needs."""
     if not _alike(tree, expected):
+        path, got, wanted = _first_difference((), tree, expected)
         raise ValueError(
-            f"{name}: got {_describe(tree)}, expected {_describe(expected)}, as in {owner!r}"
+            f"{name}{jax.tree_util.keystr(path)}: got {_describe_node(got)}, expected "
+            f"{_describe_node(wanted)}, as in {owner!r}"
         )
     leaves = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True)
     for (path, leaf), wanted in leaves:
@@ -67,24 +148,6 @@ def check_shapes(name: str, tree: Any, expected: Any, owner: Any, beside: str = 
                 f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, expected "
                 f"{wanted.shape} for {owner!r}{reason}"
             )
-
-
-def check_dtypes(params: Params, x: Array, name: str) -> None:
-    """Raise unless `params` are in the dtype of `x`, or in float32 beside a 16-bit `x`."""
-    got = sorted({jnp.result_type(leaf).name for leaf in jax.tree.leaves(params)})
-    allowed = {x.dtype.name}
-    if x.dtype.itemsize == 2:
-        allowed.add("float32")
-    if len(got) > 1 or not set(got) <= allowed:
-        raise TypeError(
-            f"params: got dtype {' and '.join(got)} with {name} in {x.dtype.name}, expected "
-            f"{' or '.join(sorted(allowed))} in every leaf"
-        )
-
-
-@functools.lru_cache(maxsize=512)
-def _params_template(cell: Any, in_features: int) -> Params:
-    return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
 
 
 @functools.lru_cache(maxsize=512)
@@ -128,13 +191,13 @@ def as_expected(name: str, tree: Any, expected: Any, owner: Any) -> Any:
     return jax.tree.map_with_path(cast, tree, expected)
 
 
-def check_batched(name: str, carry: Carry, batch_shape: tuple[int, ...]) -> None:
-    """Raise unless every leaf has the batch axes, row by row of which a mask or reset decides."""
-    for path, leaf in jax.tree.leaves_with_path(carry):
-        if leaf.shape[: len(batch_shape)] != batch_shape:
+def check_rows(name: str, carry: Carry, batch_shape: tuple[int, ...]) -> None:
+    """Raise unless every leaf of `carry` has the batch axes in front, or is shared."""
+    for path, leaf in jax.tree.leaves_with_path(carry, is_leaf=is_shared):
+        if not is_shared(leaf) and jnp.shape(leaf)[: len(batch_shape)] != batch_shape:
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)}: got shape {leaf.shape}, expected the batch "
-                f"axes {batch_shape} in front, for lengths, mask or resets to choose rows"
+                f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, expected the "
+                f"batch axes {batch_shape} in front; what all rows share goes into gr.Shared"
             )
 
 
@@ -202,6 +265,27 @@ def zero_masked(xs: Array, mask: Array | None) -> Array:
 def _alike(tree: Any, other: Any) -> bool:
     structure: Any = jax.tree.structure(tree)
     return bool(structure == jax.tree.structure(other))
+
+
+def _first_difference(path: tuple, tree: Any, other: Any) -> tuple[tuple, Any, Any]:
+    """The innermost place, first in order, whose difference explains that of two structures."""
+
+    def inside(node: Any) -> list[tuple[tuple, Any]]:
+        return jax.tree.leaves_with_path(node, is_leaf=lambda below: below is not node)
+
+    these, those = inside(tree), inside(other)
+    if type(tree) is type(other) and [at for at, _ in these] == [at for at, _ in those]:
+        for (at, one), (_, another) in zip(these, those, strict=True):
+            if not _alike(one, another):
+                return _first_difference((*path, *at), one, another)
+    return path, tree, other
+
+
+def _describe_node(tree: Any) -> str:
+    """A plain tuple or list by its length, anything else as `_describe` does."""
+    if isinstance(tree, tuple | list) and not hasattr(tree, "_fields"):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    return _describe(tree)
 
 
 def _describe(tree: Any) -> str:

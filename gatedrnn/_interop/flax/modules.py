@@ -12,17 +12,20 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
-from gatedrnn._src.layers.base import Layer, reads_tokens
+from gatedrnn._src.layers import recurrent as lifting
+from gatedrnn._src.layers.base import Layer
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.combinators import Final, Pool, Repeat, Residual, Stack
+from gatedrnn._src.layers.combinators import Repeat, Residual
+from gatedrnn._src.layers.many_to_one import Final, Pool
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
-from gatedrnn._src.layers.recurrent import Recurrent, lift
+from gatedrnn._src.layers.recurrent import Recurrent
+from gatedrnn._src.layers.stack import Stack
 from gatedrnn._src.masks import draws
 
 
 def as_layer(layer: Any) -> Layer:
     """A layer as it is, a cell as a recurrent layer; raise for anything else."""
-    layer = lift(layer)
+    layer = lifting.as_layer(layer)
     if isinstance(layer, type) or not isinstance(layer, Layer):
         raise TypeError(f"layer: got {layer!r}, expected a layer or a cell, like gr.LSTM(256)")
     return layer
@@ -56,7 +59,7 @@ def may_draw(layer: Any) -> bool:
 
 def features_of_step(layer: Any, x: Array) -> int | None:
     """How many features `layer` reads in `x [..., I]`; None for tokens `[...]`."""
-    if reads_tokens(layer):
+    if layer.reads_tokens:
         return None
     if jnp.ndim(x) == 0:
         raise ValueError("x: got shape (), expected [*B, I]")
@@ -66,7 +69,7 @@ def features_of_step(layer: Any, x: Array) -> int | None:
 def initial_carry(layer: Any, params: Params, x: Array, param_dtype: DTypeLike) -> Carry:
     """The layer's initial carry for steps shaped and typed as `x [*B, I]`, or tokens `[*B]`."""
     x = jnp.asarray(x)
-    if reads_tokens(layer):
+    if layer.reads_tokens:
         return layer.carry(x.shape, param_dtype, params)
     return layer.carry(x.shape[:-1], x.dtype, params)
 
@@ -92,7 +95,7 @@ def apply(
         options = {"lengths": lengths, "mask": mask, "resets": resets, "key": key}
         return layer.apply(params, xs, carry, **options)
     xs = jnp.asarray(xs)
-    tokens = reads_tokens(layer)
+    tokens = layer.reads_tokens
     axis = xs.ndim - (1 if tokens else 2)
     if axis < 0:
         expected = "[*B, T]" if tokens else "[*B, T, I], at least two axes"

@@ -12,7 +12,7 @@ from gatedrnn._interop.keras.layers import layer_to
 from gatedrnn._interop.parts import check_params, is_cell, row, row_with_params, runs
 from gatedrnn._src import validation
 from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.combinators import Final
+from gatedrnn._src.layers.many_to_one import Final
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent
 

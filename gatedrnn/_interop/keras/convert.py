@@ -22,7 +22,7 @@ from gatedrnn._interop.parts import carry_of_row, is_cell, joined, row
 from gatedrnn._interop.states import carry_from_states, carry_of_part, cells_of, leaves_of_cells
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Cell
-from gatedrnn._src.layers.combinators import Final
+from gatedrnn._src.layers.many_to_one import Final
 
 
 def _keras() -> Any:

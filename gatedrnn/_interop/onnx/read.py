@@ -23,7 +23,7 @@ from gatedrnn._interop.onnx.read_values import (
     steps_of,
 )
 from gatedrnn._interop.parts import joined
-from gatedrnn._src.layers.combinators import Final, Pool
+from gatedrnn._src.layers.many_to_one import Final, Pool
 
 OLDEST = 7  # of the versions of the operators: before, broadcasting was an attribute
 

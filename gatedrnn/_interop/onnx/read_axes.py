@@ -28,7 +28,6 @@ from gatedrnn._interop.onnx.read_values import (
     size_of,
     steps_of,
 )
-from gatedrnn._src.layers.base import is_causal, is_stepwise
 
 HUGE = 2**31 - 1  # as an end that is none
 
@@ -234,5 +233,5 @@ def _ended(flow: Flow, lengths: str | None, first: bool, last: bool) -> Flow | N
 
 def ends_with_last_step(net: Step) -> bool:
     """Whether the output that belongs to the final carry is that of the last step."""
-    over_time = [step.layer for step in steps_of(net) if not is_stepwise(step.layer)]
-    return not over_time or is_causal(over_time[-1])
+    over_time = [step.layer for step in steps_of(net) if not step.layer.stepwise]
+    return not over_time or over_time[-1].causal

@@ -29,7 +29,6 @@ from gatedrnn._interop.onnx.read_values import (
     steps_of,
 )
 from gatedrnn._interop.parts import joined, recurrent_of
-from gatedrnn._src.layers.base import is_stepwise
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.combinators import Residual
 from gatedrnn._src.layers.recurrent import Recurrent
@@ -127,7 +126,7 @@ def _residual(node: Node, one: Flow, two: Flow) -> Flow:
         net = Step(below.net, Residual(layer), params, inner[-1].features, nodes)
         # of other layers, the final output is not that of a step, which is what can be added to
         at_a_step = all(ends_with_last_step(n) for n in (below.net, net) if isinstance(n, Step))
-        if above.end == "final" and not (is_stepwise(net.layer) or at_a_step):
+        if above.end == "final" and not (net.layer.stepwise or at_a_step):
             break
         padding = "zero" if below.padding == above.padding == "zero" else ""
         return above._replace(net=net, padding=padding)

@@ -15,8 +15,7 @@ from gatedrnn._interop.onnx.write_layers import Writer, check
 from gatedrnn._interop.onnx.write_node import FORMS
 from gatedrnn._interop.parts import is_cell
 from gatedrnn._src import checks, validation
-from gatedrnn._src.layers.base import reads_tokens
-from gatedrnn._src.layers.recurrent import RecurrentParams, lift
+from gatedrnn._src.layers.recurrent import RecurrentParams, as_layer
 
 OLDEST = 13  # of the versions of the operators
 LIMIT = 2**31 - 2**20  # bytes of weights, with which a file stays below the 2 GiB of its format
@@ -76,7 +75,7 @@ def to_onnx(
     if not isinstance(name, str) or not name:
         raise ValueError(f"name: got {name!r}, expected a string that is not empty")
     if is_cell(layer):
-        layer, params = lift(layer), RecurrentParams(params, None)
+        layer, params = as_layer(layer), RecurrentParams(params, None)
     check(layer, layer)
     named = jax.tree_util.tree_map_with_path
     params = named(lambda at, leaf: as_array(f"params{jax.tree_util.keystr(at)}", leaf), params)
@@ -99,7 +98,7 @@ def to_onnx(
 def _checked_features(layer: Any, params: Any) -> int | None:
     """`I`, which the first matrix tells; None of tokens. Raise unless `params` are the layer's."""
     in_features = None
-    if not reads_tokens(layer):
+    if not layer.reads_tokens:
         first = next((leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2), None)
         if first is None:
             got = type(params).__name__

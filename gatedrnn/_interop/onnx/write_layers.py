@@ -15,11 +15,12 @@ from gatedrnn._interop.onnx.write_graph import Graph, Lengths, Sizes
 from gatedrnn._interop.onnx.write_node import FORMS, NodeOutputs, add_node
 from gatedrnn._interop.onnx.write_states import AFTER, BEFORE, state_name
 from gatedrnn._interop.parts import Run, runs
-from gatedrnn._src.layers.base import is_causal, is_stepwise
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.combinators import Final, Pool, Repeat, Residual, Stack
+from gatedrnn._src.layers.combinators import Repeat, Residual
+from gatedrnn._src.layers.many_to_one import Final, Pool
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent
+from gatedrnn._src.layers.stack import Stack
 
 Path = tuple[str, ...]
 
@@ -61,7 +62,7 @@ def _check_final(layer: Any) -> None:
             _check_final(layer.layer)
         case Bidirectional():
             pass
-        case _ if not is_causal(layer):
+        case _ if not layer.causal:
             raise cannot(
                 layer,
                 FORMS.target,
@@ -72,7 +73,7 @@ def _check_final(layer: Any) -> None:
 def _top(layer: Stack) -> int:
     """The last layer that does not treat every step alike and alone, or the first."""
     top = len(layer.layers) - 1
-    while top > 0 and is_stepwise(layer.layers[top]):
+    while top > 0 and layer.layers[top].stepwise:
         top -= 1
     return top
 

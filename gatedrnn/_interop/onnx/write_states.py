@@ -21,8 +21,10 @@ from gatedrnn._interop.states import carry_from_states
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.combinators import Final, Pool, Repeat, Residual, Stack
-from gatedrnn._src.layers.recurrent import Recurrent, lift
+from gatedrnn._src.layers.combinators import Repeat, Residual
+from gatedrnn._src.layers.many_to_one import Final, Pool
+from gatedrnn._src.layers.recurrent import Recurrent, as_layer
+from gatedrnn._src.layers.stack import Stack
 
 BEFORE, AFTER = "carry", "final"
 
@@ -49,7 +51,7 @@ def to_onnx_carry(layer: Any, carry: Carry) -> dict[str, np.ndarray]:
     """
     return {
         state_name(BEFORE, path, name): np.asarray(leaf)
-        for path, cell, own in _carries(lift(layer), carry, ())
+        for path, cell, own in _carries(as_layer(layer), carry, ())
         for name, leaf in _leaves(path, cell, own)
     }
 
@@ -81,7 +83,7 @@ def from_onnx_carry(layer: Any, states: Mapping[str, Any]) -> Carry:
     """
     kind = AFTER if any(name.startswith(f"{AFTER}.") for name in states) else BEFORE
     arrays = Arrays("states", states)
-    carry = _taken(lift(layer), arrays, kind, ())
+    carry = _taken(as_layer(layer), arrays, kind, ())
     arrays.close()
     return carry
 

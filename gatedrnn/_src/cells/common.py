@@ -6,7 +6,7 @@ from jax import Array
 
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Params, RuledCell
-from gatedrnn._src.masks import draw
+from gatedrnn._src.masks import as_key, check_draws, draw, first_steps
 from gatedrnn._src.numerics import matrices_as
 
 
@@ -24,6 +24,8 @@ def ruled_step(
     carry = validation.check_step(cell, params, carry, x)
     params = matrices_as(params, x.dtype)
     if key is not None:
-        params, x = draw(cell, key, params, x, jnp.asarray(first_step, jnp.int32))
+        check_draws(cell)
+        steps = first_steps(first_step, x.shape[:-1])
+        params, x = draw(cell, as_key(key), params, x, steps, steps.shape)
     carry, _ = cell.rule.recur(cell, params, carry, cell.rule.project(cell, params, x))
     return carry, jax.tree.leaves(carry)[0]

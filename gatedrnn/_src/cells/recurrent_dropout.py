@@ -4,6 +4,7 @@ Axes: `...` any leading axes, `T` time, `*B` batch, `I` input features, `F` outp
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,8 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Params, Rule, RuledCell, prepared, rule_of
 from gatedrnn._src.cells.common import ruled_step
-from gatedrnn._src.masks import check_inner
-from gatedrnn._src.pytree import zeros
+from gatedrnn._src.masks import check_inner, over_all_axes
+from gatedrnn._src.pytree import first_leaf, zeros
 
 # The products of a step read m ⊙ h_{t-1} in the place of h_{t-1} (Gal & Ghahramani 2016), with m
 # drawn once for each sequence, all steps and gates alike, and h the first leaf of the carry: h of
@@ -83,8 +84,8 @@ class RecurrentDropout:
     """A cell with dropout on its recurrent connections (Gal & Ghahramani 2016).
 
     With a key, the recurrent products read `m ⊙ h / (1−rate)` in the place of `h`, with one mask
-    `m` of zeros (with probability `rate`) and ones for each sequence: the same at every step, in
-    every gate and after resets. What a GRU's update gate mixes stays whole. Without a key it is the
+    `m` of zeros (with probability `rate`) and ones for each row: the same at every step, in every
+    gate and after resets. What a GRU's update gate mixes stays whole. Without a key it is the
     cell itself. Parameters and carries are the cell's own. The mask for the inputs in the same
     paper is `gr.dropout(rate, shared_in_time=True)` in front.
 
@@ -144,9 +145,9 @@ class RecurrentDropout:
         """One time step: `x [*B, I]` -> the new carry and the output; every step has one mask."""
         return ruled_step(self, params, carry, x, key=key, first_step=first_step)
 
-    def draw(self, key: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Array]:
-        """What the rule gets for `params` and `xs [T, *B, I]`: the mask beside the parameters."""
-        batch_shape = xs.shape[steps.ndim : -1]
-        output = jax.tree.leaves(jax.eval_shape(lambda: self.cell.carry(batch_shape, xs.dtype)))[0]
-        kept = jax.random.bernoulli(key, 1 - self.rate, output.shape)
+    def draw(self, keys: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Array]:
+        """Bind a mask for each row, drawn from its key of `keys [*B]`, to the parameters."""
+        output = first_leaf(jax.eval_shape(lambda: self.cell.carry((), xs.dtype)))
+        keep = partial(jax.random.bernoulli, p=1 - self.rate, shape=output.shape)
+        kept = over_all_axes(keep, keys)
         return Bound(params, kept.astype(xs.dtype) / (1 - self.rate)), xs

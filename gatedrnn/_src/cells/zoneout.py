@@ -5,7 +5,6 @@ Axes: `...` any leading axes, `T` time, `*B` batch, `I` input features, `F` feat
 
 import dataclasses
 import itertools
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,14 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Params, Rule, RuledCell, nested, prepared
 from gatedrnn._src.cells.common import ruled_step
-from gatedrnn._src.masks import Keyed, check_inner, draws, draws_each_step
+from gatedrnn._src.masks import (
+    Keyed,
+    check_inner,
+    draws,
+    draws_each_step,
+    over_all_axes,
+    step_keys,
+)
 
 # The equation (Krueger et al. 2017), for each leaf v of the carry (h and c of an LSTM), where v̂_t
 # is what the cell itself makes of the carry before; an LSTM's ĥ_t comes of its own ĉ_t, not c_t:
@@ -44,16 +50,15 @@ def project(cell: "Zoneout", params: Params, xs: Array | Keyed) -> tuple[Any, Ke
         return inner.rule.project(inner, params, xs), (None,) * len(cell.rates)
     xs, keys = xs
     assert keys is not None
-    batch_shape = xs.shape[keys.ndim : -1]
-    leaves = jax.tree.leaves(jax.eval_shape(lambda: inner.carry(batch_shape, xs.dtype)))
+    leaves = jax.tree.leaves(jax.eval_shape(lambda: inner.carry((), xs.dtype)))
     sizes = [leaf.shape[-1] if r else 0 for r, leaf in zip(cell.rates, leaves, strict=True)]
 
     def drawn(key: Array) -> Keep:
-        chance = jax.random.uniform(key, (*batch_shape, sum(sizes)), jnp.float32)
-        parts = jnp.split(chance, list(itertools.accumulate(sizes))[:-1], axis=-1)
+        chance = jax.random.uniform(key, (sum(sizes),), jnp.float32)
+        parts = jnp.split(chance, list(itertools.accumulate(sizes))[:-1])
         return tuple(p < r if r else None for r, p in zip(cell.rates, parts, strict=True))
 
-    return inner.rule.project(inner, params, xs), (jax.vmap(drawn) if keys.ndim else drawn)(keys)
+    return inner.rule.project(inner, params, xs), over_all_axes(drawn, keys)
 
 
 def recur(
@@ -143,8 +148,8 @@ class Zoneout:
     their rates, drawn anew for every step, row and unit; without one they are the rates, their
     expectations. Parameters and carries are the cell's own.
 
-    The masks follow from the key and the step's number since the initial carry, in the order in
-    which steps run; masked steps count and resets do not start it anew.
+    The masks follow from the key, the row and the number of the row's step since its initial carry
+    or its last reset, in the order in which steps run; masked steps do not count.
 
     Attributes:
       cell: the cell, which has a rule; `gr.RecurrentDropout` of one too.
@@ -219,14 +224,14 @@ class Zoneout:
     ) -> tuple[Carry, Array]:
         """One time step: `x [*B, I]` -> the new carry and the output.
 
-        With a key, `first_step` is the number of steps since the initial carry.
+        With a key, `first_step` is the number of steps since each row's initial carry, `[*B]` or
+        one for all.
         """
         return ruled_step(self, params, carry, x, key=key, first_step=first_step)
 
-    def draw(self, key: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Keyed]:
-        """What the rule gets for `params` and `xs [T, *B, I]`, of the `steps [T]` of a key."""
-        key, inner_key = jax.random.split(key)
+    def draw(self, keys: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Keyed]:
+        """Bind a key for each row and step, from `keys [*B]` and `steps [T, *B]`, to the inputs."""
+        own, of_cell = jnp.moveaxis(over_all_axes(jax.random.split, keys), -1, 0)
         if draws(self.cell):
-            params, _ = self.cell.draw(inner_key, params, xs, steps)
-        of_step = partial(jax.random.fold_in, key)
-        return params, Keyed(xs, (jax.vmap(of_step) if steps.ndim else of_step)(steps))
+            params, _ = self.cell.draw(of_cell, params, xs, steps)
+        return params, Keyed(xs, step_keys(own, steps))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Carry
+from gatedrnn._src.base import Carry, is_shared
 from gatedrnn._src.decoding.checks import as_partial, as_token, check_range, vocabulary
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import vary_alike
@@ -54,9 +54,8 @@ def beam_search(
       step: as in `greedy`. It is vectorised by `jax.vmap` over the beams, so that what it closes
         over (parameters, and the memory that `gr.attend` binds to them) is read by all beams and
         never copied.
-      carry: as in `greedy`. Leaves that start with the batch axes `*B` are carried for each beam
-        and follow the hypotheses that are kept; others (a counter of steps, a key) are shared, and
-        must come out of a step the same whatever the token.
+      carry: as in `greedy`. It is carried for each beam and follows the hypotheses that are kept;
+        what is a `gr.Shared` must come out of a step the same whatever the token.
       token: as in `greedy`.
       beams: `K`, at least 1; static.
       max_length: `T`, at least 0; static.
@@ -113,9 +112,12 @@ def _beam_search(
     size, dtype = vocabulary(step, carry, token, end)
     dtype = accumulator(dtype)
     alpha = jnp.asarray(alpha).astype(dtype)
-    owned = jax.tree.map(lambda leaf: leaf.shape[: token.ndim] == batch_shape, carry)
-    axes = jax.tree.map(lambda own: 0 if own else None, owned)
+    axes = jax.tree.map(lambda node: None if is_shared(node) else 0, carry, is_leaf=is_shared)
     step = jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0))
+
+    def each_row(function: Callable[[Array], Array], carry: Carry) -> Carry:
+        keep = lambda node: node if is_shared(node) else function(node)  # noqa: E731
+        return jax.tree.map(keep, carry, is_leaf=is_shared)
 
     def widen(leaf: Array) -> Array:
         return jnp.broadcast_to(leaf, (beams, *leaf.shape))
@@ -140,7 +142,7 @@ def _beam_search(
         chosen = jnp.take_along_axis(log_probs, parent[..., None], axis=0)
         return _State(
             t + 1,
-            jax.tree.map(lambda own, leaf: _of(parent, leaf) if own else leaf, owned, carry),
+            each_row(partial(_of, parent), carry),
             token,
             _of(parent, ended) if end is None else token == end,
             _of(parent, lengths),
@@ -153,7 +155,7 @@ def _beam_search(
     itself = lax.broadcasted_iota(jnp.int32, shape, 0)
     state = _State(
         jnp.zeros((), jnp.int32),
-        jax.tree.map(lambda own, leaf: widen(leaf) if own else leaf, owned, carry),
+        each_row(widen, carry),
         widen(token),
         jnp.zeros(shape, bool),
         jnp.zeros(shape, jnp.int32),

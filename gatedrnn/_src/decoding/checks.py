@@ -41,6 +41,7 @@ def check_range(name: str, value: Any, inside: Callable, expected: str) -> None:
 
 def vocabulary(step: Callable, carry: Carry, token: Array, end: int | None) -> tuple[int, np.dtype]:
     """`V` and the dtype of the logits, of a step that fits its carry and token; else raise."""
+    validation.check_rows("carry", carry, token.shape)
     _, logits = check_step(step, carry, token)
     shape = getattr(logits, "shape", None)
     if shape is None or shape[:-1] != token.shape or len(shape) != token.ndim + 1 or not shape[-1]:

@@ -14,6 +14,7 @@ from jax import Array, lax
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry
 from gatedrnn._src.decoding.checks import as_partial, as_token, check_range, vocabulary
+from gatedrnn._src.masks import row_keys
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import vary_alike, where
 
@@ -40,8 +41,8 @@ def greedy(
     Args:
       step: `(carry, token [*B]) -> (carry, logits [*B, V])`, such as a network's `step` with
         its parameters.
-      carry: the carry to start from. Leaves that start with the batch axes `*B` belong to rows, and
-        rows that have ended keep theirs; others (a counter of steps, a key) are shared.
+      carry: the carry to start from, `[*B, ...]` in every leaf: rows that have ended keep theirs.
+        What all rows share, such as a key, is a `gr.Shared`, and goes on.
       token: the first token to feed, integers `[*B]`: a start symbol, or the last of a prompt.
       max_length: `T`, at least 0; static.
       end: the token that ends a row; None: every row has `T` tokens. Static.
@@ -114,24 +115,21 @@ def sample(
     if top_p is not None:
         check_range("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
     token = as_token(token)
-    options = (row_keys(key, token.shape), temperature, top_p)
+    options = (_keys_of_rows(key, token.shape), temperature, top_p)
     return _sample(
         as_partial(step), carry, token, options, max_length=max_length, end=end, top_k=top_k
     )
 
 
-def row_keys(key: Array, batch_shape: tuple[int, ...]) -> Array:
-    """A key for each row, `[*B]`."""
+def _keys_of_rows(key: Array, batch_shape: tuple[int, ...]) -> Array:
+    """Return a key for each row, `[*B]`."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.shape == batch_shape:
         return key
     if key.shape != ():
         raise ValueError(f"key: got shape {key.shape}, expected () or {batch_shape}, one a row")
-    fold, rows = partial(jax.random.fold_in, key), 1
-    for size in batch_shape:
-        fold, rows = jax.vmap(fold), rows * size
-    return fold(jnp.arange(rows, dtype=jnp.uint32).reshape(batch_shape))
+    return row_keys(key, batch_shape)
 
 
 @partial(jax.jit, static_argnames=("max_length", "end", "top_k"))
@@ -223,7 +221,7 @@ def _decode(
         log_prob = jnp.take_along_axis(probs, token[..., None], axis=-1)[..., 0]
         return _State(
             t + 1,
-            _rows_where(ended, state.carry, carry),
+            where(ended, state.carry, carry),
             token,
             ended if end is None else ended | (token == end),
             state.tokens.at[t].set(token),
@@ -243,12 +241,3 @@ def _decode(
     if max_length > 0:
         state = lax.while_loop(go_on, body, vary_alike(state))
     return Decoded(state.tokens, state.lengths, state.log_probs, state.carry)
-
-
-def _rows_where(flag: Array, this: Carry, other: Carry) -> Carry:
-    """The carry `this` in rows where `flag [*B]` holds, else `other`, which shared leaves are."""
-
-    def pick(a: Array, b: Array) -> Array:
-        return where(flag, a, b) if b.shape[: flag.ndim] == flag.shape else b
-
-    return jax.tree.map(pick, this, other)

@@ -16,6 +16,7 @@ from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params, RuledCell, rule_of
 from gatedrnn._src.diagnostics.starts import Replay, replay
 from gatedrnn._src.numerics import matrices_as
+from gatedrnn._src.time.unroll import Options
 
 
 def gates(
@@ -57,7 +58,8 @@ def gates(
     rule = rule_of(cell)
     if rule is None or not rule.gate_names:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule that names its gates")
-    run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
+    options = Options(lengths, mask, resets, reset_carry, reverse)
+    run = replay(cell, params, xs, carry, options)
     found = _gates(cast(RuledCell, cell), params, run)
     names = (name.rpartition(".")[-1] for name in rule.gate_names)
     return dict(zip(names, found, strict=True))

@@ -15,7 +15,7 @@ from gatedrnn._src.diagnostics.probe import Probed
 from gatedrnn._src.diagnostics.vectors import row_size, unflatten
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.time.bptt import BPTT
-from gatedrnn._src.time.unroll import as_sequence, trajectory, unroll
+from gatedrnn._src.time.unroll import checked_inputs, trajectory, unroll
 
 
 def carry_gradients(
@@ -63,7 +63,7 @@ def carry_gradients(
       TypeError: what `gr.unroll` raises.
     """
     validation.check_cell(cell)
-    xs = as_sequence(cell, params, xs)
+    xs = checked_inputs(cell, params, xs)
     probed = Probed(cell)
 
     def total(e: Array) -> Array:
@@ -158,7 +158,7 @@ def gradient_reach(
     reach = {}
     for name, (cell, params) in cells.items():
         validation.check_cell(cell)
-        checked = as_sequence(cell, params, xs)
+        checked = checked_inputs(cell, params, xs)
         if len(checked) == 0:
             raise ValueError(f"xs: got shape {checked.shape}, expected at least one step")
         reach[name] = _reach(cell, params, checked, of, bptt)

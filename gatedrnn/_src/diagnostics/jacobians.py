@@ -18,6 +18,7 @@ from gatedrnn._src.diagnostics.starts import Replay, replay
 from gatedrnn._src.diagnostics.vectors import check_leaf, flatten, unflatten
 from gatedrnn._src.numerics import ACTIVATIONS, accumulator
 from gatedrnn._src.pytree import where
+from gatedrnn._src.time.unroll import Options
 
 
 def step_jacobians(
@@ -57,7 +58,8 @@ def step_jacobians(
     """
     validation.check_cell(cell)
     check_leaf(cell, leaf)
-    run = replay(cell, params, xs, carry, lengths, mask, resets, reset_carry, reverse)
+    options = Options(lengths, mask, resets, reset_carry, reverse)
+    run = replay(cell, params, xs, carry, options)
     return _step_jacobians(cell, leaf, params, run)
 
 

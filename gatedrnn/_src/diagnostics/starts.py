@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from jax import Array
 
-from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.episodes import episode_starts
 from gatedrnn._src.pytree import shift, where
-from gatedrnn._src.time.unroll import as_sequence, carry_or_initial, steps_that_start, trajectory
+from gatedrnn._src.time.unroll import Options, checked, run
 
 
 class Replay(NamedTuple):
@@ -22,39 +22,12 @@ class Replay(NamedTuple):
     starts: Array | None  # [T, *B], True where a step started from the reset carry
 
 
-def replay(
-    cell: Cell,
-    params: Params,
-    xs: Array,
-    carry: Carry | None,
-    lengths: Array | None,
-    mask: Array | None,
-    resets: Array | None,
-    reset_carry: Carry | None,
-    reverse: bool,
-) -> Replay:
+def replay(cell: Cell, params: Params, xs: Array, carry: Carry | None, options: Options) -> Replay:
     """Run `cell`; the arguments are those of `gr.unroll`."""
-    validation.check_cell(cell)
-    xs = as_sequence(cell, params, xs)
-    carries, _ = trajectory(
-        cell,
-        params,
-        xs,
-        carry,
-        lengths=lengths,
-        mask=mask,
-        resets=resets,
-        reset_carry=reset_carry,
-        reverse=reverse,
-    )
-    length, batch_shape = len(xs), xs.shape[1:-1]
-    start = carry_or_initial("carry", cell, carry, xs)
-    validation.check_batched("carry", start, batch_shape)
-    before = shift(start, carries, reverse)
-    mask = validation.as_mask(lengths, mask, length, batch_shape)
-    starts = None
-    if resets is not None:
-        resets = validation.as_flags("resets", resets, length, batch_shape)
-        starts = steps_that_start(resets, mask, reverse)
-        before = where(starts, carry_or_initial("reset_carry", cell, reset_carry, xs), before)
-    return Replay(before, validation.zero_masked(xs, mask), mask, starts)
+    of = checked(cell, params, xs, carry, options)
+    _, _, carries = run(of, every_carry=True)
+    before, starts = shift(of.carry, carries, of.reverse), None
+    if of.resets is not None:
+        starts = episode_starts(of.resets, of.mask, of.reverse)
+        before = where(starts, of.reset_carry, before)
+    return Replay(before, of.xs, of.mask, starts)

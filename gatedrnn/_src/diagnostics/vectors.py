@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._src.base import Carry, Cell
+from gatedrnn._src.base import Carry, Cell, is_shared
 from gatedrnn._src.numerics import accumulator
 
 
@@ -25,8 +25,7 @@ def leaf_names(carry: Carry) -> list[str]:
 def check_leaf(cell: Cell, leaf: str | None) -> None:
     """Raise unless `leaf` is None or a floating-point leaf of the carry."""
     carry = jax.eval_shape(lambda: cell.carry((), jnp.float32))
-    pairs = zip(leaf_names(carry), jax.tree.leaves(carry), strict=True)
-    names = [name for name, v in pairs if _is_floating(v)]
+    names = [n for n, own in zip(leaf_names(carry), _of_rows(carry), strict=True) if own]
     if leaf is not None and leaf not in names:
         expected = ", ".join(map(repr, names))
         raise ValueError(f"leaf: got {leaf!r}, expected None or one of {expected} for {cell!r}")
@@ -35,7 +34,8 @@ def check_leaf(cell: Cell, leaf: str | None) -> None:
 def row_size(cell: Cell) -> int:
     """`K`, over all floating-point leaves."""
     carry = jax.eval_shape(lambda: cell.carry((), jnp.float32))
-    return sum(math.prod(v.shape) for v in jax.tree.leaves(carry) if _is_floating(v))
+    leaves = zip(jax.tree.leaves(carry), _of_rows(carry), strict=True)
+    return sum(math.prod(v.shape) for v, own in leaves if own)
 
 
 def flatten(carry: Carry, lead: int, leaf: str | None = None) -> Array:
@@ -60,8 +60,18 @@ def unflatten(flat: Array, like: Carry, leaf: str | None = None) -> Carry:
 
 
 def _chosen(carry: Carry, leaf: str | None) -> list[bool]:
-    pairs = zip(leaf_names(carry), jax.tree.leaves(carry), strict=True)
-    return [_is_floating(v) and leaf in (None, name) for name, v in pairs]
+    pairs = zip(leaf_names(carry), _of_rows(carry), strict=True)
+    return [own and leaf in (None, name) for name, own in pairs]
+
+
+def _of_rows(carry: Carry) -> list[bool]:
+    """For each leaf, True if it holds real numbers of a row."""
+    own = jax.tree.map(
+        lambda node: jax.tree.map(lambda v: not is_shared(node) and _is_floating(v), node),
+        carry,
+        is_leaf=is_shared,
+    )
+    return jax.tree.leaves(own)
 
 
 def _is_floating(leaf: Any) -> bool:

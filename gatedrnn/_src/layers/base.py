@@ -1,156 +1,435 @@
-"""What a layer is, and how a bare cell becomes one.
+"""The layer: a public edge that checks once, and behind it methods for checked values.
 
 Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 """
 
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+import abc
+import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gatedrnn._src import validation
+from gatedrnn._src import pytree, validation
 from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.describe import short_repr
+from gatedrnn._src.episodes import episode_starts
+from gatedrnn._src.masks import as_key
 
 
-@runtime_checkable
-class Layer(Protocol):
-    """A function of a whole sequence: a hashable value, usually a frozen dataclass.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["mask", "lengths", "resets", "key"],
+    meta_fields=["reverse"],
+)
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """All that accompanies a sequence through the layers of a network, checked.
 
-    Every layer takes the same arguments, so that layers compose; one without a state has `()` for a
-    carry, one without parameters `()` for those. A layer that reads integers `[T, *B]` instead of
-    features `[T, *B, I]` says so by an attribute `reads_tokens = True`.
+    Attributes:
+      mask: `[T, *B]`, False where a step is padding; None: all steps are valid.
+      lengths: `[*B]`, where the mask follows from lengths, else None.
+      resets: `[T, *B]`, True where an episode starts; None: nowhere.
+      key: for random masks, one key; None: there are none.
+      reverse: whether time runs from the end; static.
     """
 
-    def out_features(self, in_features: int | None) -> int | None:
-        """`F`, for inputs of `in_features` (None for tokens)."""
-        ...
+    mask: Array | None = None
+    lengths: Array | None = None
+    resets: Array | None = None
+    key: Array | None = None
+    reverse: bool = False
 
-    def init(self, key: Array, in_features: int | None, dtype: DTypeLike = ...) -> Params:
-        """New parameters."""
-        ...
+    def of_layer(self, index: int | Array) -> "Context":
+        """Return the same with the key of one layer among several."""
+        return dataclasses.replace(self, key=fold(self.key, index))
+
+
+class Layer(abc.ABC):
+    """A pure function of a whole sequence: a hashable value, parameters and carry outside.
+
+    `apply`, `final` and `step` check what they are given, once for a whole network; the methods
+    `run`, `run_final` and `run_step` behind them are given what is checked.
+
+    A layer of your own is a frozen dataclass that extends this class with `out_features`, `init`
+    and `run`, and with `carry` where it has a state. Its inputs hold zeros where they are masked;
+    its outputs are masked for it. Every leaf of its carry is `[*B, ...]`. The rest follows from
+    these: `step` runs one step as a sequence, a layer that runs backward in time is given its
+    inputs flipped. What is special about it, it says by an attribute such as `causal = False`.
+
+    Example:
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Scale(gr.Layer):
+      ...     def out_features(self, in_features):
+      ...         return in_features
+      ...
+      ...     def init(self, key, in_features, dtype=jnp.float32):
+      ...         return jnp.ones(in_features, dtype)
+      ...
+      ...     def run(self, params, xs, carry, context):
+      ...         return carry, xs * params
+      >>> net = gr.stack(gr.GRU(4), Scale())
+      >>> net.apply(net.init(jax.random.key(0), 3), jnp.ones((5, 2, 3)))[1].shape
+      (5, 2, 4)
+    """
+
+    # --------------------------------------------------------------------------- to be called
 
     def apply(
         self,
         params: Params,
-        xs: Array,
+        xs: ArrayLike,
         carry: Carry | None = None,
         *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
-        """The whole sequence: `xs [T, *B, I]` -> the final carry and `ys [T, *B, F]`.
+        """Run the layer over a whole sequence.
 
-        Masked inputs are zeroed on entry, masked outputs on exit. `key` is for dropout; None means
-        no dropout.
+        Args:
+          params: the layer's parameters, from `init`, in the dtype of `xs` (or in float32 where
+            `xs` is a 16-bit float).
+          xs: `[T, *B, I]`, time first; of a layer that reads tokens, integers `[T, *B]`.
+          carry: where to start, as `carry` or a window before returns it; None: the layer's own
+            initial carry.
+          lengths: `[*B]`, integers: row `b` has `lengths[b]` steps, the rest is padding.
+          mask: `[T, *B]`, booleans of any pattern, instead of `lengths`. A step that is False is
+            skipped: it keeps the carry and yields zeros, and whatever it holds, NaN included,
+            reaches no output, carry or gradient.
+          resets: `[T, *B]`, booleans: True where an episode or a document starts. The step starts
+            from the layer's initial carry; that of a masked step is ignored.
+          key: for random masks (dropout, zoneout); None: there are none.
+
+        Returns:
+          `(carry, ys)`: the carry after each row's last valid step, and the outputs `[T, *B, F]`
+          (`[*B, F]` of a layer that drops time).
+
+        Raises:
+          TypeError: an argument of another dtype.
+          ValueError: an argument of another shape or structure; `lengths` and `mask` together.
         """
-        ...
+        return run_layer(self, *self._checked(params, xs, carry, lengths, mask, resets, key))
+
+    def final(
+        self,
+        params: Params,
+        xs: ArrayLike,
+        carry: Carry | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Array]:
+        """Run the layer over a sequence and return the output that belongs to its final carry.
+
+        Args and errors are those of `apply`; a layer that mixes both directions of time raises.
+
+        Returns:
+          `(carry, y)`: the carry as `apply` has it, and the output `[*B, F]` of each row's last
+          valid step, zeros where there is none.
+        """
+        return run_layer_final(self, *self._checked(params, xs, carry, lengths, mask, resets, key))
+
+    def step(
+        self,
+        params: Params,
+        carry: Carry,
+        x: ArrayLike,
+        *,
+        resets: ArrayLike | None = None,
+        key: Array | None = None,
+    ) -> tuple[Carry, Array]:
+        """Run one time step, as `apply` does it within a sequence.
+
+        Args:
+          params: the layer's parameters.
+          carry: the carry before the step; None: the layer's own initial carry.
+          x: `[*B, I]`; of a layer that reads tokens, integers `[*B]`.
+          resets: `[*B]`, booleans: True in rows that start from the layer's initial carry.
+          key: for random masks, that of `apply`; None: there are none.
+
+        Returns:
+          `(carry, y)`: the carry after the step, and the output `[*B, F]`.
+
+        Raises:
+          TypeError: a layer that cannot stream, an argument of another dtype.
+          ValueError: an argument of another shape or structure.
+        """
+        if not self.streams:
+            raise TypeError(f"step: {self!r} cannot stream, {self.why_not}; use apply")
+        return self.run_step(*self._checked_step(params, carry, x, resets, key))
+
+    # ------------------------------------------------------------------------- to be implemented
+
+    @abc.abstractmethod
+    def out_features(self, in_features: int | None) -> int | None:
+        """Return `F`, for inputs of `in_features`; None stands for tokens."""
+
+    @abc.abstractmethod
+    def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
+        """Make new parameters for inputs of `in_features`; None stands for tokens."""
+
+    @abc.abstractmethod
+    def run(self, params: Params, xs: Array, carry: Carry, context: Context) -> tuple[Carry, Array]:
+        """Run the layer over a sequence whose arguments are checked and masked."""
 
     def carry(
         self,
         batch_shape: tuple[int, ...],
-        dtype: DTypeLike = ...,
+        dtype: DTypeLike = jnp.float32,
         params: Params | None = None,
     ) -> Carry:
-        """The initial carry; one that is learned is in `params`."""
-        ...
+        """Make the initial carry, `[*B, ...]` in every leaf.
 
-    def step(
-        self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
+        Args:
+          batch_shape: `*B`.
+          dtype: that of the inputs.
+          params: the layer's parameters, where a part of its initial carry is learned.
+
+        Raises:
+          ValueError: no parameters, or others, where the initial carry is learned.
+        """
+        return ()
+
+    def run_final(
+        self, params: Params, xs: Array, carry: Carry, context: Context
     ) -> tuple[Carry, Array]:
-        """One time step of the same function: `x [*B, I]` -> the new carry and `[*B, F]`."""
-        ...
+        """Do what `final` does, of arguments that are checked and masked."""
+        if not self.causal:
+            raise ValueError(
+                f"final: got {self!r}, expected a causal layer, a bidirectional one, or a stack or "
+                "repeat of those: its outputs mix both directions, and none belongs to its final "
+                "carry"
+            )
+        carry, ys = run_layer(self, params, xs, carry, context)
+        return carry, last_valid(ys, context.mask, first=context.reverse)
 
-
-def check_layer(name: str, layer: Any) -> None:
-    """Raise unless `layer` maps a sequence to a sequence."""
-    if isinstance(layer, type) or not isinstance(layer, Layer):
-        raise TypeError(f"{name}: got {layer!r}, expected a layer or a cell, like gr.LSTM(256)")
-    if getattr(layer, "drops_time", False):
-        raise ValueError(
-            f"{name}: got {layer!r}, whose output has no time axis; put gr.final outermost"
-        )
-
-
-@runtime_checkable
-class Stepwise(Layer, Protocol):
-    """A layer that treats every step alike and alone, and so can be applied to the last only."""
-
-    stepwise: bool
-
-    def apply_last(
-        self, params: Params, y: Array, carry: Carry, length: int, *, key: Array | None = None
+    def run_step(
+        self, params: Params, x: Array, carry: Carry, key: Array | None
     ) -> tuple[Carry, Array]:
-        """What `apply` does at the last of `length` steps: `y [*B, I]` -> `[*B, F]`."""
-        ...
+        """Do what `step` does, of arguments that are checked."""
+        carry, ys = self.run(params, x[None], carry, Context(key=key))
+        return carry, ys[0]
+
+    def run_last(
+        self, params: Params, y: Array, carry: Carry, length: int, context: Context
+    ) -> tuple[Carry, Array]:
+        """Run a stepwise layer at each row's last valid step alone, `y [*B, I]`, of `length`."""
+        return self.run_step(params, y, carry, context.key)
+
+    def parts(self, in_features: int | None) -> list[tuple[str, "Layer", int | None]]:
+        """The layers inside, each with a name and the features that it reads; for a summary."""
+        return []
+
+    def params_dtype(self, params: Params) -> DTypeLike:
+        """The dtype in which a layer that reads tokens computes."""
+        return validation.dtype_of_params(params)
+
+    def __repr__(self) -> str:
+        """The call that makes the layer, with what differs from the defaults."""
+        return short_repr(self, type(self).__name__.lower())
+
+    # ------------------------------------------------------------------- a layer says of itself
+
+    @property
+    def reads_tokens(self) -> bool:
+        """True of a layer that reads integers `[T, *B]` instead of features `[T, *B, I]`."""
+        return False
+
+    @property
+    def drops_time(self) -> bool:
+        """True of a layer that makes one output `[*B, F]` of the whole sequence."""
+        return False
+
+    @property
+    def causal(self) -> bool:
+        """True where an output depends on its own step and those before only."""
+        return True
+
+    @property
+    def stepwise(self) -> bool:
+        """True where every step is treated alike and by itself, apart from random masks."""
+        return False
+
+    @property
+    def masks_outputs(self) -> bool:
+        """True where `run` itself returns zeros at masked steps, if its inputs are zeros there."""
+        return False
+
+    @property
+    def knows_reverse(self) -> bool:
+        """True where `run` itself reads `context.reverse`."""
+        return False
+
+    @property
+    def flips(self) -> bool:
+        """True where running backward in time is running forward over flipped inputs."""
+        return True
+
+    @property
+    def streams(self) -> bool:
+        """True where there is a `step`."""
+        return self.causal
+
+    @property
+    def why_not(self) -> str:
+        """The reason why a layer that does not stream cannot."""
+        return "its outputs depend on later steps"
+
+    @property
+    def label(self) -> str:
+        """The name of the layer in a profile."""
+        return type(self).__name__
+
+    # ----------------------------------------------------------------------------- the edge
+
+    def _checked(
+        self,
+        params: Params,
+        xs: Any,
+        carry: Carry | None,
+        lengths: Any,
+        mask: Any,
+        resets: Any,
+        key: Any,
+    ) -> tuple[Params, Array, Carry, Context]:
+        """All arguments, checked, cast and masked: nothing inside does any of it again."""
+        xs = jnp.asarray(xs)
+        batch_shape = self.check_inputs("xs", xs, ("T",))
+        mask = validation.as_mask(lengths, mask, len(xs), batch_shape)
+        if resets is not None:
+            resets = validation.as_flags("resets", resets, len(xs), batch_shape)
+        carry = self._checked_carry(params, xs, carry, batch_shape, "xs")
+        lengths = None if lengths is None else jnp.asarray(lengths)
+        key = None if key is None else as_key(key)
+        return params, validation.zero_masked(xs, mask), carry, Context(mask, lengths, resets, key)
+
+    def _checked_step(
+        self, params: Params, carry: Carry, x: Any, resets: Any, key: Any
+    ) -> tuple[Params, Array, Carry, Array | None]:
+        x = jnp.asarray(x)
+        batch_shape = self.check_inputs("x", x, ())
+        carry = self._checked_carry(params, x, carry, batch_shape, "x")
+        if resets is not None:
+            resets = validation.as_flags("resets", jnp.asarray(resets)[None], 1, batch_shape)[0]
+            initial = self.carry(batch_shape, self._dtype(params, x), params)
+            carry = pytree.where(resets, initial, carry)
+        return params, x, carry, None if key is None else as_key(key)
+
+    def check_inputs(self, name: str, xs: Array, lead: tuple[str, ...]) -> tuple[int, ...]:
+        """Raise unless `xs` are inputs of this layer; the batch shape."""
+        axes = (*lead, "*B") if self.reads_tokens else (*lead, "*B", "I")
+        if xs.ndim < len(axes) - 1:
+            least = " at least two axes" if len(axes) == 3 else ""
+            raise ValueError(
+                f"{name}: got shape {xs.shape}, expected [{', '.join(axes)}]{least and ','}{least}"
+            )
+        if self.reads_tokens:
+            if not jnp.issubdtype(xs.dtype, jnp.integer):
+                raise TypeError(
+                    f"{name}: got dtype {xs.dtype.name}, expected tokens, which are integers"
+                )
+            return xs.shape[len(lead) :]
+        validation.check_floating(name, xs)
+        return xs.shape[len(lead) : -1]
+
+    def _checked_carry(
+        self,
+        params: Params,
+        xs: Array,
+        carry: Carry | None,
+        batch_shape: tuple[int, ...],
+        name: str,
+    ) -> Carry:
+        """`carry`, or the initial one where it is None; raise unless it and `params` fit."""
+        validation.check_params(self, params, xs, name, tokens=self.reads_tokens)
+        in_features = None if self.reads_tokens else xs.shape[-1]
+        _check_carries(self, in_features)
+        dtype = np.dtype(self._dtype(params, xs))
+        if carry is None:
+            return self.carry(batch_shape, dtype, params)
+        expected = _carry_template(self, in_features, batch_shape, dtype)
+        return validation.as_expected("carry", carry, expected, self)
+
+    def _dtype(self, params: Params, xs: Array) -> DTypeLike:
+        return self.params_dtype(params) if self.reads_tokens else xs.dtype
 
 
-def is_stepwise(layer: Layer) -> TypeGuard[Stepwise]:
-    """Whether the layer treats every step alike and alone."""
-    return getattr(layer, "stepwise", False)
+@functools.lru_cache(maxsize=512)
+def _carry_template(
+    layer: Layer, in_features: int | None, batch_shape: tuple[int, ...], dtype: np.dtype
+) -> Carry:
+    """The shapes and dtypes of the initial carry of `layer`."""
+    params = validation.params_template(layer, in_features)
+    return jax.eval_shape(lambda p: layer.carry(batch_shape, dtype, p), params)
 
 
-def is_causal(layer: Layer) -> bool:
-    """Whether the output at a step depends on that step and those before only."""
-    return getattr(layer, "causal", True)
+@functools.lru_cache(maxsize=512)
+def _check_carries(layer: Layer, in_features: int | None) -> None:
+    """Raise unless every leaf of the carry of `layer` has the batch axes in front."""
+
+    def make(batch_shape: tuple[int, ...]) -> Carry:
+        return _carry_template(layer, in_features, batch_shape, np.dtype(np.float32))
+
+    validation.check_carries("layer", layer, make)
 
 
-def reads_tokens(layer: Layer) -> bool:
-    """Whether the inputs of `layer` are integers without a feature axis."""
-    return getattr(layer, "reads_tokens", False)
+# --------------------------------------------------------------------- a layer inside another
 
 
-def as_sequence(
-    layer: Layer,
-    xs: ArrayLike,
-    lengths: Array | None,
-    mask: Array | None,
-    resets: Array | None,
-) -> tuple[Array, Array | None]:
-    """`xs` of a layer, zeros where it is masked, and its mask `[T, *B]` or None; all checked."""
-    xs = jnp.asarray(xs)
-    tokens = reads_tokens(layer)
-    if xs.ndim < (1 if tokens else 2):
-        expected = "[T, *B]" if tokens else "[T, *B, I], at least two axes"
-        raise ValueError(f"xs: got shape {xs.shape}, expected {expected}")
-    if not tokens:
-        validation.check_floating("xs", xs)
-    batch_shape = xs.shape[1:] if tokens else xs.shape[1:-1]
-    mask = validation.as_mask(lengths, mask, len(xs), batch_shape)
+def run_layer(
+    layer: Layer, params: Params, xs: Array, carry: Carry, context: Context
+) -> tuple[Carry, Array]:
+    """Run a layer inside another, in either direction of time: outputs are zeros where masked."""
+    flipped = context.reverse and not layer.knows_reverse
+    if flipped:
+        xs, inside = flip(xs), flip_context(context)
+    else:
+        inside = context
+    carry, ys = layer.run(params, xs, carry, inside)
+    if layer.drops_time:
+        return carry, ys
+    if not layer.masks_outputs:
+        ys = validation.zero_masked(ys, inside.mask)
+    return carry, flip(ys) if flipped else ys
+
+
+def run_layer_final(
+    layer: Layer, params: Params, xs: Array, carry: Carry, context: Context
+) -> tuple[Carry, Array]:
+    """Run a layer inside another for its final carry and the output that belongs to it."""
+    if context.reverse and not layer.knows_reverse:
+        xs, context = flip(xs), flip_context(context)
+    return layer.run_final(params, xs, carry, context)
+
+
+def flip(tree: Any) -> Any:
+    """Reverse the leading axis, time, of every leaf."""
+    return jax.tree.map(lambda v: jnp.flip(v, 0), tree)
+
+
+def flip_context(context: Context) -> Context:
+    """Return what accompanies the same sequence where it is read from its end."""
+    resets = context.resets
     if resets is not None:
-        validation.as_flags("resets", resets, len(xs), batch_shape)
-    return validation.zero_masked(xs, mask), mask
+        resets = flip(episode_starts(resets, context.mask, reverse=True))
+    return Context(flip(context.mask), None, resets, context.key)
 
 
-def features_of(layer: Any, in_features: int | None) -> int:
-    """`in_features` of a layer that reads features; raise where it is told that there are none."""
-    if in_features is None:
-        raise ValueError(f"in_features: got None, expected the number that {layer!r} reads")
-    return in_features
-
-
-def same_features(layer: Layer, in_features: int | None) -> int:
-    """`in_features`, if `layer` makes as many; else raise."""
-    in_features = features_of(layer, in_features)
-    out = layer.out_features(in_features)
-    if out != in_features:
-        raise ValueError(
-            f"in_features: got {in_features} for {layer!r}, which makes {out} of them, expected a "
-            "layer that makes as many as it reads"
-        )
-    return out
-
-
-def key_of(key: Array | None, index: int | Array) -> Array | None:
-    """The key of one layer among several."""
+def fold(key: Array | None, index: int | Array) -> Array | None:
+    """Return the key of one layer among several."""
     return None if key is None else jax.random.fold_in(key, index)
 
 
 def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
-    """The output of each row's last (or first) valid step, zeros where there is none.
+    """Take the output of each row's last (or first) valid step, zeros where there is none.
 
     `ys [T, *B, F]`, `mask [T, *B]` -> `[*B, F]`. A sum over one selected step, not a gather, so
     that a batch axis may be sharded.
@@ -160,10 +439,54 @@ def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
         return jnp.zeros(ys.shape[1:], ys.dtype)
     if mask is None:
         return ys[0 if first else -1]
-    step = jax.lax.broadcasted_iota(jnp.int32, mask.shape, 0)
+    step = lax.broadcasted_iota(jnp.int32, mask.shape, 0)
     if first:
         wanted = jnp.min(jnp.where(mask, step, length), axis=0)
     else:
         wanted = jnp.max(jnp.where(mask, step, -1), axis=0)
     chosen = (step == wanted)[..., None]
     return jnp.sum(jnp.where(chosen, ys, jnp.zeros((), ys.dtype)), axis=0, dtype=ys.dtype)
+
+
+# --------------------------------------------------------------------------------- features
+
+
+def check_layer(name: str, layer: Any) -> None:
+    """Raise unless `layer` maps a sequence to a sequence."""
+    if isinstance(layer, type) or not isinstance(layer, Layer):
+        advice = ""
+        if callable(layer) and not isinstance(layer, type):
+            advice = "; a function of your own goes into the `run` of a class that extends gr.Layer"
+        raise TypeError(
+            f"{name}: got {layer!r}, expected a layer or a cell, like gr.LSTM(256){advice}"
+        )
+    try:
+        hash(layer)
+    except TypeError:
+        raise TypeError(
+            f"{name}: got {layer!r}, which is not hashable, expected a frozen dataclass: the "
+            "compiled program is looked up by the layer's value"
+        ) from None
+    if layer.drops_time:
+        raise ValueError(
+            f"{name}: got {layer!r}, whose output has no time axis; put gr.final outermost"
+        )
+
+
+def features_of(layer: Any, in_features: int | None) -> int:
+    """Return the `in_features` of a layer that reads features; raise where there are none."""
+    if in_features is None:
+        raise ValueError(f"in_features: got None, expected the number that {layer!r} reads")
+    return in_features
+
+
+def same_features(layer: Layer, in_features: int | None) -> int:
+    """Return `in_features`, if `layer` makes as many; else raise."""
+    in_features = features_of(layer, in_features)
+    out = layer.out_features(in_features)
+    if out != in_features:
+        raise ValueError(
+            f"in_features: got {in_features} for {layer!r}, which makes {out} of them, expected a "
+            "layer that makes as many as it reads"
+        )
+    return out

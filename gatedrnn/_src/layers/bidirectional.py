@@ -1,4 +1,4 @@
-"""Two recurrences over the same input, one in each direction of time.
+"""Two layers over the same input, one in each direction of time.
 
 Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 """
@@ -6,19 +6,28 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Carry, Cell, rule_of
-from gatedrnn._src.layers.base import as_sequence, features_of, key_of
-from gatedrnn._src.layers.recurrent import Recurrent, lift
-from gatedrnn._src.masks import draws
-from gatedrnn._src.time.unroll import steps_that_start
+from gatedrnn._src import checks
+from gatedrnn._src.base import Carry, Cell
+from gatedrnn._src.describe import documented
+from gatedrnn._src.layers.base import (
+    Context,
+    Layer,
+    check_layer,
+    flip,
+    flip_context,
+    run_layer,
+    run_layer_final,
+)
+from gatedrnn._src.layers.recurrent import as_layer, brief
+
+Merge = Literal["concat", "sum", "mean", "mul"]
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
@@ -28,35 +37,74 @@ MERGES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+@documented
 class Directions(NamedTuple):
-    """One of each: the parameters, or the carries, of the two directions."""
+    """One of each direction: parameters, carries or outputs.
+
+    Attributes:
+      forward: that of the layer that runs forward in time.
+      backward: that of the layer that runs from the end.
+    """
 
     forward: Any
     backward: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class Bidirectional:
-    """One recurrence forward and one backward in time; see `bidirectional`."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Bidirectional(Layer):
+    """Two layers over the same input, one forward and one backward; made by `gr.bidirectional`.
 
-    forward: Recurrent
-    backward: Recurrent
-    merge: str = "concat"
+    The backward layer starts at each row's last valid step, and its final carry belongs to the
+    row's first. Parameters and carries are `Directions`.
+
+    Attributes:
+      forward: a causal layer.
+      backward: another, which runs from the end.
+      merge: how outputs are joined at each step.
+
+    Example:
+      >>> layer = gr.bidirectional(gr.LSTM(4))
+      >>> params = layer.init(jax.random.key(0), 3)
+      >>> layer.apply(params, jnp.ones((5, 2, 3)))[1].shape
+      (5, 2, 8)
+    """
+
+    forward: Layer
+    backward: Layer
+    merge: Merge = "concat"
 
     causal = False
+    masks_outputs = True
 
     def __post_init__(self) -> None:
         for name, layer in (("forward", self.forward), ("backward", self.backward)):
-            if not isinstance(layer, Recurrent):
-                raise TypeError(f"{name}: got {layer!r}, expected a cell or gr.recurrent(cell)")
-        checks.option("merge", self.merge, tuple(MERGES))
+            check_layer(name, layer)
+            if not layer.causal:
+                raise ValueError(f"{name}: got {layer!r}, expected a causal layer or a cell")
+        checks.option("merge", self.merge, get_args(Merge))
 
-    def out_features(self, in_features: int | None) -> int:
-        """Both outputs side by side, or the size of either."""
-        in_features = features_of(self, in_features)
+    @property
+    def reads_tokens(self) -> bool:
+        """True where the layers read tokens."""
+        return self.forward.reads_tokens
+
+    @property
+    def why_not(self) -> str:
+        """The reason why it cannot stream."""
+        return "its backward direction starts at the end of the sequence"
+
+    def parts(self, in_features: int | None) -> list[tuple[str, Layer, int | None]]:
+        """Both directions."""
+        pairs = zip(Directions._fields, (self.forward, self.backward), strict=True)
+        return [(name, layer, in_features) for name, layer in pairs]
+
+    def out_features(self, in_features: int | None) -> int | None:
+        """Return the size of both outputs side by side, or of either."""
         sizes = [layer.out_features(in_features) for layer in (self.forward, self.backward)]
+        if None in sizes:
+            raise ValueError(f"in_features: got {in_features} for {self!r}, which makes tokens")
         if self.merge == "concat":
-            return sum(sizes)
+            return sum(size or 0 for size in sizes)
         if sizes[0] != sizes[1]:
             raise ValueError(
                 f"merge: got {self.merge!r} for outputs of {sizes[0]} and {sizes[1]} features, "
@@ -67,7 +115,7 @@ class Bidirectional:
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> Directions:
-        """Parameters of both directions."""
+        """Make parameters of both directions."""
         self.out_features(in_features)
         forward_key, backward_key = jax.random.split(key)
         return Directions(
@@ -81,154 +129,83 @@ class Bidirectional:
         dtype: DTypeLike = jnp.float32,
         params: Directions | None = None,
     ) -> Directions:
-        """The initial carries of both directions, each at its own end."""
+        """Make the initial carries of both directions, each at its own end."""
         params = Directions(None, None) if params is None else params
         return Directions(
             self.forward.carry(batch_shape, dtype, params.forward),
             self.backward.carry(batch_shape, dtype, params.backward),
         )
 
-    def apply(
-        self,
-        params: Directions,
-        xs: Array,
-        carry: Directions | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
+    def run(
+        self, params: Directions, xs: Array, carry: Carry, context: Context
     ) -> tuple[Directions, Array]:
-        """Both directions over `xs [T, *B, I]`, merged step by step: `ys [T, *B, F]`.
-
-        The backward one starts at each row's own last valid step. Its final carry belongs to the
-        row's first.
-        """
-        carries, (forward, backward) = self._both(
-            Recurrent.run, params, xs, carry, lengths, mask, resets, key
-        )
+        """Run both directions and merge them step by step."""
+        carries, outputs = self._both(run_layer, params, xs, carry, context)
         if self._one_loop:
-            backward = _flip(backward)
-        return carries, MERGES[self.merge](forward, backward)
+            outputs = Directions(outputs.forward, flip(outputs.backward))
+        return carries, MERGES[self.merge](*outputs)
 
-    def final(
-        self,
-        params: Directions,
-        xs: Array,
-        carry: Directions | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
+    def run_final(
+        self, params: Directions, xs: Array, carry: Carry, context: Context
     ) -> tuple[Directions, Array]:
-        """The final carries and the outputs that belong to them, merged: `[*B, F]`."""
-        carries, ends = self._both(
-            Recurrent.run_to_end, params, xs, carry, lengths, mask, resets, key
-        )
-        return carries, MERGES[self.merge](*ends)
+        """Run both directions and merge the outputs that belong to their final carries."""
+        carries, outputs = self._both(run_layer_final, params, xs, carry, context)
+        return carries, MERGES[self.merge](*outputs)
 
     @property
     def _one_loop(self) -> bool:
-        """Whether both directions can run as one, vmapped over parameters and flipped inputs.
-
-        Truncation cuts at array positions, which a flip would move.
-        """
-        return self.forward == self.backward and self.forward.bptt.truncate is None
+        """True where both directions run as one, vmapped over parameters and flipped inputs."""
+        return self.forward == self.backward and self.forward.flips
 
     def _both(
-        self,
-        run: Callable,
-        params: Directions,
-        xs: Array,
-        carry: Directions | None,
-        lengths: Array | None,
-        mask: Array | None,
-        resets: Array | None,
-        key: Array | None,
+        self, run: Callable, params: Directions, xs: Array, carry: Carry, context: Context
     ) -> tuple[Directions, Directions]:
-        """`run` in both directions: the final carries and what else it returns.
+        """The final carries of both directions, and what else `run` returns.
 
         In one loop, the backward direction sees, and returns, a sequence that is flipped.
         """
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        params = _both_of("params", params)
-        carry = Directions(None, None) if carry is None else _both_of("carry", carry)
-        self.out_features(xs.shape[-1])
-        layers = (self.forward, self.backward)
-        keys = [key_of(key, i) if draws(layer.cell) else None for i, layer in enumerate(layers)]
+        ahead = context.of_layer(0)
+        back = dataclasses.replace(context.of_layer(1), reverse=True)
         if not self._one_loop:
-            flags = (mask, resets)
-            forward = run(self.forward, params.forward, xs, carry.forward, *flags, keys[0], False)
-            backward = run(
-                self.backward, params.backward, xs, carry.backward, *flags, keys[1], True
-            )
+            forward = run(self.forward, params.forward, xs, carry.forward, ahead)
+            backward = run(self.backward, params.backward, xs, carry.backward, back)
             return Directions(forward[0], backward[0]), Directions(forward[1], backward[1])
-        carry = self._checked(params, carry, xs)
-        if resets is not None:
-            resets = jnp.asarray(resets)
-            resets = jnp.stack([resets, jnp.flip(steps_that_start(resets, mask, reverse=True), 0)])
+        ahead = dataclasses.replace(ahead, lengths=None)
         pairs = jax.tree.map(
-            lambda ahead, back: jnp.stack([ahead, back]),
-            (params.forward, xs, carry.forward, mask, keys[0]),
-            (params.backward, _flip(xs), carry.backward, _flip(mask), keys[1]),
+            lambda a, b: jnp.stack([a, b]),
+            (params.forward, xs, carry.forward, ahead),
+            (params.backward, flip(xs), carry.backward, flip_context(back)),
         )
-        both = jax.vmap(partial(run, self.forward, reverse=False))
-        carries, ys = both(*pairs[:4], resets, pairs[4])
+        carries, ys = jax.vmap(partial(run, self.forward))(*pairs)
         return Directions(*_unstack(carries)), Directions(*_unstack(ys))
 
-    def _checked(self, params: Directions, carry: Directions, xs: Array) -> Directions:
-        """`carry` in the dtypes of the cell; raise where the two directions cannot be stacked."""
-        cell = self.forward.cell
-        for p in params:
-            self.forward.check(p)
-            validation.check_params(cell, p.cell, xs)
-        if rule_of(cell) is not None:
-            validation.check_dtypes(params, xs, "xs")
-        if carry.forward is None:
-            return carry
-        named = zip((self.forward, self.backward), carry, Directions._fields, strict=True)
-        return Directions(*(layer.as_carry(c, xs, f"carry.{name}") for layer, c, name in named))
-
-    def step(
-        self, params: Directions, carry: Carry, x: Array, *, key: Array | None = None
-    ) -> NoReturn:
-        """Raise: there is no first step of a recurrence that starts at the end."""
-        raise TypeError(
-            "step: a bidirectional layer cannot stream, its backward direction starts at the end "
-            "of the sequence; use apply on the whole sequence"
-        )
+    def __repr__(self) -> str:
+        """The call that makes the layer."""
+        other = "" if self.backward == self.forward else f", {brief(self.backward)}"
+        merge = "" if self.merge == "concat" else f", merge={self.merge!r}"
+        return f"bidirectional({brief(self.forward)}{other}{merge})"
 
 
 def bidirectional(
-    cell: Cell | Recurrent, other: Cell | Recurrent | None = None, merge: str = "concat"
+    cell: Cell | Layer, other: Cell | Layer | None = None, merge: Merge = "concat"
 ) -> Bidirectional:
-    """A layer of two recurrences over the same input (Schuster & Paliwal 1997).
+    """Make a layer of two over the same input, one in each direction (Schuster & Paliwal 1997).
 
     Args:
-      cell: a cell, or `gr.recurrent(cell)`, that runs forward in time.
+      cell: a cell or any causal layer, which runs forward in time.
       other: the one that runs backward; None: the same, with parameters of its own.
       merge: how outputs are joined at each step: `"concat"`, `"sum"`, `"mean"` or `"mul"`.
 
     Raises:
-      TypeError: neither a cell nor a recurrent layer.
-      ValueError: an unknown merge, or (at `init`) one that needs equal sizes.
+      TypeError: neither a cell nor a layer.
+      ValueError: a layer that is not causal, an unknown merge, or (at `init`) one that needs equal
+        sizes.
+
+    Example:
+      >>> gr.bidirectional(gr.GRU(8), merge="sum")
+      bidirectional(GRU(8), merge='sum')
     """
-    forward = lift(cell)
-    return Bidirectional(forward, forward if other is None else lift(other), merge)
-
-
-def _both_of(name: str, pair: Any) -> Directions:
-    """`pair` as one of each direction, checked."""
-    if not isinstance(pair, tuple) or len(pair) != 2 or any(one is None for one in pair):
-        raise ValueError(
-            f"{name}: got {type(pair).__name__}, expected Directions(forward, backward)"
-        )
-    return Directions(*pair)
-
-
-def _flip(tree: Any) -> Any:
-    return jax.tree.map(lambda v: jnp.flip(v, 0), tree)
+    return Bidirectional(as_layer(cell), as_layer(cell if other is None else other), merge)
 
 
 def _unstack(tree: Any) -> tuple[Any, Any]:

@@ -1,203 +1,35 @@
-"""Layers one after another.
+"""Layers around one other: residual, repeat.
 
-Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
+Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features, `n` layers.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Carry, Params
+from gatedrnn._src import checks
+from gatedrnn._src.base import Carry, Params, is_shared
 from gatedrnn._src.layers.base import (
+    Context,
     Layer,
-    Stepwise,
-    as_sequence,
     check_layer,
-    is_causal,
-    is_stepwise,
-    key_of,
-    last_valid,
-    reads_tokens,
+    fold,
+    run_layer,
+    run_layer_final,
     same_features,
 )
-from gatedrnn._src.layers.recurrent import lift
-from gatedrnn._src.numerics import accumulator
-from gatedrnn._src.time import engine
+from gatedrnn._src.layers.recurrent import as_layer, brief
+from gatedrnn._src.pytree import vary_alike
 
 
-@dataclasses.dataclass(frozen=True)
-class Stack:
-    """Layers one after another; see `stack`."""
-
-    layers: tuple[Layer, ...]
-
-    def __post_init__(self) -> None:
-        if not self.layers:
-            raise ValueError("layers: got none, expected at least one")
-        for layer in self.layers:
-            check_layer("layers", layer)
-
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether the first layer reads tokens."""
-        return reads_tokens(self.layers[0])
-
-    @property
-    def causal(self) -> bool:
-        """Whether every layer is."""
-        return all(is_causal(layer) for layer in self.layers)
-
-    @property
-    def stepwise(self) -> bool:
-        """Whether every layer is."""
-        return all(is_stepwise(layer) for layer in self.layers)
-
-    def out_features(self, in_features: int | None) -> int | None:
-        """The size of the last layer's output."""
-        for layer in self.layers:
-            in_features = layer.out_features(in_features)
-        return in_features
-
-    def init(
-        self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
-    ) -> tuple[Params, ...]:
-        """A tuple with the parameters of each layer."""
-        params = []
-        for index, layer in enumerate(self.layers):
-            params.append(layer.init(jax.random.fold_in(key, index), in_features, dtype))
-            in_features = layer.out_features(in_features)
-        return tuple(params)
-
-    def carry(
-        self,
-        batch_shape: tuple[int, ...],
-        dtype: DTypeLike = jnp.float32,
-        params: tuple[Params, ...] | None = None,
-    ) -> tuple[Carry, ...]:
-        """A tuple with the initial carry of each layer."""
-        params = (None,) * len(self.layers) if params is None else params
-        return tuple(layer.carry(batch_shape, dtype, p) for layer, p, _ in self._each(params, None))
-
-    def apply(
-        self,
-        params: tuple[Params, ...],
-        xs: Array,
-        carry: tuple[Carry, ...] | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[tuple[Carry, ...], Array]:
-        """Each layer over the whole output of the one before: the final carries, and `ys`."""
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        carries = []
-        for index, (layer, p, c) in enumerate(self._each(params, carry)):
-            c, xs = layer.apply(p, xs, c, mask=mask, resets=resets, key=key_of(key, index))
-            carries.append(c)
-        return tuple(carries), xs
-
-    def step(
-        self,
-        params: tuple[Params, ...],
-        carry: tuple[Carry, ...],
-        x: Array,
-        *,
-        key: Array | None = None,
-    ) -> tuple[tuple[Carry, ...], Array]:
-        """One step through all layers."""
-        carries = []
-        for index, (layer, p, c) in enumerate(self._each(params, carry)):
-            c, x = layer.step(p, c, x, key=key_of(key, index))
-            carries.append(c)
-        return tuple(carries), x
-
-    def apply_last(
-        self,
-        params: tuple[Params, ...],
-        y: Array,
-        carry: tuple[Carry, ...] | None,
-        length: int,
-        *,
-        key: Array | None = None,
-    ) -> tuple[tuple[Carry, ...], Array]:
-        """What `apply` does at the last of `length` steps, alone, if every layer is stepwise."""
-        carries = []
-        for index, (layer, p, c) in enumerate(self._each(params, carry)):
-            c, y = layer.apply_last(p, y, c, length, key=key_of(key, index))
-            carries.append(c)
-        return tuple(carries), y
-
-    def final(
-        self,
-        params: tuple[Params, ...],
-        xs: Array,
-        carry: tuple[Carry, ...] | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[tuple[Carry, ...], Array]:
-        """The final carries, and the output `[*B, F]` that belongs to them.
-
-        The layers on top that treat every step alike see the last output of those below only.
-        """
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        length, any_step = len(xs), None if mask is None else jnp.any(mask, axis=0)
-        top = len(self.layers) - 1
-        while top > 0 and is_stepwise(self.layers[top]):
-            top -= 1
-        carries = []
-        for index, (layer, p, c) in enumerate(self._each(params, carry)):
-            options = {"mask": mask, "resets": resets, "key": key_of(key, index)}
-            if index < top:
-                c, xs = layer.apply(p, xs, c, **options)
-            elif index == top:
-                c, xs = finish(layer, p, xs, c, **options)
-            else:
-                c, xs = layer.apply_last(p, xs, c, length, key=options["key"])
-            carries.append(c)
-        y = jnp.zeros_like(xs) if length == 0 else validation.zero_masked(xs, any_step)
-        return tuple(carries), y
-
-    def _each(self, params: tuple[Params, ...], carry: tuple[Carry, ...] | None) -> zip:
-        """Each layer with its parameters and its carry or None."""
-        count = len(self.layers)
-        carry = (None,) * count if carry is None else carry
-        for name, values in (("params", params), ("carry", carry)):
-            if not isinstance(values, tuple) or len(values) != count:
-                got = (
-                    f"{len(values)} entries" if isinstance(values, tuple) else type(values).__name__
-                )
-                raise ValueError(
-                    f"{name}: got {got}, expected a tuple of {count}, one for each layer"
-                )
-        return zip(self.layers, params, carry, strict=True)
-
-
-def stack(*layers: Any) -> Stack:
-    """Layers one after another: each reads the whole output of the one before.
-
-    Args:
-      layers: at least one; a bare cell is lifted to `gr.recurrent(cell)`.
-
-    Raises:
-      TypeError: something that is neither a layer nor a cell.
-      ValueError: no layer, or `gr.final` inside.
-    """
-    return Stack(tuple(lift(layer) for layer in layers))
-
-
-@dataclasses.dataclass(frozen=True)
-class Residual:
-    """A layer beside the identity; see `residual`."""
+class Around(Layer):
+    """A layer around one other, whose parameters, carry and character are its own."""
 
     layer: Layer
 
@@ -205,21 +37,49 @@ class Residual:
         check_layer("layer", self.layer)
 
     @property
-    def causal(self) -> bool:
-        """Whether the layer is."""
-        return is_causal(self.layer)
+    def reads_tokens(self) -> bool:
+        """True where the layer inside reads tokens."""
+        return self.layer.reads_tokens
 
     @property
-    def stepwise(self) -> bool:
-        """Whether the layer is."""
-        return is_stepwise(self.layer)
+    def causal(self) -> bool:
+        """True where the layer inside is causal."""
+        return self.layer.causal
+
+    @property
+    def streams(self) -> bool:
+        """True where the layer inside streams."""
+        return self.layer.streams
+
+    @property
+    def why_not(self) -> str:
+        """The reason of the layer inside."""
+        return self.layer.why_not
+
+    @property
+    def flips(self) -> bool:
+        """True where the layer inside flips."""
+        return self.layer.flips
+
+    @property
+    def label(self) -> str:
+        """The names of both."""
+        return f"{type(self).__name__}_{self.layer.label}"
+
+    def parts(self, in_features: int | None) -> list[tuple[str, Layer, int | None]]:
+        """The layer inside."""
+        return [("layer", self.layer, in_features)]
+
+    def params_dtype(self, params: Params) -> DTypeLike:
+        """The dtype of the layer inside."""
+        return self.layer.params_dtype(params)
 
     def out_features(self, in_features: int | None) -> int | None:
-        """As many as come in."""
-        return same_features(self.layer, in_features)
+        """Return as many as the layer inside makes."""
+        return self.layer.out_features(in_features)
 
     def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
-        """The layer's parameters."""
+        """Make the parameters of the layer inside."""
         self.out_features(in_features)
         return self.layer.init(key, in_features, dtype)
 
@@ -229,92 +89,122 @@ class Residual:
         dtype: DTypeLike = jnp.float32,
         params: Params | None = None,
     ) -> Carry:
-        """The layer's initial carry."""
+        """Make the initial carry of the layer inside."""
         return self.layer.carry(batch_shape, dtype, params)
 
-    def apply(
-        self,
-        params: Params,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
+    def run_step(
+        self, params: Params, x: Array, carry: Carry, key: Array | None
     ) -> tuple[Carry, Array]:
-        """`ys = xs + layer(xs)`, `[T, *B, F]`, with the layer's final carry."""
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        carry, ys = self.layer.apply(params, xs, carry, mask=mask, resets=resets, key=key)
-        return carry, self._add(xs, ys)
+        """Run one step of the layer inside."""
+        return self.layer.run_step(params, x, carry, key)
 
-    def apply_last(
-        self, params: Params, y: Array, carry: Carry, length: int, *, key: Array | None = None
+    def __repr__(self) -> str:
+        """The call that makes the layer."""
+        return f"{type(self).__name__.lower()}({brief(self.layer)})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Residual(Around):
+    """A layer `y = x + layer(x)`; made by `gr.residual`.
+
+    Attributes:
+      layer: one that makes as many features as it reads.
+
+    Example:
+      >>> gr.residual(gr.GRU(3)).layer.cell
+      GRU(3)
+    """
+
+    layer: Layer
+
+    masks_outputs = True
+    knows_reverse = True
+
+    @property
+    def stepwise(self) -> bool:
+        """True where the layer inside is stepwise."""
+        return self.layer.stepwise
+
+    def out_features(self, in_features: int | None) -> int:
+        """Return as many as come in."""
+        return same_features(self.layer, in_features)
+
+    def run(self, params: Params, xs: Array, carry: Carry, context: Context) -> tuple[Carry, Array]:
+        """Add the outputs of the layer inside to its inputs."""
+        carry, ys = run_layer(self.layer, params, xs, carry, context)
+        return carry, xs + ys
+
+    def run_step(
+        self, params: Params, x: Array, carry: Carry, key: Array | None
     ) -> tuple[Carry, Array]:
-        """What `apply` does at the last of `length` steps, alone, if the layer is stepwise."""
-        assert is_stepwise(self.layer)
-        carry, out = self.layer.apply_last(params, y, carry, length, key=key)
-        return carry, self._add(y, out)
+        """Add the output of one step to its input."""
+        carry, y = self.layer.run_step(params, x, carry, key)
+        return carry, x + y
 
-    def step(
-        self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
+    def run_last(
+        self, params: Params, y: Array, carry: Carry, length: int, context: Context
     ) -> tuple[Carry, Array]:
-        """`y = x + layer(x)` for one step."""
-        carry, y = self.layer.step(params, carry, x, key=key)
-        return carry, self._add(x, y)
-
-    def _add(self, x: Array, y: Array) -> Array:
-        if x.shape != y.shape:
-            raise ValueError(
-                f"x: got shape {x.shape} for {self.layer!r}, which makes {y.shape} of it, "
-                "expected a layer that makes as many features as it reads"
-            )
-        return x + y
+        """Add the output of each row's last valid step to its input."""
+        carry, out = self.layer.run_last(params, y, carry, length, context)
+        return carry, y + out
 
 
 def residual(layer: Any) -> Residual:
-    """A layer `y = x + layer(x)`.
+    """Make a layer `y = x + layer(x)`.
 
     Args:
       layer: a layer (or a cell) that makes as many features as it reads.
 
     Raises:
       ValueError: (at `init`) a layer that changes the number of features.
+
+    Example:
+      >>> gr.residual(gr.GRU(3))
+      residual(GRU(3))
     """
-    return Residual(lift(layer))
+    return Residual(as_layer(layer))
 
 
-@dataclasses.dataclass(frozen=True)
-class Repeat:
-    """Equal layers one after another; see `repeat`."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Repeat(Around):
+    """Equal layers one after another, compiled as one; made by `gr.repeat`.
+
+    Parameters are those of the layer with a leading axis `n`; carries are `[*B, n, ...]`, rows
+    first as all carries are.
+
+    Attributes:
+      layer: one that makes as many features as it reads.
+      n: how many there are.
+
+    Example:
+      >>> gr.repeat(gr.GRU(3), 2).carry((5,)).h.shape
+      (5, 2, 3)
+    """
 
     layer: Layer
     n: int
 
+    masks_outputs = True
+    knows_reverse = True
+
     def __post_init__(self) -> None:
-        check_layer("layer", self.layer)
+        super().__post_init__()
         checks.size("n", self.n)
 
     @property
-    def causal(self) -> bool:
-        """Whether the layer is."""
-        return is_causal(self.layer)
-
-    @property
     def stepwise(self) -> bool:
-        """Whether the layer is."""
-        return is_stepwise(self.layer)
+        """True where the layer inside is stepwise."""
+        return self.layer.stepwise
 
-    def out_features(self, in_features: int | None) -> int | None:
-        """As many as come in."""
+    def out_features(self, in_features: int | None) -> int:
+        """Return as many as come in."""
         return same_features(self.layer, in_features)
 
     def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
-        """The layer's parameters with a leading axis `n`."""
+        """Make the parameters of every layer, stacked along a leading axis `n`."""
         self.out_features(in_features)
-        keys = jax.random.split(key, self.n)
         # not by vmap: see `numerics.orthogonal_gates`
-        layers = [self.layer.init(key, in_features, dtype) for key in keys]
+        layers = [self.layer.init(k, in_features, dtype) for k in jax.random.split(key, self.n)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
     def carry(
@@ -323,103 +213,127 @@ class Repeat:
         dtype: DTypeLike = jnp.float32,
         params: Params | None = None,
     ) -> Carry:
-        """The layer's initial carry with a leading axis `n`."""
-        self.check("params", params)
-        make = jax.vmap(lambda p: self.layer.carry(batch_shape, dtype, p), axis_size=self.n)
-        return make(params)
+        """Make the initial carry of every layer, `[*B, n, ...]`.
 
-    def check(self, name: str, tree: Any) -> None:
-        """Raise unless every leaf has one entry for each layer."""
-        for path, leaf in jax.tree.leaves_with_path(tree):
+        Raises:
+          ValueError: parameters without the leading axis `n`.
+        """
+        self.check(params)
+        make = jax.vmap(lambda p: self.layer.carry(batch_shape, dtype, p), axis_size=self.n)
+        return rows_first(make(params), len(batch_shape))
+
+    def check(self, params: Params) -> None:
+        """Raise unless every leaf of `params` has one entry for each layer."""
+        for path, leaf in jax.tree.leaves_with_path(params):
             if jnp.shape(leaf)[:1] != (self.n,):
                 raise ValueError(
-                    f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, "
-                    f"expected a leading axis of {self.n}, the layers of gr.repeat"
+                    f"params{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, expected a "
+                    f"leading axis of {self.n}, the layers of gr.repeat"
                 )
 
-    def apply(
-        self,
-        params: Params,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[Carry, Array]:
-        """One scan over depth: final carries with a leading axis `n`, and `ys [T, *B, F]`."""
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        carry = self.carry(xs.shape[1:-1], xs.dtype, params) if carry is None else carry
-        return self._through(_apply, params, carry, xs, (mask, resets, key))
+    def run(self, params: Params, xs: Array, carry: Carry, context: Context) -> tuple[Carry, Array]:
+        """Run the layers by one scan over depth."""
+        carries = layers_first(carry, xs.ndim - 2)
+        carries, ys = _scan(_run, self.layer, self.n, params, carries, xs, context)
+        return rows_first(carries, xs.ndim - 2), ys
 
-    def step(
-        self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
+    def run_step(
+        self, params: Params, x: Array, carry: Carry, key: Array | None
     ) -> tuple[Carry, Array]:
-        """One step through all layers."""
-        return self._through(_step, params, carry, x, key)
+        """Run one step through all layers."""
+        carries = layers_first(carry, x.ndim - 1)
+        carries, y = _scan(_run_step, self.layer, self.n, params, carries, x, key)
+        return rows_first(carries, x.ndim - 1), y
 
-    def _through(
-        self, call: Callable, params: Params, carry: Carry, xs: Array, shared: Any
+    def run_last(
+        self, params: Params, y: Array, carry: Carry, length: int, context: Context
     ) -> tuple[Carry, Array]:
-        self.check("params", params)
-        self.check("carry", carry)
-        return engine.scan_layers(call, self.layer, self.n, params, carry, jnp.asarray(xs), shared)
+        """Run each row's last valid step alone through all layers, which are stepwise."""
+        carries, call = layers_first(carry, y.ndim - 1), _LastStep(length)
+        carries, y = _scan(call, self.layer, self.n, params, carries, y, context)
+        return rows_first(carries, y.ndim - 1), y
 
-    def apply_last(
-        self, params: Params, y: Array, carry: Carry, length: int, *, key: Array | None = None
+    def run_final(
+        self, params: Params, xs: Array, carry: Carry, context: Context
     ) -> tuple[Carry, Array]:
-        """What `apply` does at the last of `length` steps, alone, if the layer is stepwise."""
-        if carry is None:
-            carry = self.carry(y.shape[:-1], y.dtype, params)
-        return self._through(_apply_last, params, carry, y, (length, key))
-
-    def final(
-        self,
-        params: Params,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[Carry, Array]:
-        """The final carries, and the output `[*B, F]` that belongs to the last one."""
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        carry = self.carry(xs.shape[1:-1], xs.dtype, params) if carry is None else carry
-        options = {"mask": mask, "resets": resets}
-        below, last = self.n - 1, jax.tree.map(lambda v: v[-1], (params, carry))
-        carries = []
+        """Run all layers but the last over the sequence, and the last for its final output."""
+        below, batch_axes = self.n - 1, xs.ndim - 2
+        carries = layers_first(carry, batch_axes)
+        rest, last = (
+            jax.tree.map(lambda v, i=i: v[i], (params, carries)) for i in (slice(below), below)
+        )
+        made = rest[1]
         if below:
-            rest = jax.tree.map(lambda v: v[:-1], (params, carry))
-            c, xs = Repeat(self.layer, below).apply(rest[0], xs, rest[1], **options, key=key)
-            carries.append(c)
-        c, y = finish(self.layer, last[0], xs, last[1], **options, key=key_of(key, below))
-        carries.append(jax.tree.map(lambda v: v[None], c))
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *carries), y
+            made, xs = _scan(_run, self.layer, below, rest[0], rest[1], xs, context)
+        own = context.of_layer(below)
+        c, y = run_layer_final(self.layer, last[0], xs, last[1], own)
+        joined = jax.tree.map(lambda v, w: jnp.concatenate([v, w[None]]), made, c)
+        return rows_first(joined, batch_axes), y
+
+    def __repr__(self) -> str:
+        """The call that makes the layer."""
+        return f"repeat({brief(self.layer)}, {self.n})"
 
 
-def _apply(
-    layer: Layer, params: Params, carry: Carry, xs: Array, shared: tuple, index: Array
-) -> Any:
-    mask, resets, key = shared
-    return layer.apply(params, xs, carry, mask=mask, resets=resets, key=key_of(key, index))
+def rows_first(carries: Carry, batch_axes: int) -> Carry:
+    """Return carries `[n, *B, ...]` as `[*B, n, ...]`; what rows share stays `[n, ...]`."""
+    return _moved(carries, 0, batch_axes)
 
 
-def _step(layer: Layer, params: Params, carry: Carry, x: Array, key: Array, index: Array) -> Any:
-    return layer.step(params, carry, x, key=key_of(key, index))
+def layers_first(carries: Carry, batch_axes: int) -> Carry:
+    """Return carries `[*B, n, ...]` as `[n, *B, ...]`, one entry for each layer of a repeat."""
+    return _moved(carries, batch_axes, 0)
 
 
-def _apply_last(
-    layer: Stepwise, params: Params, carry: Carry, y: Array, shared: tuple, index: Array
-) -> Any:
-    length, key = shared
-    return layer.apply_last(params, y, carry, length, key=key_of(key, index))
+def _moved(carries: Carry, source: int, target: int) -> Carry:
+    def move(leaf: Any) -> Any:
+        return leaf if is_shared(leaf) else jnp.moveaxis(leaf, source, target)
+
+    return jax.tree.map(move, carries, is_leaf=is_shared)
+
+
+@partial(jax.jit, static_argnames=("call", "layer", "n"))
+def _scan(
+    call: Callable, layer: Layer, n: int, params: Params, carries: Carry, xs: Array, shared: Any
+) -> tuple[Carry, Array]:
+    """Scan over depth: `call(layer, params, xs, carry, shared, index)` for `n` layers in turn.
+
+    `params` and `carries` have a leading axis over layers; `call` returns a carry and the `xs` of
+    the next layer. Jitted, so that outside `jit` too equal layers and shapes compile once.
+    """
+    params, carries, xs, shared = vary_alike((params, carries, xs, shared))
+
+    def body(xs: Array, each: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
+        params, carry, index = each
+        carry, xs = call(layer, params, xs, carry, shared, index)
+        return xs, carry
+
+    xs, carries = lax.scan(body, xs, (params, carries, jnp.arange(n)))
+    return carries, xs
+
+
+def _run(layer: Layer, p: Params, xs: Array, c: Carry, context: Context, index: Array) -> Any:
+    return run_layer(layer, p, xs, c, context.of_layer(index))
+
+
+def _run_step(layer: Layer, p: Params, x: Array, c: Carry, key: Array, index: Array) -> Any:
+    return layer.run_step(p, x, c, fold(key, index))
+
+
+@dataclasses.dataclass(frozen=True)
+class _LastStep:
+    """`run_last` of one layer among several, as `_scan` calls it."""
+
+    length: int
+
+    def __call__(
+        self, layer: Layer, p: Params, y: Array, c: Carry, context: Context, index: Array
+    ) -> Any:
+        return layer.run_last(p, y, c, self.length, context.of_layer(index))
 
 
 def repeat(layer: Any, n: int) -> Repeat:
-    """`n` equal layers with parameters of their own, compiled as one: a scan over depth.
+    """Make `n` equal layers with parameters of their own, compiled as one: a scan over depth.
 
     Args:
       layer: a layer (or a cell) that makes as many features as it reads.
@@ -427,202 +341,9 @@ def repeat(layer: Any, n: int) -> Repeat:
 
     Raises:
       ValueError: `n` below 1, or (at `init`) a layer that changes the number of features.
+
+    Example:
+      >>> gr.repeat(gr.residual(gr.GRU(3)), 2)
+      repeat(residual(GRU(3)), 2)
     """
-    return Repeat(lift(layer), n)
-
-
-def finish(
-    layer: Layer,
-    params: Params,
-    xs: Array,
-    carry: Carry | None,
-    *,
-    mask: Array | None,
-    resets: Array | None,
-    key: Array | None,
-) -> tuple[Carry, Array]:
-    """The final carry of `layer` and the output `[*B, F]` that belongs to it.
-
-    A layer that knows a better way than to compute every output has a method `final`.
-    """
-    options = {"mask": mask, "resets": resets, "key": key}
-    if hasattr(layer, "final"):
-        return layer.final(params, xs, carry, **options)
-    if not is_causal(layer):
-        raise ValueError(
-            f"final: got {layer!r}, expected a causal layer, a bidirectional one, or a stack or "
-            "repeat of those: its outputs mix both directions, and none belongs to its final carry"
-        )
-    carry, ys = layer.apply(params, xs, carry, **options)
-    return carry, last_valid(ys, mask)
-
-
-@dataclasses.dataclass(frozen=True)
-class Final:
-    """One output for the whole sequence; see `final`."""
-
-    layer: Layer
-
-    drops_time = True
-
-    def __post_init__(self) -> None:
-        check_layer("layer", self.layer)
-
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether the layer reads tokens."""
-        return reads_tokens(self.layer)
-
-    @property
-    def causal(self) -> bool:
-        """Whether the layer is."""
-        return is_causal(self.layer)
-
-    def out_features(self, in_features: int | None) -> int | None:
-        """As many as the layer makes."""
-        return self.layer.out_features(in_features)
-
-    def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
-        """The layer's parameters."""
-        return self.layer.init(key, in_features, dtype)
-
-    def carry(
-        self,
-        batch_shape: tuple[int, ...],
-        dtype: DTypeLike = jnp.float32,
-        params: Params | None = None,
-    ) -> Carry:
-        """The layer's initial carry."""
-        return self.layer.carry(batch_shape, dtype, params)
-
-    def apply(
-        self,
-        params: Params,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[Carry, Array]:
-        """`xs [T, *B, I]` -> the final carry and its output `[*B, F]`, zeros for an empty row."""
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        return finish(self.layer, params, xs, carry, mask=mask, resets=resets, key=key)
-
-    def step(
-        self, params: Params, carry: Carry, x: Array, *, key: Array | None = None
-    ) -> tuple[Carry, Array]:
-        """One step: the output so far, which after the last step is that of `apply`."""
-        return self.layer.step(params, carry, x, key=key)
-
-
-def final(layer: Any) -> Final:
-    """Many to one: the output that belongs to the final carry of `layer`, without a time axis.
-
-    For a causal layer that is the output of each row's last valid step; for a bidirectional one,
-    the forward direction's last and the backward direction's first, merged. Dense layers and
-    dropout on top of a stack see that one output only. Outermost: a stack cannot go on after it.
-
-    Args:
-      layer: a layer or a cell.
-
-    Raises:
-      ValueError: (at `apply`) a layer that mixes both directions, so that no step holds its final
-        output, such as `gr.residual(gr.bidirectional(...))`.
-    """
-    return Final(lift(layer))
-
-
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """One output for the whole sequence, of all its steps; see `pool`."""
-
-    layer: Layer
-    how: str = "mean"
-
-    drops_time = True
-    causal = False
-
-    def __post_init__(self) -> None:
-        check_layer("layer", self.layer)
-        checks.option("how", self.how, ("mean", "max"))
-
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether the layer reads tokens."""
-        return reads_tokens(self.layer)
-
-    def out_features(self, in_features: int | None) -> int | None:
-        """As many as the layer makes."""
-        return self.layer.out_features(in_features)
-
-    def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
-        """The layer's parameters."""
-        return self.layer.init(key, in_features, dtype)
-
-    def carry(
-        self,
-        batch_shape: tuple[int, ...],
-        dtype: DTypeLike = jnp.float32,
-        params: Params | None = None,
-    ) -> Carry:
-        """The layer's initial carry."""
-        return self.layer.carry(batch_shape, dtype, params)
-
-    def apply(
-        self,
-        params: Params,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[Carry, Array]:
-        """`xs [T, *B, I]` -> the final carry and `[*B, F]`, zeros for an empty row."""
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        carry, ys = self.layer.apply(params, xs, carry, mask=mask, resets=resets, key=key)
-        return carry, POOLS[self.how](ys, jnp.ones(ys.shape[:-1], bool) if mask is None else mask)
-
-    def step(self, params: Params, carry: Carry, x: Array, *, key: Array | None = None) -> NoReturn:
-        """Raise: what is pooled so far is not in the layer's carry."""
-        raise TypeError(
-            "step: a pooled layer cannot stream, its output is of the whole sequence; use apply, "
-            "or step the layer inside and pool its outputs"
-        )
-
-
-def _mean(ys: Array, mask: Array) -> Array:
-    """`ys [T, *B, F]` -> `[*B, F]`; outputs that are masked are zeros already."""
-    dtype = accumulator(ys.dtype)
-    count = jnp.sum(mask, axis=0, dtype=dtype)[..., None]
-    return (jnp.sum(ys, axis=0, dtype=dtype) / jnp.maximum(count, 1)).astype(ys.dtype)
-
-
-def _max(ys: Array, mask: Array) -> Array:
-    """`ys [T, *B, F]` -> `[*B, F]`."""
-    lowest = jnp.finfo(ys.dtype).min
-    greatest = jnp.max(jnp.where(mask[..., None], ys, lowest), axis=0, initial=lowest)
-    return jnp.where(jnp.any(mask, axis=0)[..., None], greatest, 0)
-
-
-POOLS = {"mean": _mean, "max": _max}
-
-
-def pool(layer: Any, how: str = "mean") -> Pool:
-    """Many to one: the outputs of `layer` over all valid steps, without a time axis.
-
-    For any layer, also a bidirectional one and what mixes both directions. Outermost, as `final`:
-    a stack cannot go on after it.
-
-    Args:
-      layer: a layer or a cell.
-      how: `"mean"`, or `"max"`, each feature by itself (at equal steps its gradient is shared).
-
-    Raises:
-      TypeError: neither a layer nor a cell.
-      ValueError: an unknown way to pool; a layer without a time axis.
-    """
-    return Pool(lift(layer), how)
+    return Repeat(as_layer(layer), n)

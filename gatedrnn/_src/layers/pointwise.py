@@ -1,9 +1,10 @@
-"""Layers that map every step alike: dense, embedding.
+"""Layers that map every step by itself: dense, embedding, dropout.
 
 Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features, `V` vocabulary.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,91 +12,85 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks, validation
-from gatedrnn._src.layers.base import as_sequence, features_of
+from gatedrnn._src import checks
+from gatedrnn._src.base import Params
+from gatedrnn._src.describe import documented
+from gatedrnn._src.episodes import StepNumbers, episode_starts, step_numbers
+from gatedrnn._src.layers.base import Context, Layer, features_of
+from gatedrnn._src.masks import over_all_axes, row_keys, step_keys
 from gatedrnn._src.numerics import affine, lecun_normal
 
 
+@documented
 class DenseParams(NamedTuple):
-    """Parameters of a dense layer."""
+    """Parameters of a dense layer.
 
-    kernel: Array  # [I, F]
-    bias: Array | None  # [F]
+    Attributes:
+      kernel: `W [I, F]`.
+      bias: `b [F]`, or None.
+    """
+
+    kernel: Array
+    bias: Array | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Dense:
-    """`y = x W + b` at every step; see `dense`."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Dense(Layer):
+    """A layer `y = x W + b` at every step; made by `gr.dense`.
+
+    Attributes:
+      features: `F`.
+      use_bias: whether there is a `b`.
+
+    Example:
+      >>> layer = gr.dense(4)
+      >>> layer.apply(layer.init(jax.random.key(0), 3), jnp.ones((5, 2, 3)))[1].shape
+      (5, 2, 4)
+    """
 
     features: int
     use_bias: bool = True
 
     stepwise = True
+    knows_reverse = True
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
         checks.flag("use_bias", self.use_bias)
 
     def out_features(self, in_features: int | None) -> int:
-        """`F`."""
+        """Return `F`."""
         features_of(self, in_features)
         return self.features
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> DenseParams:
-        """Kernel LeCun normal, bias zero."""
+        """Make a LeCun normal kernel and a zero bias."""
         in_features = features_of(self, in_features)
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
         bias = jnp.zeros(self.features, dtype) if self.use_bias else None
         return DenseParams(lecun_normal(key, (in_features, self.features), dtype), bias)
 
-    def carry(
-        self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, params: Any = None
-    ) -> tuple[()]:
-        """Nothing."""
-        return ()
+    def run(
+        self, params: DenseParams, xs: Array, carry: Any, context: Context
+    ) -> tuple[Any, Array]:
+        """Map every step."""
+        return carry, self._map(params, xs)
 
-    def apply(
-        self,
-        params: DenseParams,
-        xs: Array,
-        carry: Any = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[tuple[()], Array]:
-        """`xs [T, *B, I]` -> `((), ys [T, *B, F])`."""
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        return (), validation.zero_masked(self._map(params, xs), mask)
-
-    def step(
-        self, params: DenseParams, carry: Any, x: Array, *, key: Array | None = None
-    ) -> tuple[tuple[()], Array]:
-        """`x [*B, I]` -> `((), y [*B, F])`."""
-        return (), self._map(params, x)
-
-    def apply_last(
-        self, params: DenseParams, y: Array, carry: Any, length: int, *, key: Array | None = None
-    ) -> tuple[tuple[()], Array]:
-        """What `apply` does at the last of `length` steps, alone."""
-        return self.step(params, carry, y)
+    def run_step(
+        self, params: DenseParams, x: Array, carry: Any, key: Array | None
+    ) -> tuple[Any, Array]:
+        """Map one step."""
+        return carry, self._map(params, x)
 
     def _map(self, params: DenseParams, x: Array) -> Array:
-        x = jnp.asarray(x)
-        if x.ndim < 1:
-            raise ValueError(f"x: got shape {x.shape}, expected [*B, I]")
-        validation.check_floating("x", x)
-        validation.check_params(self, params, x, "x")
-        validation.check_dtypes(params, x, "x")
         return affine(x, params.kernel.astype(x.dtype), params.bias).astype(x.dtype)
 
 
 def dense(features: int, use_bias: bool = True) -> Dense:
-    """A layer `y = x W + b` at every step.
+    """Make a layer `y = x W + b` at every step.
 
     Args:
       features: `F`.
@@ -103,31 +98,53 @@ def dense(features: int, use_bias: bool = True) -> Dense:
 
     Raises:
       ValueError: features below 1.
+
+    Example:
+      >>> gr.dense(4).init(jax.random.key(0), 3).kernel.shape
+      (3, 4)
     """
     return Dense(features, use_bias)
 
 
+@documented
 class EmbedParams(NamedTuple):
-    """Parameters of an embedding."""
+    """Parameters of an embedding.
 
-    table: Array  # [V, F]
+    Attributes:
+      table: `[V, F]`, a row for every token.
+    """
+
+    table: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Embed:
-    """A row of a table for every token; see `embed`."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Embed(Layer):
+    """A layer that looks tokens up in a table; made by `gr.embed`.
+
+    Attributes:
+      vocab: `V`.
+      features: `F`.
+
+    Example:
+      >>> layer = gr.embed(7, 4)
+      >>> params = layer.init(jax.random.key(0), None)
+      >>> layer.apply(params, jnp.zeros((5, 2), jnp.int32))[1].shape
+      (5, 2, 4)
+    """
 
     vocab: int
     features: int
 
     reads_tokens = True
+    stepwise = True
+    knows_reverse = True
 
     def __post_init__(self) -> None:
         checks.size("vocab", self.vocab)
         checks.size("features", self.features)
 
     def out_features(self, in_features: int | None) -> int:
-        """`F`."""
+        """Return `F`."""
         if in_features is not None:
             raise ValueError(
                 f"in_features: got {in_features}, expected None: {self} reads tokens [T, *B]"
@@ -137,55 +154,35 @@ class Embed:
     def init(
         self, key: Array, in_features: int | None = None, dtype: DTypeLike = jnp.float32
     ) -> EmbedParams:
-        """Rows normal with variance `1 / F`."""
+        """Make a table with rows normal of variance `1 / F`."""
         self.out_features(in_features)
         checks.floating("dtype", dtype)
         # as a kernel [F, V] whose fan-in is F, transposed
         return EmbedParams(lecun_normal(key, (self.features, self.vocab), dtype).T)
 
-    def carry(
-        self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, params: Any = None
-    ) -> tuple[()]:
-        """Nothing."""
-        return ()
+    def run(
+        self, params: EmbedParams, xs: Array, carry: Any, context: Context
+    ) -> tuple[Any, Array]:
+        """Look every token up."""
+        return carry, self._look_up(params, xs)
 
-    def apply(
-        self,
-        params: EmbedParams,
-        xs: Array,
-        carry: Any = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[tuple[()], Array]:
-        """Tokens `xs [T, *B]` -> `((), ys [T, *B, F])`."""
-        tokens, mask = as_sequence(self, xs, lengths, mask, resets)
-        return (), validation.zero_masked(self._look_up(params, tokens), mask)
-
-    def step(
-        self, params: EmbedParams, carry: Any, x: Array, *, key: Array | None = None
-    ) -> tuple[tuple[()], Array]:
-        """Tokens `x [*B]` -> `((), y [*B, F])`."""
-        return (), self._look_up(params, x)
+    def run_step(
+        self, params: EmbedParams, x: Array, carry: Any, key: Array | None
+    ) -> tuple[Any, Array]:
+        """Look the tokens of one step up."""
+        return carry, self._look_up(params, x)
 
     def _look_up(self, params: EmbedParams, tokens: Array) -> Array:
-        tokens = jnp.asarray(tokens)
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise TypeError(f"tokens: got dtype {tokens.dtype.name}, expected integers")
-        expected = (self.vocab, self.features)
-        shape = getattr(getattr(params, "table", None), "shape", None)
-        if shape != expected:
-            raise ValueError(f"params.table: got shape {shape}, expected {expected} for {self}")
         # a token out of range shows as NaN, instead of another token's row; a negative one is one
-        tokens = tokens.astype(jnp.int32)
-        tokens = jnp.where(tokens < 0, self.vocab, tokens)
-        return jnp.asarray(params.table).at[tokens].get(mode="fill", fill_value=jnp.nan)
+        if tokens.dtype.itemsize < 4:  # too narrow to be compared with V
+            tokens = tokens.astype(jnp.int32)
+        inside = (tokens >= 0) & (tokens < self.vocab)
+        index = jnp.where(inside, tokens, self.vocab).astype(jnp.int32)
+        return jnp.asarray(params.table).at[index].get(mode="fill", fill_value=jnp.nan)
 
 
 def embed(vocab: int, features: int) -> Embed:
-    """A layer that looks tokens `0 ... vocab-1` up in a table; the first layer of a stack.
+    """Make a layer that looks tokens `0 ... vocab-1` up in a table; the first layer of a stack.
 
     Tokens that are out of range give NaN, unless they are masked.
 
@@ -195,24 +192,45 @@ def embed(vocab: int, features: int) -> Embed:
 
     Raises:
       ValueError: sizes below 1.
+
+    Example:
+      >>> gr.stack(gr.embed(65, 64), gr.GRU(128))
+      stack(embed(65, 64), GRU(128))
     """
     return Embed(vocab, features)
 
 
+@documented
 class DropoutCarry(NamedTuple):
-    """How many steps have gone by."""
+    """The carry of dropout.
 
-    step: Array  # int32, no axes
+    Attributes:
+      step: int32 `[*B]`, how many steps each row has had since its initial carry or last reset.
+    """
+
+    step: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Dropout:
-    """Features set to zero at random; see `dropout`."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Dropout(Layer):
+    """A layer that sets features to zero at random; made by `gr.dropout`.
+
+    Attributes:
+      rate: the probability of a zero.
+      shared_in_time: whether all steps of a row have one mask.
+
+    Example:
+      >>> ys = gr.dropout(0.5).apply((), jnp.ones((1, 1, 8)), key=jax.random.key(0))[1]
+      >>> sorted(set(ys.ravel().tolist()))
+      [0.0, 2.0]
+    """
 
     rate: float
     shared_in_time: bool = False
 
     stepwise = True
+    masks_outputs = True
+    knows_reverse = True
 
     def __post_init__(self) -> None:
         checks.rate("rate", self.rate)
@@ -220,90 +238,80 @@ class Dropout:
         checks.flag("shared_in_time", self.shared_in_time)
 
     def out_features(self, in_features: int | None) -> int:
-        """As many as come in."""
+        """Return as many as come in."""
         return features_of(self, in_features)
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> tuple[()]:
-        """Nothing."""
+        """Make nothing: there are no parameters."""
         features_of(self, in_features)
         return ()
 
     def carry(
         self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, params: Any = None
     ) -> DropoutCarry:
-        """The step number 0."""
-        return DropoutCarry(jnp.zeros((), jnp.int32))
+        """Make the number 0 for every row."""
+        return DropoutCarry(jnp.zeros(batch_shape, jnp.int32))
 
-    def apply(
-        self,
-        params: tuple[()],
-        xs: Array,
-        carry: DropoutCarry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
+    def run(
+        self, params: Params, xs: Array, carry: DropoutCarry, context: Context
     ) -> tuple[DropoutCarry, Array]:
-        """`xs [T, *B, F]` -> the steps so far, and `ys [T, *B, F]`; unchanged without a key."""
-        xs, _ = as_sequence(self, xs, lengths, mask, resets)
-        start = self._steps_so_far(carry)
-        following = DropoutCarry(start + len(xs))
+        """Drop features of every step; without a key none."""
+        numbers = self._numbers(carry, len(xs), context)
+        ys = self._drop(xs, numbers.of_steps, carry.step.shape, context.key)
+        return DropoutCarry(numbers.after), ys
+
+    def run_step(
+        self, params: Params, x: Array, carry: DropoutCarry, key: Array | None
+    ) -> tuple[DropoutCarry, Array]:
+        """Drop features of one step as within a sequence."""
+        step = carry.step
+        return DropoutCarry(step + 1), self._drop(x, step, step.shape, key)
+
+    def run_last(
+        self, params: Params, y: Array, carry: DropoutCarry, length: int, context: Context
+    ) -> tuple[DropoutCarry, Array]:
+        """Drop features of each row's last valid step alone."""
+        after = self._numbers(carry, length, context).after
+        return DropoutCarry(after), self._drop(y, after - 1, after.shape, context.key)
+
+    def _numbers(self, carry: DropoutCarry, length: int, context: Context) -> StepNumbers:
+        mask, resets, reverse = context.mask, context.resets, context.reverse
+        starts = None if resets is None else episode_starts(resets, mask, reverse)
+        return step_numbers(carry.step, length, mask, starts, reverse=reverse)
+
+    def _drop(
+        self, xs: Array, steps: Array, batch_shape: tuple[int, ...], key: Array | None
+    ) -> Array:
+        """Drop features of `xs [T, *B, F]`, or `[*B, F]`, whose steps have these numbers."""
         if key is None or self.rate == 0:
-            return following, xs
-        if self.shared_in_time:
-            return following, self._drop(xs, self._kept(key, xs.shape[1:]))
-        steps = start + jnp.arange(len(xs), dtype=start.dtype)
-        kept = jax.vmap(lambda step: self._kept(jax.random.fold_in(key, step), xs.shape[1:]))
-        return following, self._drop(xs, kept(steps))
-
-    def step(
-        self, params: tuple[()], carry: DropoutCarry, x: Array, *, key: Array | None = None
-    ) -> tuple[DropoutCarry, Array]:
-        """`x [*B, F]` -> the steps so far, and `y [*B, F]`, as `apply` has it at that step."""
-        carry, ys = self.apply(params, jnp.asarray(x)[None], carry, key=key)
-        return carry, ys[0]
-
-    def apply_last(
-        self,
-        params: tuple[()],
-        y: Array,
-        carry: DropoutCarry | None,
-        length: int,
-        *,
-        key: Array | None = None,
-    ) -> tuple[DropoutCarry, Array]:
-        """What `apply` does at the last of `length` steps, alone."""
-        before_last = DropoutCarry(self._steps_so_far(carry) + (length - 1))
-        return self.step(params, before_last, y, key=key)
-
-    def _steps_so_far(self, carry: DropoutCarry | None) -> Array:
-        if carry is None:
-            carry = self.carry(())
-        if not isinstance(carry, DropoutCarry):
-            raise ValueError(f"carry: got {carry!r}, expected DropoutCarry(step)")
-        return jnp.asarray(carry.step)
-
-    def _kept(self, key: Array, shape: tuple[int, ...]) -> Array:
-        return jax.random.bernoulli(key, 1 - self.rate, shape)
-
-    def _drop(self, xs: Array, kept: Array) -> Array:
-        return jnp.where(kept, xs / (1 - self.rate), jnp.zeros((), xs.dtype))
+            return xs
+        keys = row_keys(key, batch_shape)
+        if not self.shared_in_time:
+            keys = step_keys(keys, steps)
+        keep = partial(jax.random.bernoulli, p=1 - self.rate, shape=xs.shape[-1:])
+        return jnp.where(over_all_axes(keep, keys), xs / (1 - self.rate), jnp.zeros((), xs.dtype))
 
 
 def dropout(rate: float, shared_in_time: bool = False) -> Dropout:
-    """A layer that zeroes features with probability `rate` and scales the rest by `1/(1-rate)`.
+    """Make a layer that zeroes features with probability `rate` and scales the rest by 1/(1-rate).
 
-    The mask follows from the key and the step's number since the initial carry, which the layer's
-    carry counts, so that windows and streaming with the same key agree with the whole sequence.
+    The mask follows from the key, the row and the number of the row's step since its initial carry
+    or its last reset, which the layer's carry counts (masked steps do not count). So windows and
+    streaming with the same key agree with the whole sequence, padding changes no mask, and an
+    episode sees the masks that it would see in its row alone.
 
     Args:
       rate: in `[0, 1)`.
-      shared_in_time: one mask for all steps (Gal & Ghahramani 2016) instead of one per step.
+      shared_in_time: one mask for all steps of a row (Gal & Ghahramani 2016) instead of one for
+        each.
 
     Raises:
       ValueError: a rate out of range.
+
+    Example:
+      >>> gr.stack(gr.LSTM(8), gr.dropout(0.2), gr.dense(2))
+      stack(LSTM(8), dropout(0.2), dense(2))
     """
     return Dropout(rate, shared_in_time)

@@ -4,7 +4,7 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,47 +13,103 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, rule_of
-from gatedrnn._src.layers.base import as_sequence, features_of, last_valid
+from gatedrnn._src.describe import documented, short_repr
+from gatedrnn._src.episodes import episode_starts, step_numbers
+from gatedrnn._src.layers.base import Context, Layer, features_of, last_valid
 from gatedrnn._src.masks import draws, draws_each_step
+from gatedrnn._src.pytree import first_leaf
 from gatedrnn._src.time.bptt import BPTT, check_bptt
-from gatedrnn._src.time.unroll import unroll
+from gatedrnn._src.time.unroll import Unrolled, run
+
+Initial = Literal["zeros", "learned"]
 
 
+@documented
 class RecurrentParams(NamedTuple):
-    """Parameters of a recurrent layer: the cell's, and the initial carry if it is learned."""
+    """Parameters of a recurrent layer.
+
+    Attributes:
+      cell: those of the cell.
+      initial: the initial carry where it is learned, without batch axes; else None.
+    """
 
     cell: Params
-    initial: Carry | None  # without batch axes
+    initial: Carry | None
 
 
+@documented
 class CountedCarry(NamedTuple):
-    """The carry of a cell that draws anew at every step, `gr.Zoneout`, and their number so far."""
+    """The carry of a cell that draws anew at every step, `gr.Zoneout`.
 
-    step: Array  # int32, no axes
+    Attributes:
+      step: int32 `[*B]`, how many steps each row has had since its initial carry or last reset.
+      cell: the carry of the cell, `[*B, ...]`.
+    """
+
+    step: Array
     cell: Carry
 
 
-@dataclasses.dataclass(frozen=True)
-class Recurrent:
-    """A cell unrolled over time; see `recurrent`."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Recurrent(Layer):
+    """A layer that runs a cell over time; made by `gr.recurrent`.
+
+    Attributes:
+      cell: any cell.
+      bptt: how its backward pass runs.
+      initial: `"zeros"` or `"learned"`.
+      reverse: whether it runs from the end.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4), initial="learned")
+      >>> params = layer.init(jax.random.key(0), 3)
+      >>> carry, ys = layer.apply(params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 3]))
+      >>> carry.c.shape, ys.shape
+      ((2, 4), (5, 2, 4))
+    """
 
     cell: Cell
     bptt: BPTT = BPTT()
-    initial: str = "zeros"
+    initial: Initial = "zeros"
+    reverse: bool = False
+
+    masks_outputs = True
+    knows_reverse = True
 
     def __post_init__(self) -> None:
         validation.check_cell(self.cell)
         check_bptt(self.cell, self.bptt)
-        checks.option("initial", self.initial, ("zeros", "learned"))
+        checks.option("initial", self.initial, get_args(Initial))
+        checks.flag("reverse", self.reverse)
+
+    @property
+    def causal(self) -> bool:
+        """True unless it runs from the end."""
+        return not self.reverse
+
+    @property
+    def why_not(self) -> str:
+        """The reason why it cannot stream."""
+        return "it starts at the end of the sequence"
+
+    @property
+    def flips(self) -> bool:
+        """False where gradients are cut at positions of the array, which a flip would move."""
+        return self.bptt.truncate is None
+
+    @property
+    def label(self) -> str:
+        """The name of the cell."""
+        return type(self.cell).__name__
 
     def out_features(self, in_features: int | None) -> int:
-        """The size of the cell's output."""
+        """Return the size of the cell's output."""
         return validation.output_features(self.cell, features_of(self, in_features))
 
     def init(
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> RecurrentParams:
-        """The cell's parameters; a learned initial carry starts as the cell's own."""
+        """Make the cell's parameters; a learned initial carry starts as the cell's own."""
         in_features = features_of(self, in_features)
         learned = None
         if self.initial == "learned":  # in one dtype, as all parameters
@@ -66,13 +122,16 @@ class Recurrent:
         dtype: DTypeLike = jnp.float32,
         params: RecurrentParams | None = None,
     ) -> Carry:
-        """The cell's initial carry, or the learned one, which is in `params`.
+        """Make the cell's initial carry, or copies of the learned one, which is in `params`.
 
         A `CountedCarry` of it where the cell draws anew at every step.
+
+        Raises:
+          ValueError: no parameters, or others, where the initial carry is learned.
         """
         initial = self._initial(batch_shape, dtype, params)
         if draws_each_step(self.cell):
-            return CountedCarry(jnp.zeros((), jnp.int32), initial)
+            return CountedCarry(jnp.zeros(batch_shape, jnp.int32), initial)
         return initial
 
     def _initial(
@@ -86,77 +145,12 @@ class Recurrent:
                 "params: got None, expected the layer's parameters: its initial carry is learned"
             )
         self.check(params)
-        return jax.tree.map(
-            lambda leaf, zero: jnp.broadcast_to(leaf.astype(zero.dtype), zero.shape),
-            params.initial,
-            zeros,
-        )
 
-    def apply(
-        self,
-        params: RecurrentParams,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
-    ) -> tuple[Carry, Array]:
-        """`unroll` of the cell: `xs [T, *B, I]` -> the final carry and `ys [T, *B, F]`.
+        def copies(leaf: Array, zero: Array) -> Array:
+            # a copy also without batch axes: a carry that is donated must not take the parameter
+            return jnp.copy(jnp.broadcast_to(leaf.astype(zero.dtype), zero.shape))
 
-        After a reset too, a step starts from the layer's initial carry.
-        """
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        return self.run(params, xs, carry, mask, resets, key, reverse=False)
-
-    def run(
-        self,
-        params: RecurrentParams,
-        xs: Array,
-        carry: Carry | None,
-        mask: Array | None,
-        resets: Array | None,
-        key: Array | None,
-        reverse: bool,
-    ) -> tuple[Carry, Array]:
-        """`apply` in either direction."""
-        self.check(params)
-        initial = self._initial(xs.shape[1:-1], xs.dtype, params)
-        steps, carry = self.uncounted(carry)
-        carry, ys = unroll(
-            self.cell,
-            params.cell,
-            xs,
-            initial if carry is None else carry,
-            mask=mask,
-            resets=resets,
-            reset_carry=None if resets is None else initial,
-            reverse=reverse,
-            bptt=self.bptt,
-            key=key if draws(self.cell) else None,
-            first_step=0 if steps is None else steps,
-        )
-        return self._counted(steps, len(xs), carry), ys
-
-    def as_carry(self, carry: Carry, xs: Array, name: str) -> Carry:
-        """`carry` checked and cast to the dtypes that `xs` asks for."""
-        steps, carry = self.uncounted(carry, name)
-        carry = validation.as_carry(self.cell, carry, xs.shape[1:-1], xs, name)
-        return self._counted(steps, 0, carry)
-
-    def uncounted(self, carry: Carry | None, name: str = "carry") -> tuple[Array | None, Carry]:
-        """The number of steps so far, None where they are not counted, and the cell's carry."""
-        if not draws_each_step(self.cell):
-            return None, carry
-        if carry is None:
-            return jnp.zeros((), jnp.int32), None
-        if not isinstance(carry, CountedCarry):
-            raise ValueError(f"{name}: got {carry!r}, expected CountedCarry(step, cell)")
-        return jnp.asarray(carry.step), carry.cell
-
-    def _counted(self, steps: Array | None, more: int, carry: Carry) -> Carry:
-        return carry if steps is None else CountedCarry(steps + more, carry)
+        return jax.tree.map(copies, params.initial, zeros)
 
     def check(self, params: RecurrentParams) -> None:
         """Raise unless `params` are a layer's of this kind; the cell's are checked where used."""
@@ -172,58 +166,71 @@ class Recurrent:
                 f"params.initial: got a learned carry, expected None: {self} starts from zeros"
             )
 
-    def step(
-        self, params: RecurrentParams, carry: Carry, x: Array, *, key: Array | None = None
+    def run(
+        self, params: RecurrentParams, xs: Array, carry: Carry, context: Context
     ) -> tuple[Carry, Array]:
-        """One step of the cell: `x [*B, I]` -> the new carry and `[*B, F]`."""
-        self.check(params)
+        """Unroll the cell; after a reset too, a step starts from the layer's initial carry."""
+        steps, inner = carry if draws_each_step(self.cell) else (None, carry)
+        mask, resets, key = context.mask, context.resets, context.key
+        reverse, batch_shape = self.reverse != context.reverse, xs.shape[1:-1]
+        key = key if draws(self.cell) else None
+        unrolled = Unrolled(
+            self.cell,
+            params.cell,
+            xs,
+            inner,
+            mask,
+            resets,
+            None if resets is None else self._initial(batch_shape, xs.dtype, params),
+            reverse,
+            self.bptt,
+            key,
+            jnp.zeros(batch_shape, jnp.int32) if key is not None and steps is None else steps,
+        )
+        final, ys, _ = run(unrolled)
+        if steps is None:
+            return final, ys
+        starts = None if resets is None else episode_starts(resets, mask, reverse)
+        numbers = step_numbers(steps, len(xs), mask, starts, reverse=reverse)
+        return CountedCarry(numbers.after, final), ys
+
+    def run_step(
+        self, params: RecurrentParams, x: Array, carry: Carry, key: Array | None
+    ) -> tuple[Carry, Array]:
+        """Run one step of the cell."""
         if not draws(self.cell):
             return self.cell.step(params.cell, carry, x)
-        steps, carry = self.uncounted(carry)
-        first_step = 0 if steps is None else steps
-        carry, y = self.cell.step(params.cell, carry, x, key=key, first_step=first_step)
-        return self._counted(steps, 1, carry), y
+        if not draws_each_step(self.cell):
+            return self.cell.step(params.cell, carry, x, key=key)
+        steps, inner = carry
+        inner, y = self.cell.step(params.cell, inner, x, key=key, first_step=steps)
+        return CountedCarry(steps + 1, inner), y
 
-    def final(
-        self,
-        params: RecurrentParams,
-        xs: Array,
-        carry: Carry | None = None,
-        *,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        key: Array | None = None,
+    def run_final(
+        self, params: RecurrentParams, xs: Array, carry: Carry, context: Context
     ) -> tuple[Carry, Array]:
-        """The final carry and the output that belongs to it, `[*B, F]`; zeros for an empty row."""
-        xs, mask = as_sequence(self, xs, lengths, mask, resets)
-        return self.run_to_end(params, xs, carry, mask, resets, key, reverse=False)
-
-    def run_to_end(
-        self,
-        params: RecurrentParams,
-        xs: Array,
-        carry: Carry | None,
-        mask: Array | None,
-        resets: Array | None,
-        key: Array | None,
-        reverse: bool,
-    ) -> tuple[Carry, Array]:
-        """`final` in either direction."""
-        carry, ys = self.run(params, xs, carry, mask, resets, key, reverse)
+        """Return the final carry and the output that belongs to it, in either direction."""
+        carry, ys = self.run(params, xs, carry, context)
+        mask = context.mask
         # a cut in the padding would part the final carry from the step that it belongs to
         parted = mask is not None and self.bptt.truncate is not None
         if parted or rule_of(self.cell) is None:
-            return carry, last_valid(ys, mask, first=reverse)
+            return carry, last_valid(ys, mask, first=self.reverse != context.reverse)
         # the output is the first leaf of the carry: no sequence of outputs is needed at all
-        y = jax.tree.leaves(self.uncounted(carry)[1])[0]
+        y = first_leaf(carry.cell if draws_each_step(self.cell) else carry)
         if len(xs) == 0:
             return carry, jnp.zeros_like(y)
         return carry, y if mask is None else validation.zero_masked(y, jnp.any(mask, axis=0))
 
+    def __repr__(self) -> str:
+        """The call that makes the layer."""
+        return short_repr(self, "recurrent")
 
-def recurrent(cell: Cell, bptt: BPTT = BPTT(), initial: str = "zeros") -> Recurrent:
-    """A layer that runs `cell` over time.
+
+def recurrent(
+    cell: Cell, bptt: BPTT = BPTT(), initial: Initial = "zeros", reverse: bool = False
+) -> Recurrent:
+    """Make a layer that runs `cell` over time.
 
     Args:
       cell: any cell. One that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`, draws them from
@@ -231,14 +238,29 @@ def recurrent(cell: Cell, bptt: BPTT = BPTT(), initial: str = "zeros") -> Recurr
       bptt: how its backward pass runs.
       initial: `"zeros"`, the cell's own initial carry, or `"learned"`: the initial carry, also
         after resets, is a parameter.
+      reverse: run from each row's last valid step to its first; outputs stay in the order of the
+        input. Such a layer has no `step`.
 
     Raises:
       TypeError: `cell` is not a cell.
       ValueError: an unknown option.
+
+    Example:
+      >>> gr.recurrent(gr.GRU(8), reverse=True)
+      recurrent(GRU(8), reverse=True)
     """
-    return Recurrent(cell, bptt, initial)
+    return Recurrent(cell, bptt, initial, reverse)
 
 
-def lift(layer: Any) -> Any:
-    """A layer as it is; a bare cell as a recurrent layer."""
-    return layer if hasattr(layer, "apply") else Recurrent(layer)
+def as_layer(layer: Any) -> Layer:
+    """Return a layer as it is, and a bare cell as a recurrent layer."""
+    if isinstance(layer, Layer) or not hasattr(layer, "step") or isinstance(layer, type):
+        return layer  # what is neither, `check_layer` refuses
+    return Recurrent(layer)
+
+
+def brief(layer: Layer) -> str:
+    """Return the representation of a layer within another: a cell alone where that is enough."""
+    if isinstance(layer, Recurrent) and layer == Recurrent(layer.cell):
+        return repr(layer.cell)
+    return repr(layer)

@@ -49,26 +49,6 @@ def run(plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Car
     return final, first_leaf(kept), kept if plan.every_carry else None
 
 
-@partial(jax.jit, static_argnames=("call", "layer", "n"))
-def scan_layers(
-    call: Callable, layer: Any, n: int, params: Params, carries: Carry, xs: Array, shared: Any
-) -> tuple[Carry, Array]:
-    """A scan over depth: `call(layer, params, carry, xs, shared, index)` for `n` layers in turn.
-
-    `params` and `carries` have a leading axis over layers; `call` returns a carry and the `xs` of
-    the next layer. Jitted, so that outside `jit` too equal layers and shapes compile once.
-    """
-    params, carries, xs, shared = vary_alike((params, carries, xs, shared))
-
-    def body(xs: Array, each: tuple[Params, Carry, Array]) -> tuple[Array, Carry]:
-        params, carry, index = each
-        carry, xs = call(layer, params, carry, xs, shared, index)
-        return xs, carry
-
-    xs, carries = lax.scan(body, xs, (params, carries, jnp.arange(n)))
-    return carries, xs
-
-
 # ------------------------------------------------------------------------------ forward
 
 

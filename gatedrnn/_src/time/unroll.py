@@ -3,14 +3,15 @@
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params
-from gatedrnn._src.masks import draw
+from gatedrnn._src.episodes import episode_starts, step_numbers
+from gatedrnn._src.masks import as_key, check_draws, draw, first_steps
 from gatedrnn._src.time import engine
 from gatedrnn._src.time.bptt import BPTT, check_bptt
 from gatedrnn._src.time.plan import Plan, Steps
@@ -54,9 +55,10 @@ def unroll(
       reverse: run from the end; outputs stay in the order of the input.
       bptt: how the backward pass runs.
       key: for a cell that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`; None: it draws none.
-      first_step: how many steps have run since the initial carry, where `xs` goes on from a window
-        before: the masks follow from the key and the step's number, in the order in which steps
-        run (in reverse from the end), masked ones counted. Without a key it means nothing.
+      first_step: `[*B]` or one integer, how many valid steps each row has had since its initial
+        carry or its last reset, where `xs` goes on from a window before: the masks follow from the
+        key, the row and the step's number, counted in the order in which steps run. Without a key
+        it means nothing.
 
     Returns:
       The carry after the last valid step (the initial one where there is none), and the outputs
@@ -66,8 +68,8 @@ def unroll(
       ValueError: a shape, structure or combination that does not fit.
       TypeError: a dtype that does not fit.
     """
-    arguments = (lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
-    final, ys, _ = _run(cell, params, xs, carry, *arguments, every_carry=False)
+    options = Options(lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
+    final, ys, _ = run(checked(cell, params, xs, carry, options))
     return final, ys
 
 
@@ -95,63 +97,78 @@ def trajectory(
       boundary of `resets` may have replaced the one that came in; a masked step repeats the one
       that it keeps), and the outputs `[T, *B, F]`.
     """
-    arguments = (lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
-    _, ys, carries = _run(cell, params, xs, carry, *arguments, every_carry=True)
+    options = Options(lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
+    _, ys, carries = run(checked(cell, params, xs, carry, options), every_carry=True)
     return carries, ys
 
 
-def _run(
-    cell: Cell,
-    params: Params,
-    xs: Array,
-    carry: Carry | None,
-    lengths: Array | None,
-    mask: Array | None,
-    resets: Array | None,
-    reset_carry: Carry | None,
-    reverse: bool,
-    bptt: BPTT,
-    key: Array | None,
-    first_step: int | Array,
-    every_carry: bool,
-) -> tuple[Carry, Array, Any]:
+class Options(NamedTuple):
+    """The keyword arguments of `unroll`, as they were given."""
+
+    lengths: Array | None = None
+    mask: Array | None = None
+    resets: Array | None = None
+    reset_carry: Carry | None = None
+    reverse: bool = False
+    bptt: BPTT = BPTT()
+    key: Array | None = None
+    first_step: int | Array = 0
+
+
+class Unrolled(NamedTuple):
+    """A cell over a sequence, checked, cast and masked: what `run` runs."""
+
+    cell: Cell
+    params: Params
+    xs: Array  # [T, *B, I], zeros where masked
+    carry: Carry  # [*B, ...]
+    mask: Array | None = None  # [T, *B]
+    resets: Array | None = None  # [T, *B], as given
+    reset_carry: Carry | None = None  # [*B, ...], where there are resets
+    reverse: bool = False
+    bptt: BPTT = BPTT()
+    key: Array | None = None
+    first_step: Array | None = None  # int32 [*B], where there is a key
+
+
+def checked(
+    cell: Cell, params: Params, xs: Array, carry: Carry | None, options: Options
+) -> Unrolled:
+    """Check, cast and mask all arguments of `unroll`; nothing behind it checks again."""
     validation.check_cell(cell)
-    check_bptt(cell, bptt)
-    checks.flag("reverse", reverse)
-    xs = as_sequence(cell, params, xs)
+    check_bptt(cell, options.bptt)
+    checks.flag("reverse", options.reverse)
+    xs = checked_inputs(cell, params, xs)
     length, batch_shape = len(xs), xs.shape[1:-1]
-    carry = carry_or_initial("carry", cell, carry, xs)
-    mask = validation.as_mask(lengths, mask, length, batch_shape)
+    carry = _carry_or_initial("carry", cell, carry, xs)
+    mask = validation.as_mask(options.lengths, options.mask, length, batch_shape)
+    resets, reset_carry = options.resets, options.reset_carry
     if reset_carry is not None and resets is None:
         raise ValueError("reset_carry: got one without resets, expected both or neither")
     if resets is not None:
         resets = validation.as_flags("resets", resets, length, batch_shape)
-        resets = steps_that_start(resets, mask, reverse)
-        reset_carry = carry_or_initial("reset_carry", cell, reset_carry, xs)
-    if mask is not None or resets is not None:
-        validation.check_batched("carry", carry, batch_shape)
-    xs = validation.zero_masked(xs, mask)
+        reset_carry = _carry_or_initial("reset_carry", cell, reset_carry, xs)
+    key = options.key
     if key is not None:
-        params, xs = draw(cell, key, params, xs, _numbers(first_step, length, reverse))
-    steps = Steps(
-        xs=xs,
-        skips=None if mask is None else ~mask,
-        resets=resets,
-        cuts=None if bptt.truncate is None else _cuts(bptt.truncate, length, reverse),
+        check_draws(cell)
+        key = as_key(key)
+    return Unrolled(
+        cell,
+        params,
+        validation.zero_masked(xs, mask),
+        carry,
+        mask,
+        resets,
+        reset_carry,
+        options.reverse,
+        options.bptt,
+        key,
+        first_steps(options.first_step, batch_shape),
     )
-    plan = Plan(cell, bptt, reverse, every_carry)
-    final, ys, carries = engine.run(plan, params, carry, steps, reset_carry)
-    return final, validation.zero_masked(ys, mask), carries
 
 
-def _numbers(first_step: int | Array, length: int, reverse: bool) -> Array:
-    """The number of each step since the initial carry, `[T]`."""
-    order = jnp.arange(length, dtype=jnp.int32)
-    return jnp.asarray(first_step, jnp.int32) + (order[::-1] if reverse else order)
-
-
-def as_sequence(cell: Cell, params: Params, xs: Array) -> Array:
-    """`xs` as an array `[T, *B, I]`, checked with `params`."""
+def checked_inputs(cell: Cell, params: Params, xs: Array) -> Array:
+    """Return `xs` as an array `[T, *B, I]`; raise unless it and `params` fit."""
     xs = jnp.asarray(xs)
     if xs.ndim < 2:
         raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
@@ -160,33 +177,29 @@ def as_sequence(cell: Cell, params: Params, xs: Array) -> Array:
     return xs
 
 
-def carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> Carry:
+def run(of: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array, Carry | None]:
+    """Run a cell: the final carry, `ys [T, *B, F]`, and the carry of every step if asked for."""
+    length, params, xs, starts, cuts = len(of.xs), of.params, of.xs, None, None
+    if of.resets is not None:
+        starts = episode_starts(of.resets, of.mask, of.reverse)
+    if of.key is not None:
+        assert of.first_step is not None
+        numbers = step_numbers(of.first_step, length, of.mask, starts, reverse=of.reverse)
+        params, xs = draw(of.cell, of.key, params, xs, numbers.of_steps, xs.shape[1:-1])
+    if of.bptt.truncate is not None:
+        cuts = _cuts(of.bptt.truncate, length, of.reverse)
+    steps = Steps(xs, None if of.mask is None else ~of.mask, starts, cuts)
+    plan = Plan(of.cell, of.bptt, of.reverse, every_carry)
+    final, ys, carries = engine.run(plan, params, of.carry, steps, of.reset_carry)
+    return final, validation.zero_masked(ys, of.mask), carries
+
+
+def _carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> Carry:
     """`carry` in the dtypes that `xs` asks for, or the cell's own where it is None."""
     batch_shape = xs.shape[1:-1]
     if carry is None:
         return cell.carry(batch_shape, xs.dtype)
     return validation.as_carry(cell, carry, batch_shape, xs, name)
-
-
-def steps_that_start(resets: Array, mask: Array | None, reverse: bool) -> Array:
-    """Which steps start from the reset carry, `[T, *B]`.
-
-    Forward, those with a reset. In reverse, the valid step that comes before one: the reset of the
-    next valid step after `t`, found by a running minimum from the right over `2t + (no reset)`, of
-    which the parity tells whether there is one.
-    """
-    if mask is not None:
-        resets = resets & mask
-    if not reverse:
-        return resets
-    length = len(resets)
-    later = jnp.zeros_like(resets[:1])
-    if mask is None:
-        return jnp.concatenate([resets, later])[1:]
-    step = lax.broadcasted_iota(jnp.int32, resets.shape, 0)
-    coded = jnp.where(mask, 2 * step + (~resets).astype(step.dtype), 2 * length + 1)
-    nearest = lax.cummin(coded, axis=0, reverse=True)
-    return jnp.concatenate([nearest % 2 == 0, later])[1:]
 
 
 def _cuts(truncate: int, length: int, reverse: bool) -> Array:

@@ -1,0 +1,100 @@
+"""Rows of a carry: chosen, replaced and taken, leaf by leaf.
+
+Axes: `*B` batch axes, which every leaf of every carry has in front; `N` rows that are taken.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from gatedrnn._src import pytree, validation
+from gatedrnn._src.base import Carry, is_shared
+
+
+def where_rows(flags: ArrayLike, carry: Carry, other: Carry) -> Carry:
+    """Return `carry` in the rows whose flag is True, and `other` in those whose flag is False.
+
+    As `jnp.where(flags, carry, other)` for a whole carry: `gr.where_rows(done, initial, carry)`
+    starts the rows anew whose episode is done. What rows share (`gr.Shared`) is that of `other`.
+
+    Args:
+      flags: booleans `[*B]`, or for the first of the batch axes only.
+      carry: of any cell, layer or network, with leaves `[*B, ...]`.
+      other: another of the same shapes and dtypes.
+
+    Returns:
+      A carry of the same shapes and dtypes.
+
+    Raises:
+      TypeError: flags that are not booleans, leaves of another dtype.
+      ValueError: leaves of another shape, or without the axes of `flags` in front.
+
+    Example:
+      >>> cell = gr.LSTM(3)
+      >>> ones = jax.tree.map(jnp.ones_like, cell.carry((2,)))
+      >>> gr.where_rows(jnp.array([True, False]), cell.carry((2,)), ones).h[:, 0].tolist()
+      [0.0, 1.0]
+    """
+    flags = jnp.asarray(flags)
+    if flags.dtype != jnp.bool_:
+        raise TypeError(f"flags: got dtype {flags.dtype.name}, expected bool")
+    carry, other = jax.tree.map(jnp.asarray, (carry, other))
+    validation.check_rows("other", other, flags.shape)
+    carry = validation.as_expected("carry", carry, jax.eval_shape(lambda: other), "other")
+    return pytree.where(flags, carry, other)
+
+
+def take_rows(carry: Carry, index: Any) -> Carry:
+    """Return the rows `index` of a carry, as `leaf[index]` on the first batch axis of each leaf.
+
+    Args:
+      carry: of any cell, layer or network, with leaves `[B, ...]`.
+      index: an integer, a slice, or integers `[N]`. Negative ones count from the end.
+
+    Returns:
+      A carry with leaves `[N, ...]` (without that axis for a single integer); what rows share
+      (`gr.Shared`) is as it was.
+
+    Raises:
+      TypeError: an index of another type.
+      ValueError: leaves without a batch axis or of different numbers of rows; an index out of
+        range, where it is known. Under `jit`, rows out of range are NaN.
+
+    Example:
+      >>> gr.take_rows(gr.GRU(4).carry((5,)), jnp.array([3, 0])).h.shape
+      (2, 4)
+    """
+    carry = jax.tree.map(jnp.asarray, carry)
+    leaves = [leaf for leaf in jax.tree.leaves(carry, is_leaf=is_shared) if not is_shared(leaf)]
+    rows = {leaf.shape[:1] for leaf in leaves}
+    if () in rows or len(rows) > 1:
+        raise ValueError(
+            f"carry: got leaves of shapes {sorted({leaf.shape for leaf in leaves})}, expected the "
+            "same batch axis in front of each"
+        )
+    if not isinstance(index, slice):
+        index = _as_index(index, *(size for (size,) in rows))
+
+    def take(leaf: Any) -> Any:
+        if is_shared(leaf):
+            return leaf
+        if isinstance(index, slice):
+            return leaf[index]
+        return leaf.at[index].get(mode="fill")
+
+    return jax.tree.map(take, carry, is_leaf=is_shared)
+
+
+def _as_index(index: Any, size: int = 0) -> Array:
+    known, index = validation.concrete(index), jnp.asarray(index)
+    if not jnp.issubdtype(index.dtype, jnp.integer):
+        raise TypeError(f"index: got dtype {index.dtype.name}, expected integers or a slice")
+    if known is not None and known.size and not (-size <= known.min() and known.max() < size):
+        raise ValueError(
+            f"index: got values from {known.min()} to {known.max()}, expected them below the "
+            f"{size} rows of carry"
+        )
+    return index
