@@ -320,7 +320,7 @@ def test_a_vmap_over_keys_is_a_loop_over_them():
 
 
 def test_no_mask_is_stored_for_a_whole_sequence():
-    """The forward pass saves with zoneout what it saves without, and a key for each row and step."""
+    """Zoneout saves what the cell saves, and a key for each row and step."""
 
     def saved(cell, key):
         params, xs, carry = problem(cell, length=64)

@@ -149,7 +149,7 @@ def test_errors_of_pool():
     net = gr.pool(gr.GRU(4))
     with pytest.raises(ValueError, match="how: got 'sum', expected one of 'mean', 'max'"):
         gr.pool(gr.GRU(4), "sum")
-    with pytest.raises(TypeError, match="step: pool.* cannot stream"):
+    with pytest.raises(TypeError, match=r"step: pool.* cannot stream"):
         net.step(random_params(net, 2), net.carry((1,), jnp.float64), normal(1, 2))
     with pytest.raises(ValueError, match="no time axis"):
         gr.stack(net, gr.dense(2))
