@@ -19,6 +19,7 @@ from gatedrnn._app.errors import CommandError, reason
 
 # module -> the package that has it
 TRAINING = {
+    "msgspec": "msgspec",
     "optax": "optax",
     "orbax": "orbax-checkpoint",
     "tqdm": "tqdm",
@@ -26,7 +27,7 @@ TRAINING = {
     "tomli_w": "tomli-w",
     "sklearn": "scikit-learn",
 }
-SAMPLING = {"orbax": "orbax-checkpoint"}
+SAMPLING = {"msgspec": "msgspec", "orbax": "orbax-checkpoint"}
 EXPORTING = {"onnx": "onnx"}
 
 

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,7 +174,7 @@ def check_free(folder: str, *, overwrite: bool) -> None:
         )
 
 
-def create(config: Config, stored: dict[str, Any], *, overwrite: bool) -> RunFolder:
+def create(config: Config, stored: Mapping[str, Any], *, overwrite: bool) -> RunFolder:
     """A new run, pending; `stored` is what the task keeps with it."""
     with _writing(Path(config.run.folder)):
         home = Path(config.run.folder).resolve()
@@ -186,7 +186,7 @@ def create(config: Config, stored: dict[str, Any], *, overwrite: bool) -> RunFol
         with _writing(home):
             path.mkdir(parents=True)
         run.write_config(config)
-        run.write(DATA, json.dumps(stored).encode())
+        run.write(DATA, json.dumps(dict(stored)).encode())
     except BaseException:
         run.discard_pending()
         raise
