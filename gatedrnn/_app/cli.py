@@ -1,4 +1,4 @@
-"""The command line: what it accepts, and how it ends.
+"""The command line: its arguments, and its exit codes.
 
 Exit codes: 0 done, 1 failed on the way, 2 cannot be done as asked, 130 stopped by Ctrl-C (or, while
 training, by SIGTERM).

@@ -24,6 +24,11 @@ def rule(
     return msgspec.Meta(extra={"expected": expected, "accepts": accepts}, **bounds)
 
 
+def between(low: float, high: float, kind: str = "an integer") -> msgspec.Meta:
+    """The rule of a number from `low` to `high`."""
+    return rule(f"{kind} from {low} to {high}", ge=low, le=high)
+
+
 def one_of(*names: str) -> msgspec.Meta:
     """The rule of a string that is one of `names`."""
     return rule(f"one of {', '.join(names)}", lambda v: v in names)
@@ -38,7 +43,7 @@ def some_of(*names: str) -> msgspec.Meta:
 
 
 Count = Annotated[int, rule("an integer from 1 to 2**31 - 1", ge=1, lt=2**31)]
-Layers = Annotated[int, rule("an integer from 1 to 1000", ge=1, le=1000)]
+Layers = Annotated[int, between(1, 1000)]
 Seed = Annotated[int, rule("an integer from 0 to 2**32 - 1", ge=0, lt=2**32)]
 Positive = Annotated[
     float, rule(f"a positive number from {TINY:.1e} to {HUGE:.1e}", ge=TINY, le=HUGE)

@@ -44,7 +44,8 @@ def read(
     except msgspec.ValidationError as error:
         raise _refusal(str(error), table, rules) from error
     for key, rule in rules.items():
-        if rule.accepts and not rule.accepts(attrgetter(key)(config)):
+        value = attrgetter(key)(config) if rule.accepts else None
+        if rule.accepts and value is not None and not rule.accepts(value):
             raise _refusal(f" - at `$.{key}`", table, rules)
     return config
 
@@ -91,25 +92,28 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 class _Rule(NamedTuple):
-    """The rule of a setting; where it is not put in words, those of msgspec are shown."""
+    """The rule of a setting or a table; where it is not put in words, those of msgspec count."""
 
     expected: str
     accepts: Callable[[Any], bool] | None = None
     is_text: bool = False
 
 
+TABLE = _Rule("a table of settings")
+
+
 def _rules(table: Any, prefix: str = "") -> dict[str, _Rule]:
     """The rules of all settings and tables within `table`, a type of msgspec, by dotted key."""
     rules: dict[str, _Rule] = {}
     for field in table.fields:
-        # None may be allowed besides
-        key, kind = prefix + field.name, getattr(field.type, "types", (field.type,))[0]
+        key, kinds = prefix + field.name, getattr(field.type, "types", (field.type,))
+        kind = next(kind for kind in kinds if not isinstance(kind, inspect.NoneType))
         if isinstance(kind, inspect.StructType):
-            rules |= {key: _Rule("a table of settings"), **_rules(kind, f"{key}.")}
+            rules |= {key: TABLE, **_rules(kind, f"{key}.")}
         else:
-            said = getattr(kind, "extra", None) or {"expected": ""}
+            said = getattr(kind, "extra", None) or {}
             is_text = isinstance(getattr(kind, "type", kind), inspect.StrType)
-            rules[key] = _Rule(**said, is_text=is_text)
+            rules[key] = _Rule(said.get("expected", ""), said.get("accepts"), is_text)
     return rules
 
 
@@ -125,6 +129,10 @@ def _refusal(words: str, table: dict[str, Any], rules: dict[str, _Rule]) -> Comm
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {prefix}{near[0]}?)" if near else ""
         return CommandError(f"{key}: got an unknown key{hint}, expected one of {', '.join(known)}")
+    rule = rules.get(key, TABLE)  # or else the whole
+    wanted = words.removeprefix("Expected ").partition(", got ")[0]
+    if rule is TABLE and wanted == words and not name:  # a class of settings has tests of its own
+        return CommandError(f"{key}: {words}" if key else words)
     got = "nothing" if name else shown(reduce(getitem, key.split("."), table))
-    expected = rules[key].expected
-    return CommandError(f"{key}: got {got}, expected {expected}" if expected else f"{key}: {words}")
+    expected = rule.expected or ("a value" if name else wanted)
+    return CommandError(f"{key}: got {got}, expected {expected}")

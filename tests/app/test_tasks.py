@@ -52,10 +52,10 @@ def test_every_task_is_shipped():
 
 @every_task
 def test_a_task_has_what_the_training_asks_for(prepared, name):
-    asked = {key for key in vars(Task) if not key.startswith("_")}
+    asked = {key for key in vars(Task) | Task.__annotations__ if not key.startswith("_")}
     assert {key for key in asked if not hasattr(prepared, key)} == set()
     for key in asked:
-        if inspect.isfunction(getattr(Task, key)):
+        if inspect.isfunction(getattr(Task, key, None)):
             assert inspect.signature(getattr(type(prepared), key)).parameters.keys() == (
                 inspect.signature(getattr(Task, key)).parameters.keys()
             )

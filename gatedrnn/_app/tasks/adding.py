@@ -18,12 +18,13 @@ from matplotlib.figure import Figure
 
 import gatedrnn as gr
 from gatedrnn._app import config
-from gatedrnn._app.config import Count, Settings, rule
-from gatedrnn._app.curve import COLOURS, GREY
+from gatedrnn._app.config import Count, Settings, between
+from gatedrnn._app.curve import GREY
 from gatedrnn._app.task import Criterion, Model, Task
 from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest
+from gatedrnn._app.tasks.figures import coloured
 
-Length = Annotated[int, rule("an integer from 2 to 100000", ge=2, le=100_000)]
+Length = Annotated[int, between(2, 100_000)]
 
 
 class Data(Settings, frozen=True):
@@ -122,9 +123,7 @@ class Adding(Task):
         """The sums by each network over the right ones."""
         figure = Figure(figsize=(3.2 * len(params), 3.6), layout="constrained")
         panels = figure.subplots(1, len(params), squeeze=False, sharex=True, sharey=True)[0]
-        for axes, (name, values), colour in zip(
-            panels, params.items(), np.resize(COLOURS, len(params)), strict=True
-        ):
+        for axes, (name, values, colour) in zip(panels, coloured(params), strict=True):
             axes.plot([0, 2], [0, 2], color=GREY, lw=1.0, ls="--")
             axes.plot(self.held.sums, self.predictions(name, values), ".", ms=3, color=colour)
             axes.set(xlabel="sum", aspect="equal")

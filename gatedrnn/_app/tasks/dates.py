@@ -20,9 +20,9 @@ import gatedrnn as gr
 from gatedrnn._app import config, task
 from gatedrnn._app.config import Count, Rate, Seed, Settings
 from gatedrnn._app.data import date_forms, dates
-from gatedrnn._app.figures import looks
 from gatedrnn._app.task import Criterion, Task
 from gatedrnn._app.tasks.common import compiled, digest, shuffled
+from gatedrnn._app.tasks.figures import looks
 
 VOCABULARY = dates.END + 1 + len(dates.characters())
 EXAMPLES = 6  # of which the attention is drawn

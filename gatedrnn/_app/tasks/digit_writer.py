@@ -55,7 +55,7 @@ class Config(config.Config, frozen=True):
 
 
 class Batch(NamedTuple):
-    """Images and what they show."""
+    """Images, and the digits that they show."""
 
     levels: np.ndarray  # int32 [T, B], the tokens of the pixels
     labels: np.ndarray  # int32 [B]
@@ -124,7 +124,7 @@ class DigitWriter(Task):
         return Batch(levels[:, chosen], labels[chosen])
 
     def evaluate(self, name: str, params: Any) -> dict[str, float]:
-        """Bits per pixel, and how often a classifier of real digits reads the label off samples."""
+        """Bits per pixel, and the share of samples that a classifier reads rightly."""
         bits = [
             float(self.models[name].mean_loss(params, part)) / math.log(2.0)
             for part in (self.validation, self.test)
@@ -144,7 +144,7 @@ class DigitWriter(Task):
         return np.asarray(self.models[name].write(params, labels, jax.random.key(0)))
 
     def baselines(self) -> dict[str, float]:
-        """Each pixel by itself: how often it had each level, in all digits and in the same digit.
+        """Bits of each pixel by itself: by its levels in all digits, and in the same digit.
 
         Every level counts as seen a fifth of a time more than it was.
         """

@@ -17,9 +17,9 @@ from gatedrnn._app import config, task
 from gatedrnn._app.config import Rate, Settings, one_of
 from gatedrnn._app.data import digits
 from gatedrnn._app.data.digits import CLASSES, Images
-from gatedrnn._app.figures import confusion
 from gatedrnn._app.task import Criterion, Task
 from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest, shuffled
+from gatedrnn._app.tasks.figures import confusion
 
 READ = {"rows": digits.rows, "pixels": digits.pixels}
 
@@ -48,7 +48,7 @@ class Config(config.Config, frozen=True):
 
 
 class Batch(NamedTuple):
-    """Images and what they show."""
+    """Images, and the digits that they show."""
 
     xs: np.ndarray  # float32 [T, B, I]
     labels: np.ndarray  # int32 [B]

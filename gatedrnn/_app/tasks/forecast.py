@@ -19,15 +19,15 @@ from matplotlib.figure import Figure
 
 import gatedrnn as gr
 from gatedrnn._app import config
-from gatedrnn._app.config import Count, Seed, Settings, rule
+from gatedrnn._app.config import Count, Seed, Settings, between
 from gatedrnn._app.curve import COLOURS, GREY
 from gatedrnn._app.data import mackey_glass
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.task import Criterion, Model, Task
 from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest, shuffled
 
-Length = Annotated[int, rule("an integer from 100 to 1000000", ge=100, le=1_000_000)]
-Decibels = Annotated[float, rule("a number from -20 to 100", ge=-20, le=100)]
+Length = Annotated[int, between(100, 1_000_000)]
+Decibels = Annotated[float, between(-20, 100, "a number")]
 SHOWN = 3  # forecasts in the picture
 
 
@@ -125,7 +125,7 @@ class Forecast(Task):
         self.stored = {"sha256": digest(*series)}
 
     def batch(self, step: int) -> np.ndarray:
-        """Contexts and what was read after them, float32 [P + H, B, 1]."""
+        """Contexts and the readings after them, float32 [P + H, B, 1]."""
         length = self._context + self._horizon
         starts = shuffled(len(self._train) - length + 1, self.amount, step, self._seed)
         return self._train[starts + np.arange(length)[:, None]][..., None]

@@ -15,16 +15,17 @@ from matplotlib.ticker import PercentFormatter
 
 import gatedrnn as gr
 from gatedrnn._app import config, task
-from gatedrnn._app.config import Count, Seed, Settings, rule, some_of
-from gatedrnn._app.curve import COLOURS, GREY
+from gatedrnn._app.config import Count, Seed, Settings, between, some_of
+from gatedrnn._app.curve import GREY
 from gatedrnn._app.data import formulas
 from gatedrnn._app.data.formulas import NODES, TOKENS, Formula
 from gatedrnn._app.data.ragged import pad
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.task import Criterion, Task
 from gatedrnn._app.tasks.common import compiled, digest, shuffled
+from gatedrnn._app.tasks.figures import coloured
 
-Depth = Annotated[int, rule("an integer from 1 to 12", ge=1, le=12)]
+Depth = Annotated[int, between(1, 12)]
 TREES: dict[str, type[gr.TreeLSTM] | type[gr.TreeRNN]] = {
     "TreeLSTM": gr.TreeLSTM,
     "TreeRNN": gr.TreeRNN,
@@ -210,9 +211,7 @@ class Formulas(Task):
         axes = figure.add_subplot()
         axes.axvspan(0.5, self.train_depth + 0.5, color="#eeeeee", zorder=0)
         axes.axhline(0.5, color=GREY, lw=1.0, ls="--")
-        for (name, values), colour in zip(
-            params.items(), np.resize(COLOURS, len(params)), strict=True
-        ):
+        for name, values, colour in coloured(params):
             right = self.right(name, values)
             at = [right[self.depths == depth].mean() for depth in depths]
             axes.plot(depths, at, marker="o", lw=2.0, color=colour, label=name)

@@ -166,7 +166,7 @@ class Corpus:
         return found
 
     def pair(self, part: Part, guess: Guess) -> Pair:
-        """All labels of a part beside what `guess` makes of its sequences."""
+        """All labels of a part beside those that `guess` gives its sequences."""
         return Pair(np.concatenate(part.labels), np.concatenate(guess(part.sequences)))
 
     def most_frequent(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -197,7 +197,7 @@ class Corpus:
 
 
 class Scores(NamedTuple):
-    """Of each class; 0 where nothing is divided by nothing."""
+    """Scores of each class; 0 where nothing is divided by nothing."""
 
     precision: np.ndarray  # float64 [K], of what was taken for the class, the share that is
     recall: np.ndarray  # float64 [K], of what is of the class, the share that was taken for it

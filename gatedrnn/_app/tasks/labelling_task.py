@@ -9,10 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gatedrnn._app.figures import confusion
 from gatedrnn._app.task import Criterion, Task
 from gatedrnn._app.tasks import label_figures
 from gatedrnn._app.tasks.common import digest
+from gatedrnn._app.tasks.figures import confusion
 from gatedrnn._app.tasks.labelling import (
     Batch,
     Corpus,
