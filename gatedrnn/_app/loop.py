@@ -44,7 +44,7 @@ class Training:
         """The number of updates so far."""
         return int(self.state.step)
 
-    def go(self, stop: Callable[[], bool]) -> None:
+    def run(self, stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `stop()`; validate and save on the way."""
         train, amount = self._settings.train, self._task.amount
         with tqdm(
@@ -64,7 +64,7 @@ class Training:
                     self._validate(bar.write)
                     sys.stdout.flush()  # a pipe would hold it back
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Save the state of the run; parameters that were never validated count as the best."""
         for name, learner in self.state.learners.items():
             if name not in self.best:

@@ -60,9 +60,9 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
                     )
                 )
             print(report.introduction(task, training, baselines), flush=True)
-            training.go(stop=interrupted)
+            training.run(stop=interrupted)
             if interrupted() and training.step and not training.folder.replaces:
-                training.keep()
+                training.save()
         except Exception as error:
             with suppress(CommandError):  # the first failure is the one to report
                 _draw_curve(task, training)
