@@ -1,4 +1,4 @@
-"""The command line: what it accepts, and how it ends.
+"""The command line: its arguments, and its exit codes.
 
 Exit codes: 0 done, 1 failed on the way, 2 cannot be done as asked, 130 stopped by Ctrl-C (or, while
 training, by SIGTERM).
@@ -19,6 +19,7 @@ from gatedrnn._app.errors import CommandError, reason
 
 # module -> the package that has it
 TRAINING = {
+    "msgspec": "msgspec",
     "optax": "optax",
     "orbax": "orbax-checkpoint",
     "tqdm": "tqdm",
@@ -26,7 +27,7 @@ TRAINING = {
     "tomli_w": "tomli-w",
     "sklearn": "scikit-learn",
 }
-SAMPLING = {"orbax": "orbax-checkpoint"}
+SAMPLING = {"msgspec": "msgspec", "orbax": "orbax-checkpoint"}
 EXPORTING = {"onnx": "onnx"}
 
 

@@ -4,7 +4,7 @@ import re
 
 
 class CommandError(Exception):
-    """Something the user can act on: `main` prints its message as one line, without a traceback.
+    """An error that the user can act on: `main` prints its message in one line, no traceback.
 
     `exit_code` is 2 where the request cannot be carried out as it stands (a configuration, a
     file, an option), found before anything is written, and 1 where it failed on the way.
@@ -16,7 +16,7 @@ class CommandError(Exception):
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong in the words of the system, or else of the exception, as one short line."""
+    """The words of the system for an error, or else of the exception, as one short line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     words = " ".join(str(error).split()) or type(error).__name__

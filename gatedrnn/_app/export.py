@@ -41,7 +41,7 @@ def run(folder: str, *, to: str, model: str | None, lengths: bool, carry: bool) 
 
 
 def _target(to: str) -> Path:
-    """Where to write; raise where that cannot be a file."""
+    """The path `to`; raise where that cannot be a file."""
     path = Path(to)
     if path.is_dir():
         raise CommandError(f"--to: {to} is a folder, expected a file, such as model.onnx")
@@ -61,14 +61,15 @@ def _chosen(folder: str, models: Mapping[str, Model], name: str | None) -> tuple
     return name, models[name]
 
 
-def _network(name: str, model: Any) -> Any:
+def _network(name: str, model: Model) -> Any:
     """The layer that is the whole model, with the model's own parameters."""
-    if not hasattr(type(model), "net"):
-        raise CommandError(f"{name} cannot become an ONNX graph: it reads no sequences")
     try:
-        return model.net
+        layer = model.net
     except TypeError as error:  # made of what is no layer
         raise CommandError(f"{name} cannot become an ONNX graph: {error}") from error
+    if layer is None:
+        raise CommandError(f"{name} cannot become an ONNX graph: it reads no sequences")
+    return layer
 
 
 def _graph(name: str, layer: Any, params: Any, *, lengths: bool, carry: bool) -> Any:
@@ -95,7 +96,7 @@ def _described(value: Any) -> str:
 
 
 def _compared(content: bytes, made: Any, layer: Any, params: Any) -> str:
-    """How far the file, run by onnxruntime, is from the network."""
+    """The difference of the file, run by onnxruntime, from the network, in words."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "not: onnxruntime is not installed"
     import onnxruntime
@@ -144,7 +145,7 @@ def _example(
 
 
 def _vocabulary(layer: Any) -> int:
-    """How many tokens the first layer knows."""
+    """The number of tokens that the first layer knows."""
     while not hasattr(layer, "vocab"):
         layer = layer.layers[0] if hasattr(layer, "layers") else layer.layer
     return layer.vocab

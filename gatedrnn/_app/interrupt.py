@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C and SIGTERM back; the function yielded says whether one came.
+    """Hold Ctrl-C and SIGTERM back; the function that is yielded is True after one came.
 
     The first is answered with one line; after it, each raises KeyboardInterrupt at once.
     """

@@ -18,7 +18,7 @@ Models = tuple[tuple[str, Model], ...]  # the models of a task by name, hashable
 
 
 class Learner(NamedTuple):
-    """What changes of one model."""
+    """The part of one model that changes."""
 
     params: Any
     optimiser: Any
@@ -32,18 +32,19 @@ class State(NamedTuple):
     learners: dict[str, Learner]
 
 
-def optimiser(settings: Optimiser, steps: int | jax.Array) -> optax.GradientTransformation:
+def learning_rate(settings: Optimiser, steps: int) -> optax.Schedule:
+    """Half a cosine over `steps`, then the final learning rate."""
+    ratio = settings.final_learning_rate / settings.learning_rate
+    return optax.cosine_decay_schedule(settings.learning_rate, steps, alpha=ratio)
+
+
+def optimiser(settings: Optimiser, steps: int) -> optax.GradientTransformation:
     """Global-norm clipping, then Adam, with the learning rate of `settings` over `steps`."""
-
-    def learning_rate(count: jax.Array) -> jax.Array:
-        progress = jnp.minimum(count.astype(jnp.float32) / steps, 1.0)
-        low, high = settings.final_learning_rate, settings.learning_rate
-        return low + (high - low) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optax.adam(learning_rate))
+    clip = optax.clip_by_global_norm(settings.clip_norm)
+    return optax.chain(clip, optax.adam(learning_rate(settings, steps)))
 
 
-@partial(jax.jit, static_argnames=("models", "settings", "batch"))
+@partial(jax.jit, static_argnames=("steps", "models", "settings", "batch"))
 def initial_state(
     key: jax.Array, steps: int, *, models: Models, settings: Optimiser, batch: int
 ) -> State:
@@ -57,7 +58,7 @@ def initial_state(
     return State(jnp.int32(0), {name: begin(model) for name, model in models})
 
 
-@partial(jax.jit, static_argnames=("models", "settings"))
+@partial(jax.jit, static_argnames=("steps", "models", "settings"))
 def train_step(
     state: State, batch: Any, key: jax.Array, steps: int, *, models: Models, settings: Optimiser
 ) -> tuple[State, dict[str, jax.Array]]:

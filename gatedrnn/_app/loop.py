@@ -1,4 +1,4 @@
-"""The training loop: steps, validations, and what is saved when."""
+"""The training loop: steps, validations, and checkpoints."""
 
 import math
 import sys
@@ -41,10 +41,10 @@ class Training:
 
     @property
     def step(self) -> int:
-        """How many updates there have been."""
+        """The number of updates so far."""
         return int(self.state.step)
 
-    def go(self, stop: Callable[[], bool]) -> None:
+    def run(self, stop: Callable[[], bool]) -> None:
         """Train to the last step, or until `stop()`; validate and save on the way."""
         train, amount = self._settings.train, self._task.amount
         with tqdm(
@@ -64,8 +64,8 @@ class Training:
                     self._validate(bar.write)
                     sys.stdout.flush()  # a pipe would hold it back
 
-    def keep(self) -> None:
-        """Save where the run is; parameters that were never validated count as the best."""
+    def save(self) -> None:
+        """Save the state of the run; parameters that were never validated count as the best."""
         for name, learner in self.state.learners.items():
             if name not in self.best:
                 checkpoints.save(self.folder.path / BEST / name, self.step, learner.params)
@@ -101,7 +101,7 @@ class Training:
         return ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
 
     def _validate(self, write: Callable[[str], None]) -> None:
-        """Validate every model, save, and write how it went in one line."""
+        """Validate every model, save, and write the result in one line."""
         criterion, said, better = self._task.criterion, [], []
         for name in self._task.models:
             params = self.state.learners[name].params
@@ -120,7 +120,7 @@ class Training:
         self._save_latest()
 
     def _consider(self, name: str, new: Best) -> bool:
-        """Whether a validation is the best of its model so far, which is kept."""
+        """Keep a validation if it is the best of its model so far; True if it is."""
         criterion = self._task.criterion
         old = self.best.get(name)
         best = old is None or criterion.better(

@@ -1,4 +1,4 @@
-"""What a run says: what it is about, and how it ended."""
+"""The words of a run: its data and models, and its end."""
 
 from collections.abc import Mapping
 
@@ -47,7 +47,7 @@ def results(task: Task, best: Mapping[str, Best], baselines: Mapping[str, float]
 
 
 def interruption(task: Task, training: Training, folder: str, steps: int) -> str:
-    """How far a run came that was stopped, and what there is of it."""
+    """The step at which a run was stopped, and the parameters that there are."""
     where = f"interrupted at step {training.step} of {steps}"
     if training.folder.pending:
         return f"{where}; {remains(training.folder, folder)}"
@@ -63,7 +63,7 @@ def interruption(task: Task, training: Training, folder: str, steps: int) -> str
 
 
 def remains(run: RunFolder, folder: str) -> str:
-    """What a run that ends early leaves."""
+    """The remains of a run that ends early."""
     if not run.pending:
         return "what was saved before stays"
     older = f"; {folder} holds the older run as it was" if run.replaces else ""

@@ -1,4 +1,4 @@
-"""What a run leaves behind.
+"""The folder of a run.
 
 config.toml          the configuration as run, after overrides
 data.json            what identifies the data, and what the task needs to read them again
@@ -14,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def pending(self) -> bool:
-        """Whether the run is not at home yet."""
+        """True while the run is not at home yet."""
         return self.path != self.home
 
     def append(self, *records: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ class RunFolder:
         self.write(CONFIG, tomli_w.dumps(configuration.to_table(config)).encode())
 
     def stored(self) -> dict[str, Any]:
-        """What the task keeps with the run."""
+        """The JSON that the task keeps with the run."""
         try:
             table = json.loads((self.path / DATA).read_text(encoding="utf-8"))
             if not isinstance(table, dict):
@@ -97,7 +97,7 @@ class RunFolder:
             raise CommandError(f"cannot read {self.path / DATA}: {reason(error)}") from error
 
     def write_pictures(self, pictures: "dict[str, Figure | str]") -> None:
-        """Write what a task draws in the place of what it drew before; figures as PNG."""
+        """Write the pictures of a task in the place of older ones; figures as PNG."""
         folder = self.path / PICTURES
         with _writing(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -174,8 +174,8 @@ def check_free(folder: str, *, overwrite: bool) -> None:
         )
 
 
-def create(config: Config, stored: dict[str, Any], *, overwrite: bool) -> RunFolder:
-    """A new run, pending; `stored` is what the task keeps with it."""
+def create(config: Config, stored: Mapping[str, Any], *, overwrite: bool) -> RunFolder:
+    """A new run, pending; the task keeps `stored` with it."""
     with _writing(Path(config.run.folder)):
         home = Path(config.run.folder).resolve()
         path = home.with_name(f".{home.name}.{os.getpid()}.new")
@@ -186,7 +186,7 @@ def create(config: Config, stored: dict[str, Any], *, overwrite: bool) -> RunFol
         with _writing(home):
             path.mkdir(parents=True)
         run.write_config(config)
-        run.write(DATA, json.dumps(stored).encode())
+        run.write(DATA, json.dumps(dict(stored)).encode())
     except BaseException:
         run.discard_pending()
         raise

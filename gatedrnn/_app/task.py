@@ -1,10 +1,10 @@
-"""What a task is to the training: data, models, and which measure decides.
+"""The interface between the training and a task: data, models, and the measure that decides.
 
-The training knows this module, and no task; the tasks are in `gatedrnn._app.tasks`.
+The training knows this module, and no task; those of this package are in `gatedrnn._app.tasks`.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax import Array
 
@@ -19,12 +19,11 @@ class Criterion(NamedTuple):
     unit: str  # in words: "bits per character"
     higher: bool = False  # whether higher is better
     format: str = ".3f"
-    of_loss: float | None = (
-        None  # the factor from the training loss, where that is the same measure
-    )
+    # the factor from the training loss, where that is the same measure
+    of_loss: float | None = None
 
     def better(self, value: float, than: float) -> bool:
-        """Whether `value` is better than the other."""
+        """True if `value` is better than the other."""
         return value > than if self.higher else value < than
 
     def show(self, value: float) -> str:
@@ -32,89 +31,74 @@ class Criterion(NamedTuple):
         return format(value, self.format)
 
 
-class Model(Protocol):
+class Model:
     """A network and its loss: pure functions of a hashable value, such as a frozen dataclass.
 
-    Models that are equal share what was compiled, so a model holds settings and no arrays.
+    Models that are equal share what was compiled, so a model holds settings and no arrays. A model
+    whose batches stand alone has a `net` and a `mean_loss`, and `in_features`; one that carries a
+    state from batch to batch has a `carry` and a `loss` of its own.
     """
+
+    in_features: int | None  # of the inputs of `net`; None for tokens
+
+    @property
+    def net(self) -> Any:
+        """The layer that is the whole model; None where none is."""
+        return None
 
     def init(self, key: Array) -> Any:
         """New parameters."""
-        ...
+        return self.net.init(key, self.in_features)
 
     def carry(self, params: Any, batch: int) -> Any:
         """The state before the first of a stream of batches; `()` where each stands alone."""
-        ...
+        return ()
 
     def loss(self, params: Any, carry: Any, batch: Any, key: Array) -> tuple[Array, Any]:
         """The loss of one batch, a scalar, and the carry after it. `key` is that of the step."""
-        ...
+        return self.mean_loss(params, batch, key), carry
+
+    def mean_loss(self, params: Any, batch: Any, key: Array) -> Array:
+        """The loss of one batch that stands alone, a scalar."""
+        raise NotImplementedError
 
 
-class Task(Protocol):
-    """What is learned from what, made from a configuration: the data, and models to compare.
+class Task:
+    """Data and models to compare on them, made from a configuration.
 
     The models of a run see the same batches, and each is trained as if it were alone: it has its
     own loss, clipping, optimiser and best parameters.
     """
 
-    @property
-    def criterion(self) -> Criterion:
-        """Which measure decides."""
-        ...
-
-    @property
-    def models(self) -> Mapping[str, Model]:
-        """The models to train, by names that can be those of folders."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """What the speed counts: "char", "sequence"."""
-        ...
-
-    @property
-    def amount(self) -> int:
-        """How many of these are in a batch."""
-        ...
-
-    @property
-    def data(self) -> str:
-        """What the data are, in one line."""
-        ...
-
-    @property
-    def held_out(self) -> str:
-        """What the evaluation is on: "the 359 held-out digits"."""
-        ...
-
-    @property
-    def stored(self) -> dict[str, Any]:
-        """What is kept with the run, as JSON: what identifies the data, and what they are read by.
-
-        A run goes on, and is evaluated, with data of which this is equal only.
-        """
-        ...
+    criterion: Criterion
+    models: Mapping[str, Model]  # by names that can be those of folders
+    unit: str  # of the speed: "char", "sequence"
+    amount: int  # units in a batch
+    data: str  # in words, one line
+    held_out: str  # the data of the evaluation, in words: "the 359 held-out digits"
+    # JSON that is kept with the run: an identification of the data, and what is needed to read
+    # them. A run goes on, and is evaluated, only with data of which this is equal.
+    stored: Mapping[str, Any] = {}
 
     def batch(self, step: int) -> Any:
         """The batch of a step, a pytree of NumPy arrays: a function of its number alone."""
-        ...
+        raise NotImplementedError
 
     def evaluate(self, name: str, params: Any) -> dict[str, float]:
         """The measures of the model `name` on the held-out data, the criterion among them."""
-        ...
+        raise NotImplementedError
 
     def baselines(self) -> dict[str, float]:
-        """What to beat: the criterion of simple predictors on the held-out data."""
-        ...
+        """The criterion of simple predictors on the held-out data, which are to be beaten."""
+        return {}
 
     def pictures(self, params: Mapping[str, Any]) -> "dict[str, Figure | str]":
-        """What is worth looking at, by the name of a file: figures, or the text of other files.
+        """Figures, or the texts of other files, by the name of the file.
 
         `params` are the best ones of every model.
         """
-        ...
+        return {}
 
     def commands(self, folder: str) -> list[str]:
         """Commands to try with the run in `folder`, beside `gatedrnn eval`."""
-        ...
+        return []

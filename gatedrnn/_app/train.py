@@ -36,6 +36,7 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
     key = jax.random.key(config.train.seed)
     begin = partial(
         learning.initial_state,
+        steps=config.train.steps,
         models=tuple(task.models.items()),
         settings=config.optimiser,
         batch=config.train.batch,
@@ -45,10 +46,9 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
     began = time.perf_counter()
     with interrupt.deferred() as interrupted:
         if resume:
-            like = jax.eval_shape(begin, key, config.train.steps)
-            folder, state = _resume(config, task, like)
+            folder, state = _resume(config, task, jax.eval_shape(begin, key))
         else:
-            state = begin(key, config.train.steps)
+            state = begin(key)
             folder = run_folder.create(config, task.stored, overwrite=overwrite)
         training = Training(config, task, folder, state)
         try:
@@ -60,9 +60,9 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
                     )
                 )
             print(report.introduction(task, training, baselines), flush=True)
-            training.go(stop=interrupted)
+            training.run(stop=interrupted)
             if interrupted() and training.step and not training.folder.replaces:
-                training.keep()
+                training.save()
         except Exception as error:
             with suppress(CommandError):  # the first failure is the one to report
                 _draw_curve(task, training)

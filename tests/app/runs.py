@@ -1,12 +1,12 @@
 """What the tests of the program ask of a run, and how they disturb it."""
 
-import dataclasses
 import functools
 import os
 import signal
 from pathlib import Path
 
 import jax
+import msgspec
 import numpy as np
 
 from gatedrnn._app import checkpoints, config, learning, run_folder, tasks
@@ -17,7 +17,8 @@ RUN = Path("runs/tiny")
 
 def made(run):
     """The task of a run, made once in each test: that takes most of the time."""
-    settings = dataclasses.replace(tasks.load(run / "config.toml"), run=config.Run("anywhere"))
+    loaded = tasks.load(run / "config.toml")
+    settings = msgspec.structs.replace(loaded, run=config.Run("anywhere"))
     return _made(settings, os.getcwd())  # each test has a folder of its own
 
 

@@ -71,6 +71,7 @@ assert not found, found
         (("train", "tiny.toml"), {"tqdm", "tomli_w"}, "needs tqdm, tomli-w;"),
         (("eval", "runs/tiny"), {"sklearn"}, "needs scikit-learn;"),
         (("sample", "runs/tiny"), {"orbax", "optax"}, "needs orbax-checkpoint;"),
+        (("sample", "runs/tiny"), {"msgspec"}, "needs msgspec;"),
     ],
 )
 def test_missing_packages(refuses, monkeypatch, arguments, absent, expected):

@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ def test_round_trip(tmp_path, overrides):
 def test_configurations_are_frozen_and_hashable():
     loaded = tasks.load(SHIPPED)
     assert hash(loaded) == hash(tasks.load(SHIPPED))
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="immutable"):
         loaded.train.steps = 3
 
 
@@ -82,8 +81,11 @@ def test_the_last_of_two_overrides_counts():
         ("model.dropout=-0.1", "model.dropout: got -0.1"),
         ("model.dropout=nan", "model.dropout: got nan"),
         ("optimiser.learning_rate=inf", "optimiser.learning_rate: got inf"),
-        ("optimiser.clip_norm=0", "optimiser.clip_norm: got 0.0, a number, expected a positive"),
-        ("data.validation_fraction=1", "data.validation_fraction: got 1.0"),
+        ("optimiser.clip_norm=0", "optimiser.clip_norm: got 0, an integer, expected a positive"),
+        (
+            "data.validation_fraction=1",
+            "data.validation_fraction: got 1, an integer, expected a number",
+        ),
         ("data.path=", "data.path: got '', a string, expected a string that is not empty"),
         ("train.bacth=3", "train.bacth: got an unknown key (did you mean train.batch?), expected"),
         ("trian.batch=3", "trian: got an unknown key (did you mean train?), expected one of task"),
@@ -107,6 +109,7 @@ def test_the_last_of_two_overrides_counts():
             "data.path: got 'a\\x00b', a string, expected a string that is not empty",
         ),
         ('run.folder="a\\u0000b"', "run.folder: got 'a\\x00b', a string"),
+        ("run.folder=a\udcff", "run.folder: got 'a\\udcff', a string, expected a string that"),
         ("train.batch.size=3", "--set train.batch.size: batch is no table of settings"),
         ("train.batch", "--set: got 'train.batch', expected key=value"),
         ("=3", "--set: got '=3', expected key=value"),
@@ -131,7 +134,12 @@ def test_bad_overrides_name_the_key_and_what_was_expected(override, message):
         ("[run]\nfolder", "#", "run: got nothing, expected a table of settings"),
         ('"runs/char_lm"', "3", "run.folder: got 3, an integer, expected a string"),
         ('"runs/char_lm"', "", "is not TOML: "),
-        ("[data]", "data = 3\n[more]", "(did you mean model?), expected one of task"),
+        (
+            "[data]",
+            "[more]",
+            "more: got an unknown key (did you mean model?), expected one of task",
+        ),
+        ("[data]", "data = 3\n[more]", "data: got 3, an integer, expected a table of settings"),
         ("steps = 1500", f"steps = {'[' * 5000}", "is not TOML: "),
         ("steps = 1500", f"steps = 1{'0' * 5000}", "is not TOML: "),
     ],

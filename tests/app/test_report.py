@@ -9,10 +9,10 @@ import pytest
 
 import gatedrnn
 from gatedrnn._app import curve, report
-from gatedrnn._app.figures import confusion
 from gatedrnn._app.loop import Best
 from gatedrnn._app.task import Criterion
 from gatedrnn._app.tasks.common import digest, shuffled
+from gatedrnn._app.tasks.figures import confusion
 
 ACCURACY = Criterion("accuracy", "held-out accuracy", higher=True, format=".1%")
 BITS = Criterion("bits", "bits per character", of_loss=2.0)

@@ -3,6 +3,7 @@
 import inspect
 import tomllib
 from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from . import tiny
 from .runs import RUN, TRAIN, at_step, checkpoint, interrupt, metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-every_task = pytest.mark.parametrize("name", tasks.NAMES)
+every_task = pytest.mark.parametrize("name", tiny.TASKS)
 
 
 def assert_equal(a, b):
@@ -31,7 +32,10 @@ def prepared(workplace, name):
 
 
 def test_every_task_has_a_tiny_configuration():
-    assert sorted(tiny.TASKS) == sorted(tasks.NAMES) == list(tasks.NAMES)
+    ours = {e.name for e in distribution("gatedrnn").entry_points if e.group == tasks.GROUP}
+    assert ours == set(tiny.TASKS)
+    assert ours <= set(tasks.names())
+    assert tasks.names() == sorted(tasks.names())
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
@@ -43,15 +47,15 @@ def test_shipped_configurations_state_every_setting(path):
 
 
 def test_every_task_is_shipped():
-    assert {tasks.load(path).task for path in CONFIGS.glob("*.toml")} == set(tasks.NAMES)
+    assert {tasks.load(path).task for path in CONFIGS.glob("*.toml")} == set(tiny.TASKS)
 
 
 @every_task
 def test_a_task_has_what_the_training_asks_for(prepared, name):
-    asked = {key for key in vars(Task) if not key.startswith("_")}
+    asked = {key for key in vars(Task) | Task.__annotations__ if not key.startswith("_")}
     assert {key for key in asked if not hasattr(prepared, key)} == set()
     for key in asked:
-        if inspect.isfunction(getattr(Task, key)):
+        if inspect.isfunction(getattr(Task, key, None)):
             assert inspect.signature(getattr(type(prepared), key)).parameters.keys() == (
                 inspect.signature(getattr(Task, key)).parameters.keys()
             )
@@ -166,7 +170,7 @@ def test_a_higher_criterion_is_better_where_the_task_says_so(command, monkeypatc
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", f"task: got nothing, expected one of {', '.join(tasks.NAMES)}"),
+        ("", f"task: got nothing, expected one of {', '.join(tasks.names())}"),
         ("task = 3", "task: got 3, an integer, expected one of adding,"),
         ('task = "langage"', "task: got 'langage', a string, expected one of adding,"),
         ("task = []", "task: got an array, expected one of"),

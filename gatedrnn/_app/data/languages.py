@@ -1,4 +1,4 @@
-"""How eight languages write dates: names of months and weekdays, ordinals, the words between."""
+"""Dates in eight languages: names of months and weekdays, ordinals, the words between."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -99,7 +99,7 @@ def nrmse(forecast: np.ndarray, truth: np.ndarray, *, deviation: float) -> np.nd
 def forecasts(
     part: Series, *, context: int, horizon: int, stride: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What forecasts start from, `observed` [B, P], and what then comes, `clean` [B, H].
+    """Contexts of forecasts, `observed` [B, P], and the readings after them, `clean` [B, H].
 
     One starts every `stride` readings, P = `context`, H = `horizon`. The truth is without noise: a
     forecast is not blamed for a sensor. Raises `ValueError` where the part holds no forecast.

@@ -1,4 +1,4 @@
-"""What is sung: the phones with their formants and noises, and utterances as tracks over time.
+"""Phones with their formants and noises, and utterances as tracks over time.
 
 A stop is labelled from its closure to the end of its burst. Closures of p, t, k are silent, those
 of b, d, g all sound alike, and the murmurs of m and n nearly: which one it is shows in how the
@@ -50,7 +50,7 @@ NOISES = {  # centre and bandwidth of the noise, its level
 
 
 class Tracks(NamedTuple):
-    """What the synthesiser does over time, for a batch; 0 after the end of an utterance."""
+    """Controls of the synthesiser over time, for a batch; 0 after the end of an utterance."""
 
     lengths: np.ndarray  # int32 [B], in steps
     labels: np.ndarray  # int32 [B, S], places in PHONES

@@ -10,7 +10,6 @@ Axes: T steps, B sequences.
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -19,36 +18,27 @@ from matplotlib.figure import Figure
 
 import gatedrnn as gr
 from gatedrnn._app import config
-from gatedrnn._app.config import Count, Rule
-from gatedrnn._app.curve import COLOURS, GREY
-from gatedrnn._app.task import Criterion
-from gatedrnn._app.tasks.common import CELLS, Cells, digest
+from gatedrnn._app.config import Count, Settings, between
+from gatedrnn._app.curve import GREY
+from gatedrnn._app.task import Criterion, Model, Task
+from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest
+from gatedrnn._app.tasks.figures import coloured
 
-Length = Annotated[int, Rule("an integer from 2 to 100000", lambda v: 2 <= v <= 100_000)]
+Length = Annotated[int, between(2, 100_000)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """Sequences of `length` steps, new ones in every batch; `held_out` are for the evaluation."""
 
     length: Length
     held_out: Count
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """For each of `cells`, one layer of `features` units, and a dense layer on the last output."""
-
-    cells: Cells
-    features: Count
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of the adding problem."""
 
     data: Data
-    model: Model
+    model: Cells
 
     def make(self) -> "Adding":
         """Generate the held-out sequences."""
@@ -73,47 +63,34 @@ def generate(rng: np.random.Generator, length: int, batch: int) -> Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Adder:
-    """Sequences [T, B, 2] -> sums [B]."""
+class Adder(Model):
+    """Sequences [T, B, 2] -> sums [B]: a recurrent layer, and a dense one on its last output."""
 
     cell: str
     features: int
+    in_features = 2
 
     @property
     def net(self) -> Any:
         """The network."""
         return gr.final(gr.stack(CELLS[self.cell](self.features), gr.dense(1)))
 
-    def init(self, key: jax.Array) -> Any:
-        """New parameters."""
-        return self.net.init(key, 2)
-
-    def carry(self, params: Any, batch: int) -> tuple[()]:
-        """None: a sequence stands alone."""
-        return ()
-
-    def loss(
-        self, params: Any, carry: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
+    def mean_loss(self, params: Any, batch: Any, key: jax.Array) -> jax.Array:
         """The mean squared error."""
-        return ((self.sums(params, batch.xs) - batch.sums) ** 2).mean(), ()
+        return ((self.sums(params, batch.xs) - batch.sums) ** 2).mean()
 
+    @compiled
     def sums(self, params: Any, xs: jax.Array) -> jax.Array:
-        """What the network adds each sequence up to."""
+        """The sum of each of `xs` [T, B, 2] by the network, float32 [B]."""
         return self.net.apply(params, xs)[1][:, 0]
 
 
-@partial(jax.jit, static_argnames="model")
-def predict(params: Any, xs: jax.Array, *, model: Adder) -> jax.Array:
-    """What `model` adds each of `xs` [T, B, 2] up to, float32 [B]."""
-    return model.sums(params, xs)
-
-
-class Adding:
+class Adding(Task):
     """The sequences, and the networks that add."""
 
     criterion = Criterion("error", "mean squared error", format=".4f", of_loss=1.0)
     unit = "sequence"
+    models: dict[str, Adder]
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
@@ -135,20 +112,18 @@ class Adding:
         return {"error": float(np.mean(errors.astype(np.float64) ** 2))}
 
     def predictions(self, name: str, params: Any) -> np.ndarray:
-        """What the model makes of the held-out sequences, float32 [B]."""
-        return np.asarray(predict(params, self.held.xs, model=self.models[name]))
+        """The sums of the held-out sequences by the model `name`, float32 [B]."""
+        return np.asarray(self.models[name].sums(params, self.held.xs))
 
     def baselines(self) -> dict[str, float]:
         """The constant guess."""
         return {"always 1": float(np.mean((1 - self.held.sums.astype(np.float64)) ** 2))}
 
     def pictures(self, params: Mapping[str, Any]) -> dict[str, Figure | str]:
-        """What each network says over what is right."""
+        """The sums by each network over the right ones."""
         figure = Figure(figsize=(3.2 * len(params), 3.6), layout="constrained")
         panels = figure.subplots(1, len(params), squeeze=False, sharex=True, sharey=True)[0]
-        for axes, (name, values), colour in zip(
-            panels, params.items(), np.resize(COLOURS, len(params)), strict=True
-        ):
+        for axes, (name, values, colour) in zip(panels, coloured(params), strict=True):
             axes.plot([0, 2], [0, 2], color=GREY, lw=1.0, ls="--")
             axes.plot(self.held.sums, self.predictions(name, values), ".", ms=3, color=colour)
             axes.set(xlabel="sum", aspect="equal")
@@ -156,7 +131,3 @@ class Adding:
             axes.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("prediction")
         return {"predictions.png": figure}
-
-    def commands(self, folder: str) -> list[str]:
-        """None."""
-        return []

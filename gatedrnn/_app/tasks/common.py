@@ -1,24 +1,34 @@
-"""What several tasks need: cells by name, batches by shuffling, what identifies data."""
+"""Parts of several tasks: cells by name, compiled methods, shuffled batches, digests of data."""
 
 import hashlib
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated
 
+import jax
 import numpy as np
 
 import gatedrnn as gr
-from gatedrnn._app.config import some_of
+from gatedrnn._app.config import Count, Settings, some_of
 
 CELLS: dict[str, type[gr.Elman] | type[gr.LSTM] | type[gr.GRU]] = {
     "Elman": gr.Elman,
     "LSTM": gr.LSTM,
     "GRU": gr.GRU,
 }
-Cells = Annotated[tuple, some_of(*CELLS)]
+
+# for a method of a model, which is compiled once for all models that are equal
+compiled = partial(jax.jit, static_argnames="self")
+
+
+class Cells(Settings, frozen=True):
+    """For each of `cells`, one layer of `features` units."""
+
+    cells: Annotated[tuple[str, ...], some_of(*CELLS)]
+    features: Count
 
 
 def shuffled(count: int, batch: int, step: int, seed: int) -> np.ndarray:
-    """Which of `count` examples are in the batch of a step, int64 [batch].
+    """The places, below `count`, of the examples in the batch of a step, int64 [batch].
 
     Every epoch is a new permutation, and batches go on across its end: each example comes once
     in an epoch, and the batch is a function of `step` alone.
@@ -37,7 +47,7 @@ def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """The SHA-256 of arrays, hexadecimal: what is stored with a run to know its data again."""
+    """The SHA-256 of arrays, hexadecimal, by which a run knows its data again."""
     known = hashlib.sha256()
     for array in arrays:
         known.update(f"{array.dtype} {array.shape}".encode())

@@ -17,12 +17,12 @@ import optax  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 
 import gatedrnn as gr
-from gatedrnn._app import config
-from gatedrnn._app.config import Count, Rate, Seed
+from gatedrnn._app import config, task
+from gatedrnn._app.config import Count, Rate, Seed, Settings
 from gatedrnn._app.data import date_forms, dates
-from gatedrnn._app.figures import looks
-from gatedrnn._app.task import Criterion
-from gatedrnn._app.tasks.common import digest, shuffled
+from gatedrnn._app.task import Criterion, Task
+from gatedrnn._app.tasks.common import compiled, digest, shuffled
+from gatedrnn._app.tasks.figures import looks
 
 VOCABULARY = dates.END + 1 + len(dates.characters())
 EXAMPLES = 6  # of which the attention is drawn
@@ -36,8 +36,7 @@ FORMATS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """Pairs to learn from, and how many for each of three held-out parts, drawn from `seed`."""
 
     train: Count
@@ -45,8 +44,7 @@ class Data:
     seed: Seed
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
+class Model(Settings, frozen=True):
     """A bidirectional encoder of `encoder` units each way, a decoder of `decoder` units.
 
     `attention` is the size of the comparison in the model that has it; `beams` are those of the
@@ -61,8 +59,7 @@ class Model:
     beams: Count
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of readers of dates."""
 
     data: Data
@@ -82,7 +79,7 @@ class Batch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class Reader(task.Model):
     """Tokens [S, B] that are read and [T - 1, B] that were written -> logits [T - 1, B, V]."""
 
     settings: Model
@@ -106,56 +103,43 @@ class Reader:
         """New parameters."""
         return self.net.init(key)
 
-    def carry(self, params: Any, batch: int) -> tuple[()]:
-        """None: a date stands alone."""
-        return ()
-
-    def loss(
-        self, params: Any, carry: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
+    def mean_loss(self, params: Any, batch: Any, key: jax.Array) -> jax.Array:
         """The mean cross-entropy of a token after the right ones before it."""
         targets = batch.targets
         _, logits = self.net.apply(
             params, batch.sources, targets[:-1], source_lengths=batch.lengths, key=key
         )
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets[1:]).mean(), ()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets[1:]).mean()
+
+    @partial(jax.jit, static_argnames=("self", "length", "beams"))
+    def write(
+        self, params: Any, sources: jax.Array, lengths: jax.Array, *, length: int, beams: int
+    ) -> jax.Array:
+        """The tokens [length, B] that are written for `sources` [S, B]; one beam is greedy."""
+        carry, bound = self.net.encode(params, sources, lengths=lengths)
+        step = jax.tree_util.Partial(self.net.step, bound)
+        start = jnp.full(lengths.shape, dates.START)
+        if beams == 1:
+            return gr.greedy(step, carry, start, max_length=length, end=dates.END).tokens
+        found = gr.beam_search(
+            step, carry, start, beams=beams, max_length=length, end=dates.END, alpha=0.0
+        )
+        return found.tokens[..., 0]
+
+    @compiled
+    def attention(
+        self, params: Any, sources: jax.Array, lengths: jax.Array, read: jax.Array
+    ) -> jax.Array:
+        """The weights [T - 1, B, S] of `sources` after each token of `read`."""
+        return self.net.attention(params, sources, read, source_lengths=lengths)
 
 
-@partial(jax.jit, static_argnames=("model", "length", "beams"))
-def write(
-    params: Any,
-    sources: jax.Array,
-    lengths: jax.Array,
-    *,
-    model: Reader,
-    length: int,
-    beams: int = 1,
-) -> jax.Array:
-    """What `model` writes for each of `sources` [S, B], tokens [length, B]."""
-    carry, bound = model.net.encode(params, sources, lengths=lengths)
-    step = jax.tree_util.Partial(model.net.step, bound)
-    start = jnp.full(lengths.shape, dates.START)
-    if beams == 1:
-        return gr.greedy(step, carry, start, max_length=length, end=dates.END).tokens
-    found = gr.beam_search(
-        step, carry, start, beams=beams, max_length=length, end=dates.END, alpha=0.0
-    )
-    return found.tokens[..., 0]
-
-
-@partial(jax.jit, static_argnames="model")
-def attention(
-    params: Any, sources: jax.Array, lengths: jax.Array, read: jax.Array, *, model: Reader
-) -> jax.Array:
-    """The weights [T - 1, B, S] with which `model` looks at `sources` after each of `read`."""
-    return model.net.attention(params, sources, read, source_lengths=lengths)
-
-
-class Dates:
+class Dates(Task):
     """The dates in four parts, and the networks that read them."""
 
     criterion = Criterion("exact", "exact match", higher=True, format=".1%")
     unit = "date"
+    models: dict[str, Reader]
 
     def __init__(self, settings: Config) -> None:
         data, train = settings.data, settings.train
@@ -197,10 +181,9 @@ class Dates:
         return float(right.mean())
 
     def written(self, model: Reader, params: Any, part: Batch, beams: int = 1) -> np.ndarray:
-        """What the model writes for the dates of `part`, tokens [T - 1, B]."""
+        """The tokens [T - 1, B] that the model writes for the dates of `part`."""
         length = len(part.targets) - 1
-        found = write(params, *part[:2], model=model, length=length, beams=beams)
-        return np.asarray(found)
+        return np.asarray(model.write(params, *part[:2], length=length, beams=beams))
 
     def baselines(self) -> dict[str, float]:
         """The most frequent date, and the formats of `datetime.strptime`."""
@@ -213,7 +196,7 @@ class Dates:
         }
 
     def pictures(self, params: Mapping[str, Any]) -> dict[str, Figure | str]:
-        """Where the network looks as it writes dates in new forms; which it gets wrong."""
+        """The attention over dates in new forms, and those that are written wrongly."""
         pictures: dict[str, Figure | str] = {}
         part, pairs = self.new_forms, self.pairs.new_forms
         for name, values in params.items():
@@ -225,7 +208,7 @@ class Dates:
             chosen = first_of_languages(pairs.forms)[:EXAMPLES]
             some = _columns(part, chosen)
             read = np.concatenate([some.targets[:1], got[:-1, chosen]])
-            weights = np.asarray(attention(values, *some[:2], read, model=model))
+            weights = np.asarray(model.attention(values, *some[:2], read))
             pictures["attention.png"] = looks(
                 [
                     (weights[: len(wrote), k, : some.lengths[k]], pairs.sources[example], wrote)
@@ -234,10 +217,6 @@ class Dates:
                 ]
             )
         return pictures
-
-    def commands(self, folder: str) -> list[str]:
-        """None."""
-        return []
 
 
 def _encoded(pairs: dates.Pairs, length: int) -> Batch:
@@ -268,7 +247,7 @@ def by_format(text: str) -> str:
 
 
 def mistakes(pairs: dates.Pairs, got: np.ndarray) -> str:
-    """How many of the dates are wrong, and the first of them: what was read, wanted and written."""
+    """The number of wrong dates, and the first of them as they were read, wanted and written."""
     wrote = [dates.decode(tokens) for tokens in got.T]
     wrong = [
         row for row in zip(pairs.sources, pairs.targets, wrote, strict=True) if row[1] != row[2]

@@ -10,7 +10,7 @@ Axes: N images, T = 64 pixels, B images of a batch.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -19,36 +19,31 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import gatedrnn as gr
-from gatedrnn._app import config
-from gatedrnn._app.config import Count, Rate
+from gatedrnn._app import config, task
+from gatedrnn._app.config import Count, Rate, Settings
 from gatedrnn._app.data import digits
-from gatedrnn._app.task import Criterion
-from gatedrnn._app.tasks.common import CELLS, Cells, digest, shuffled
+from gatedrnn._app.task import Criterion, Task
+from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest, shuffled
 
 LEVELS = 17  # of grey, from paper to ink: the tokens before those of the labels
 PIXELS = digits.SIDE**2
 COLUMNS = 10  # of either half of the sheet
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """scikit-learn's digits; an evaluation draws `samples` of each digit."""
 
     samples: Count
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """For each of `cells`, one layer of `features` units on embeddings of `embedding` features."""
+class Model(Cells, frozen=True):
+    """The layers, on embeddings of `embedding` features, with dropout of their outputs."""
 
-    cells: Cells
     embedding: Count
-    features: Count
     dropout: Rate
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of a writer of digits."""
 
     data: Data
@@ -60,20 +55,21 @@ class Config(config.Config):
 
 
 class Batch(NamedTuple):
-    """Images and what they show."""
+    """Images, and the digits that they show."""
 
     levels: np.ndarray  # int32 [T, B], the tokens of the pixels
     labels: np.ndarray  # int32 [B]
 
 
 @dataclasses.dataclass(frozen=True)
-class Writer:
+class Writer(task.Model):
     """A label, then levels -> logits [T, B, 17] of the next level."""
 
     cell: str
     embedding: int
     features: int
     dropout: float
+    in_features = None
 
     @property
     def net(self) -> Any:
@@ -82,47 +78,28 @@ class Writer:
         cell = CELLS[self.cell](self.features)
         return gr.stack(embed, cell, gr.dropout(self.dropout), gr.dense(LEVELS))
 
-    def init(self, key: jax.Array) -> Any:
-        """New parameters."""
-        return self.net.init(key, in_features=None)
-
-    def carry(self, params: Any, batch: int) -> tuple[()]:
-        """None: an image stands alone."""
-        return ()
-
-    def loss(
-        self, params: Any, carry: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
-        """The mean over pixels, in nats."""
-        return self.nats(params, batch, key).mean(), ()
-
-    def nats(self, params: Any, batch: Any, key: Any = None) -> jax.Array:
-        """-log P of every pixel, [T, B]."""
+    @compiled
+    def mean_loss(self, params: Any, batch: Any, key: Any = None) -> jax.Array:
+        """The mean of -log P over pixels, in nats."""
         before = jnp.concatenate([LEVELS + batch.labels[None], batch.levels[:-1]])
         body = gr.stack(*self.net.layers[:-1])
         _, hs = body.apply(params[:-1], before, key=key)
-        return gr.softmax_cross_entropy(params[-1], hs, batch.levels)
+        return gr.softmax_cross_entropy(params[-1], hs, batch.levels).mean()
+
+    @compiled
+    def write(self, params: Any, labels: jax.Array, key: jax.Array) -> jax.Array:
+        """An image drawn for each of `labels` [B]: levels, int32 [T, B]."""
+        step = jax.tree_util.Partial(self.net.step, params)
+        carry = self.net.carry(labels.shape, params=params)
+        return gr.sample(step, carry, LEVELS + labels, key, max_length=PIXELS).tokens
 
 
-@partial(jax.jit, static_argnames="model")
-def nats_per_pixel(params: Any, batch: Batch, *, model: Writer) -> jax.Array:
-    """The mean of -log P over images and pixels, a scalar."""
-    return model.nats(params, batch).mean()
-
-
-@partial(jax.jit, static_argnames="model")
-def write(params: Any, labels: jax.Array, key: jax.Array, *, model: Writer) -> jax.Array:
-    """An image drawn from the model for each of `labels` [B]: levels, int32 [T, B]."""
-    step = jax.tree_util.Partial(model.net.step, params)
-    carry = model.net.carry(labels.shape, params=params)
-    return gr.sample(step, carry, LEVELS + labels, key, max_length=PIXELS).tokens
-
-
-class DigitWriter:
+class DigitWriter(Task):
     """The images in three parts, and the networks that write."""
 
     criterion = Criterion("bits", "bits per pixel", of_loss=1.0 / math.log(2.0))
     unit = "image"
+    models: dict[str, Writer]
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
@@ -147,9 +124,9 @@ class DigitWriter:
         return Batch(levels[:, chosen], labels[chosen])
 
     def evaluate(self, name: str, params: Any) -> dict[str, float]:
-        """Bits per pixel, and how often a classifier of real digits reads the label off samples."""
+        """Bits per pixel, and the share of samples that a classifier reads rightly."""
         bits = [
-            float(nats_per_pixel(params, part, model=self.models[name])) / math.log(2.0)
+            float(self.models[name].mean_loss(params, part)) / math.log(2.0)
             for part in (self.validation, self.test)
         ]
         labels = np.repeat(np.arange(digits.CLASSES, dtype=np.int32), self._samples)
@@ -163,11 +140,11 @@ class DigitWriter:
         }
 
     def samples(self, name: str, params: Any, labels: np.ndarray) -> np.ndarray:
-        """What the model writes for each of `labels` [B], levels [T, B]: the same every time."""
-        return np.asarray(write(params, labels, jax.random.key(0), model=self.models[name]))
+        """Images that the model writes for `labels` [B], levels [T, B]: the same every time."""
+        return np.asarray(self.models[name].write(params, labels, jax.random.key(0)))
 
     def baselines(self) -> dict[str, float]:
-        """Each pixel by itself: how often it had each level, in all digits and in the same digit.
+        """Bits of each pixel by itself: by its levels in all digits, and in the same digit.
 
         Every level counts as seen a fifth of a time more than it was.
         """
@@ -196,10 +173,6 @@ class DigitWriter:
             )
             for name, values in params.items()
         }
-
-    def commands(self, folder: str) -> list[str]:
-        """None."""
-        return []
 
     @cached_property
     def _reader(self) -> Callable[[np.ndarray], np.ndarray]:

@@ -5,7 +5,6 @@ Axes: N images, T steps, B images of a batch, I features of a step.
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -14,35 +13,30 @@ import optax  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 
 import gatedrnn as gr
-from gatedrnn._app import config
-from gatedrnn._app.config import Count, Rate, one_of
+from gatedrnn._app import config, task
+from gatedrnn._app.config import Rate, Settings, one_of
 from gatedrnn._app.data import digits
 from gatedrnn._app.data.digits import CLASSES, Images
-from gatedrnn._app.figures import confusion
-from gatedrnn._app.task import Criterion
-from gatedrnn._app.tasks.common import CELLS, Cells, digest, shuffled
+from gatedrnn._app.task import Criterion, Task
+from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest, shuffled
+from gatedrnn._app.tasks.figures import confusion
 
 READ = {"rows": digits.rows, "pixels": digits.pixels}
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """scikit-learn's digits: 70 % to train on, 10 % to validate, 20 % to test."""
 
     read_by: Annotated[str, one_of(*READ)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """For each of `cells`, one layer of `features` units; the last output is classified."""
+class Model(Cells, frozen=True):
+    """The layers, with dropout of their outputs, the last of which is classified."""
 
-    cells: Cells
-    features: Count
     dropout: Rate
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of a classifier of digits."""
 
     data: Data
@@ -54,14 +48,14 @@ class Config(config.Config):
 
 
 class Batch(NamedTuple):
-    """Images and what they show."""
+    """Images, and the digits that they show."""
 
     xs: np.ndarray  # float32 [T, B, I]
     labels: np.ndarray  # int32 [B]
 
 
 @dataclasses.dataclass(frozen=True)
-class Classifier:
+class Classifier(task.Model):
     """Images [T, B, I] -> logits [B, 10]."""
 
     cell: str
@@ -75,33 +69,23 @@ class Classifier:
         cell = CELLS[self.cell](self.features)
         return gr.final(gr.stack(cell, gr.dropout(self.dropout), gr.dense(CLASSES)))
 
-    def init(self, key: jax.Array) -> Any:
-        """New parameters."""
-        return self.net.init(key, self.in_features)
-
-    def carry(self, params: Any, batch: int) -> tuple[()]:
-        """None: an image stands alone."""
-        return ()
-
-    def loss(
-        self, params: Any, carry: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
+    def mean_loss(self, params: Any, batch: Any, key: jax.Array) -> jax.Array:
         """The mean cross-entropy."""
         _, logits = self.net.apply(params, batch.xs, key=key)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), ()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
+
+    @compiled
+    def classify(self, params: Any, xs: jax.Array) -> jax.Array:
+        """The likeliest digit of each of `xs` [T, B, I], int32 [B]."""
+        return self.net.apply(params, xs)[1].argmax(axis=-1)
 
 
-@partial(jax.jit, static_argnames="model")
-def predict(params: Any, xs: jax.Array, *, model: Classifier) -> jax.Array:
-    """The likeliest digit of each of `xs` [T, B, I], int32 [B]."""
-    return model.net.apply(params, xs)[1].argmax(axis=-1)
-
-
-class Digits:
+class Digits(Task):
     """The images in three parts, and the classifiers that read them."""
 
     criterion = Criterion("accuracy", "held-out accuracy", higher=True, format=".1%")
     unit = "image"
+    models: dict[str, Classifier]
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
@@ -133,8 +117,8 @@ class Digits:
         }
 
     def predictions(self, name: str, params: Any, part: Images) -> np.ndarray:
-        """What the model makes of each of the images of `part`, int32 [N]."""
-        return np.asarray(predict(params, self._sequences(part.images), model=self.models[name]))
+        """The digits that the model `name` takes the images of `part` for, int32 [N]."""
+        return np.asarray(self.models[name].classify(params, self._sequences(part.images)))
 
     def baselines(self) -> dict[str, float]:
         """The most frequent digit, and logistic regression on all the pixels at once."""
@@ -147,7 +131,7 @@ class Digits:
         }
 
     def pictures(self, params: Mapping[str, Any]) -> dict[str, Figure | str]:
-        """What is taken for what, and the images that are taken for something else."""
+        """The confusion of digits, and the images that are taken for another digit."""
         pictures: dict[str, Figure | str] = {}
         images, labels = self.test
         for name, values in params.items():
@@ -159,10 +143,6 @@ class Digits:
                     images[wrong], labels[wrong], got[wrong], f"{name}: {len(wrong)} mistakes"
                 )
         return pictures
-
-    def commands(self, folder: str) -> list[str]:
-        """None."""
-        return []
 
 
 def mistakes(images: np.ndarray, labels: np.ndarray, got: np.ndarray, title: str) -> Figure:

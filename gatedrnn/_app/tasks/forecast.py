@@ -19,20 +19,19 @@ from matplotlib.figure import Figure
 
 import gatedrnn as gr
 from gatedrnn._app import config
-from gatedrnn._app.config import Count, Rule, Seed
+from gatedrnn._app.config import Count, Seed, Settings, between
 from gatedrnn._app.curve import COLOURS, GREY
 from gatedrnn._app.data import mackey_glass
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.task import Criterion
-from gatedrnn._app.tasks.common import CELLS, Cells, digest, shuffled
+from gatedrnn._app.task import Criterion, Model, Task
+from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest, shuffled
 
-Length = Annotated[int, Rule("an integer from 100 to 1000000", lambda v: 100 <= v <= 1_000_000)]
-Decibels = Annotated[float, Rule("a number from -20 to 100", lambda v: -20 <= v <= 100)]
+Length = Annotated[int, between(100, 1_000_000)]
+Decibels = Annotated[float, between(-20, 100, "a number")]
 SHOWN = 3  # forecasts in the picture
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """A Mackey-Glass series of `length` readings: 70 % to train on, 10 % to validate, 20 % to test.
 
     The evaluation forecasts the `horizon` readings after every stretch of `context` that starts at
@@ -47,20 +46,11 @@ class Data:
     every: Count
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """For each of `cells`, one layer of `features` units, which says how the series changes."""
-
-    cells: Cells
-    features: Count
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of a forecaster."""
 
     data: Data
-    model: Model
+    model: Cells
 
     def make(self) -> "Forecast":
         """Generate the series."""
@@ -68,33 +58,28 @@ class Config(config.Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class Forecaster:
-    """Contexts [P, B, 1] -> the H = `horizon` readings after them, [H, B, 1]; standardised."""
+class Forecaster(Model):
+    """Contexts [P, B, 1] -> the H = `horizon` readings after them, [H, B, 1]; standardised.
+
+    The layers give the change of the series in a step.
+    """
 
     cell: str
     features: int
     horizon: int
+    in_features = 1
 
     @property
     def net(self) -> Any:
         """The network: a reading [B, 1] to the next."""
         return gr.residual(gr.stack(CELLS[self.cell](self.features), gr.dense(1)))
 
-    def init(self, key: jax.Array) -> Any:
-        """New parameters."""
-        return self.net.init(key, 1)
-
-    def carry(self, params: Any, batch: int) -> tuple[()]:
-        """None: a context stands alone."""
-        return ()
-
-    def loss(
-        self, params: Any, carry: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
+    def mean_loss(self, params: Any, batch: Any, key: jax.Array) -> jax.Array:
         """The mean squared error of the forecasts, over all horizons."""
         contexts, truth = jnp.split(batch, [len(batch) - self.horizon])
-        return ((self.forecast(params, contexts) - truth) ** 2).mean(), ()
+        return ((self.forecast(params, contexts) - truth) ** 2).mean()
 
+    @compiled
     def forecast(self, params: Any, contexts: jax.Array) -> jax.Array:
         """The H outputs from the end of `contexts` [P, B, 1] on, [H, B, 1]."""
         carry, ys = self.net.apply(params, contexts)
@@ -103,17 +88,12 @@ class Forecaster:
         return jnp.concatenate([ys[-1:], more])
 
 
-@partial(jax.jit, static_argnames="model")
-def predict(params: Any, contexts: jax.Array, *, model: Forecaster) -> jax.Array:
-    """The forecasts [H, B, 1] of `contexts` [P, B, 1]."""
-    return model.forecast(params, contexts)
-
-
-class Forecast:
+class Forecast(Task):
     """The series in three parts, and the networks that forecast it."""
 
     criterion = Criterion("error", "free-running NRMSE")
     unit = "forecast"
+    models: dict[str, Forecaster]
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
@@ -145,7 +125,7 @@ class Forecast:
         self.stored = {"sha256": digest(*series)}
 
     def batch(self, step: int) -> np.ndarray:
-        """Contexts and what was read after them, float32 [P + H, B, 1]."""
+        """Contexts and the readings after them, float32 [P + H, B, 1]."""
         length = self._context + self._horizon
         starts = shuffled(len(self._train) - length + 1, self.amount, step, self._seed)
         return self._train[starts + np.arange(length)[:, None]][..., None]
@@ -165,7 +145,7 @@ class Forecast:
     def predictions(self, name: str, params: Any, part: mackey_glass.Series) -> np.ndarray:
         """The forecasts of a part, float64 [B, H], in the units of the series."""
         contexts = self._standardised(self._cut(part)[0]).T[..., None]
-        forecasts = np.asarray(predict(params, contexts, model=self.models[name]), np.float64)
+        forecasts = np.asarray(self.models[name].forecast(params, contexts), np.float64)
         return forecasts[..., 0].T * self._deviation + self._mean
 
     def baselines(self) -> dict[str, float]:
@@ -189,10 +169,6 @@ class Forecast:
             "forecasts.png": over_the_truth(contexts[shown], truth[shown], some),
             "horizon.png": over_the_horizon(errors),
         }
-
-    def commands(self, folder: str) -> list[str]:
-        """None."""
-        return []
 
     @cached_property
     def _simple(self) -> dict[str, Callable]:
@@ -250,7 +226,7 @@ def over_the_horizon(errors: Mapping[str, np.ndarray]) -> Figure:
 
 
 def styles(names: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How to draw each: the two baselines, which come first, in grey."""
+    """The style of each line: the two baselines, which come first, in grey."""
     simple = [{"color": GREY, "lw": 1.2, "ls": dashes} for dashes in (":", "--")]
     models = np.resize(COLOURS, len(names) - len(simple))
     return [*simple, *({"color": colour, "lw": 1.8} for colour in models)]

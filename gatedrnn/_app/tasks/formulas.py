@@ -5,7 +5,6 @@ Axes: L tokens of the longest text, B formulas, N nodes of all their trees.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -15,17 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 import gatedrnn as gr
-from gatedrnn._app import config
-from gatedrnn._app.config import Count, Rule, Seed, some_of
-from gatedrnn._app.curve import COLOURS, GREY
+from gatedrnn._app import config, task
+from gatedrnn._app.config import Count, Seed, Settings, between, some_of
+from gatedrnn._app.curve import GREY
 from gatedrnn._app.data import formulas
 from gatedrnn._app.data.formulas import NODES, TOKENS, Formula
 from gatedrnn._app.data.ragged import pad
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.task import Criterion
-from gatedrnn._app.tasks.common import digest, shuffled
+from gatedrnn._app.task import Criterion, Task
+from gatedrnn._app.tasks.common import compiled, digest, shuffled
+from gatedrnn._app.tasks.figures import coloured
 
-Depth = Annotated[int, Rule("an integer from 1 to 12", lambda v: 1 <= v <= 12)]
+Depth = Annotated[int, between(1, 12)]
 TREES: dict[str, type[gr.TreeLSTM] | type[gr.TreeRNN]] = {
     "TreeLSTM": gr.TreeLSTM,
     "TreeRNN": gr.TreeRNN,
@@ -33,8 +33,7 @@ TREES: dict[str, type[gr.TreeLSTM] | type[gr.TreeRNN]] = {
 CHAIN = "LSTM"
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """About `per_depth` formulas of each depth up to `train_depth`, half as many of the others.
 
     Those of the depths from there to `test_depth` are for the test alone.
@@ -47,16 +46,14 @@ class Data:
     seed: Seed
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
+class Model(Settings, frozen=True):
     """For each of `readers` a cell of `features` units; what it ends in is classified."""
 
-    readers: Annotated[tuple, some_of(*TREES, CHAIN)]
+    readers: Annotated[tuple[str, ...], some_of(*TREES, CHAIN)]
     features: Count
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of readers of formulas."""
 
     data: Data
@@ -84,8 +81,21 @@ class TreeParams(NamedTuple):
     readout: Any
 
 
+class Reader(task.Model):
+    """Formulas -> logits, of which one above 0 says true."""
+
+    def logits(self, params: Any, batch: Any) -> jax.Array:
+        """The logits of the formulas, [B]."""
+        raise NotImplementedError
+
+    def mean_loss(self, params: Any, batch: Any, key: jax.Array) -> jax.Array:
+        """The mean cross-entropy."""
+        logits = self.logits(params, batch)
+        return optax.sigmoid_binary_cross_entropy(logits, batch.values).mean()
+
+
 @dataclasses.dataclass(frozen=True)
-class TreeReader:
+class TreeReader(Reader):
     """Composes the parts of a formula into the whole; the root's state is classified."""
 
     cell: str
@@ -102,28 +112,20 @@ class TreeReader:
         cell = self.composes.init(first, len(NODES))
         return TreeParams(cell, gr.dense(1).init(second, self.features))
 
-    def carry(self, params: Any, batch: int) -> tuple[()]:
-        """None: a formula stands alone."""
-        return ()
-
-    def loss(
-        self, params: Any, carry: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
-        """The mean cross-entropy."""
-        return cross_entropy(self.logits(params, batch), batch), ()
-
+    @compiled
     def logits(self, params: TreeParams, batch: Any) -> jax.Array:
-        """How true the formulas look, [B], from the roots of all trees at once."""
+        """The logits [B] from the roots of all trees at once."""
         xs = jax.nn.one_hot(batch.kinds, len(NODES), dtype=np.float32)
         roots, _ = gr.fold_tree(self.composes, params.cell, xs, batch.forest)
         return gr.dense(1).step(params.readout, (), roots.h)[1][:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
-class ChainReader:
+class ChainReader(Reader):
     """Reads the text from left to right; the last output is classified."""
 
     features: int
+    in_features = None
 
     @property
     def net(self) -> Any:
@@ -131,44 +133,18 @@ class ChainReader:
         embed = gr.embed(len(TOKENS), self.features)
         return gr.final(gr.stack(embed, gr.LSTM(self.features), gr.dense(1)))
 
-    def init(self, key: jax.Array) -> Any:
-        """New parameters."""
-        return self.net.init(key, None)
-
-    def carry(self, params: Any, batch: int) -> tuple[()]:
-        """None: a formula stands alone."""
-        return ()
-
-    def loss(
-        self, params: Any, carry: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
-        """The mean cross-entropy."""
-        return cross_entropy(self.logits(params, batch), batch), ()
-
+    @compiled
     def logits(self, params: Any, batch: Any) -> jax.Array:
-        """How true the formulas look, [B], after the last token of each."""
+        """The logits [B] after the last token of each text."""
         return self.net.apply(params, batch.tokens, lengths=batch.lengths)[1][:, 0]
 
 
-Reader = TreeReader | ChainReader
-
-
-def cross_entropy(logits: jax.Array, batch: Any) -> jax.Array:
-    """The mean over the formulas of a batch, a scalar; a logit above 0 says true."""
-    return optax.sigmoid_binary_cross_entropy(logits, batch.values).mean()
-
-
-@partial(jax.jit, static_argnames="model")
-def predict(params: Any, batch: Batch, *, model: Reader) -> jax.Array:
-    """Which formulas `model` takes for true, bool [B]."""
-    return model.logits(params, batch) > 0
-
-
-class Formulas:
+class Formulas(Task):
     """The formulas, and the networks that judge them."""
 
     criterion = Criterion("accuracy", "accuracy", higher=True, format=".1%")
     unit = "formula"
+    models: dict[str, Reader]
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
@@ -197,7 +173,7 @@ class Formulas:
         self.depths = np.array([formula.depth for part in held_out for formula in part])
         self.values = np.concatenate([part.values for part in self.parts]) > 0
         self.beyond = range(data.train_depth + 1, data.test_depth + 1)
-        self.models: dict[str, Reader] = {
+        self.models = {
             name: ChainReader(model.features) if name == CHAIN else TreeReader(name, model.features)
             for name in model.readers
         }
@@ -220,9 +196,9 @@ class Formulas:
         return {measure: float(right[which].mean()) for measure, which in chosen.items()}
 
     def right(self, name: str, params: Any) -> np.ndarray:
-        """Of which of the held-out formulas the model is right, bool [B]; see `depths`."""
-        got = [predict(params, part, model=self.models[name]) for part in self.parts]
-        return np.concatenate([np.asarray(g) for g in got]) == self.values
+        """True for the held-out formulas that the model judges rightly, [B]; see `depths`."""
+        logits = [self.models[name].logits(params, part) for part in self.parts]
+        return (np.concatenate([np.asarray(part) for part in logits]) > 0) == self.values
 
     def baselines(self) -> dict[str, float]:
         """The constant guess."""
@@ -235,9 +211,7 @@ class Formulas:
         axes = figure.add_subplot()
         axes.axvspan(0.5, self.train_depth + 0.5, color="#eeeeee", zorder=0)
         axes.axhline(0.5, color=GREY, lw=1.0, ls="--")
-        for (name, values), colour in zip(
-            params.items(), np.resize(COLOURS, len(params)), strict=True
-        ):
+        for name, values, colour in coloured(params):
             right = self.right(name, values)
             at = [right[self.depths == depth].mean() for depth in depths]
             axes.plot(depths, at, marker="o", lw=2.0, color=colour, label=name)
@@ -248,10 +222,6 @@ class Formulas:
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 0.2))
         axes.spines[["top", "right"]].set_visible(False)
         return {"depth.png": figure}
-
-    def commands(self, folder: str) -> list[str]:
-        """None."""
-        return []
 
 
 def collate(

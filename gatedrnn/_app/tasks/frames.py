@@ -9,6 +9,7 @@ Axes: T frames of an utterance, B utterances, I inputs and F outputs of a layer.
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any
 
 import jax
@@ -17,38 +18,24 @@ from matplotlib.figure import Figure
 
 import gatedrnn as gr
 from gatedrnn._app import config
-from gatedrnn._app.config import Count, Rule, Seed
+from gatedrnn._app.config import Count, Seed, Settings, rule
 from gatedrnn._app.data import frames
 from gatedrnn._app.data.frames import BANDS, FRAME, SAMPLE_RATE, Utterance
 from gatedrnn._app.data.phones import PHONES
-from gatedrnn._app.figures import confusion
-from gatedrnn._app.task import Criterion
 from gatedrnn._app.tasks import label_figures
-from gatedrnn._app.tasks.common import digest
-from gatedrnn._app.tasks.labelling import (
-    Batch,
-    Corpus,
-    Guess,
-    Labeller,
-    Part,
-    Width,
-    accuracy,
-    bidirectional,
-    score_table,
-    scores,
-)
+from gatedrnn._app.tasks.labelling import Corpus, Guess, Labeller, Part, Width, bidirectional
+from gatedrnn._app.tasks.labelling_task import LabellingTask
 
 Syllables = Annotated[
-    tuple,
-    Rule(
+    tuple[int, int],
+    rule(
         "an array of two integers from 1 to 100, the smaller first",
-        lambda v: [type(n) for n in v] == [int, int] and 1 <= v[0] <= v[1] <= 100,
+        lambda v: 1 <= v[0] <= v[1] <= 100,
     ),
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """`utterances` to train on, and `held_out` for validation and for the test each.
 
     An utterance has as many `syllables` as the first number at least, as the second at most.
@@ -60,8 +47,7 @@ class Data:
     syllables: Syllables
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of two labellers of frames.
 
     `model` is the LSTM, with `features` in each direction; `classifier` has dense layers.
@@ -111,14 +97,13 @@ class Perceptron:
         return (), xs
 
 
-class Frames:
-    """The utterances in three parts, and what labels their frames."""
+class Frames(LabellingTask):
+    """The utterances in three parts, and the models that label their frames."""
 
-    criterion = Criterion("accuracy", "validation accuracy", higher=True, format=".1%")
     unit = "frame"
 
     def __init__(self, settings: Config) -> None:
-        data, train = settings.data, settings.train
+        data = settings.data
         parts = frames.make(
             seed=data.seed,
             train=data.utterances,
@@ -134,15 +119,14 @@ class Frames:
             )
 
         learn, validate, test = map(part, parts)
-        self.corpus = Corpus(learn, validate, test, PHONES, train.batch)
+        corpus = Corpus(learn, validate, test, PHONES, settings.train.batch)
+        super().__init__(corpus, settings.train.seed)
         self.test = parts.test
-        self._seed = train.seed
         self.models = {
             "LSTM": Labeller(gr.stack(*bidirectional(settings.model)), BANDS, len(PHONES)),
             "MLP": Labeller(Perceptron(settings.classifier), BANDS, len(PHONES)),
         }
-        counts = self.corpus.counts()
-        self.amount = round(counts[0] / data.utterances * train.batch)
+        counts = corpus.counts()
         self.data = (
             f"{data.utterances:,} sung utterances to train on: {counts[0]:,} frames, {len(PHONES)}"
             " phones"
@@ -151,42 +135,16 @@ class Frames:
             f"{data.held_out:,} utterances, {counts[1]:,} frames; what is called test:"
             f" {data.held_out:,} others, {counts[2]:,}"
         )
-        self.stored = {"sha256": digest(*self.corpus.arrays())}
 
-    def batch(self, step: int) -> Batch:
-        """The utterances of a step."""
-        return self.corpus.batch(step, self._seed)
-
-    def evaluate(self, name: str, params: Any) -> dict[str, float]:
-        """Accuracy and F1, by frames."""
-        return self.corpus.measures(self._network(name, params))
-
-    def baselines(self) -> dict[str, float]:
-        """The most frequent phone; what is to be beaten is the model that sees a single frame."""
-        pair = self.corpus.pair(self.corpus.validation, self.corpus.most_frequent)
-        return {"the most frequent phone": accuracy(pair)}
+    @cached_property
+    def guesses(self) -> dict[str, Guess]:
+        """The most frequent phone; the rival of the LSTM is the model that sees a single frame."""
+        return {"the most frequent phone": self.corpus.most_frequent}
 
     def pictures(self, params: Mapping[str, Any]) -> dict[str, Figure | str]:
-        """An utterance with its labels, what is taken for what, and all scores."""
-        networks = {name: self._network(name, values) for name, values in params.items()}
-        guesses = {"the most frequent phone": self.corpus.most_frequent, **networks}
-        pairs = {name: self.corpus.pair(self.corpus.test, guess) for name, guess in guesses.items()}
-        f1 = {name: scores(pairs[name], len(PHONES)).f1 for name in networks}
-        pictures: dict[str, Figure | str] = {
-            "utterance.png": self._utterance(networks),
-            "scores.png": label_figures.per_class(f1, PHONES, "F1, test"),
-            "scores.md": score_table(pairs, PHONES),
-        }
-        for name in networks:
-            pictures[f"{name}_confusion.png"] = confusion(*pairs[name], PHONES, f"{name}, test")
-        return pictures
-
-    def commands(self, folder: str) -> list[str]:
-        """None."""
-        return []
-
-    def _network(self, name: str, params: Any) -> Guess:
-        return lambda sequences: self.corpus.label(self.models[name], params, sequences)
+        """All scores, the confusion of phones, and an utterance with its labels."""
+        utterance = self._utterance(self.networks(params))
+        return {**super().pictures(params), "utterance.png": utterance}
 
     def _utterance(self, networks: Mapping[str, Guess]) -> Figure:
         """The utterance of the test that is the middle one by accuracy of the LSTM."""

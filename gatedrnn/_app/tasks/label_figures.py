@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gatedrnn._app.curve import COLOURS
+from gatedrnn._app.tasks.figures import coloured
 
 RIGHT, WRONG = "#dfe9f3", "#d9622b"
 
@@ -22,8 +22,7 @@ def per_class(values: Mapping[str, np.ndarray], classes: Sequence[str], measure:
     places = np.arange(len(classes))
     rows = np.array(list(values.values()))
     axes.hlines(places, rows.min(axis=0), rows.max(axis=0), color="#cccccc", lw=1.5, zorder=1)
-    colours = np.resize(COLOURS, len(values))
-    for (name, row), colour in zip(values.items(), colours, strict=True):
+    for name, row, colour in coloured(values):
         axes.plot(row, places, "o", ms=6, color=colour, label=name)
     axes.set_yticks(places, classes)
     axes.set(xlabel=measure, xlim=(-0.02, 1.02), ylim=(len(classes) - 0.5, -0.5))

@@ -1,11 +1,11 @@
-"""What the tasks share that label every step of ragged sequences: data, losses, scores.
+"""Labels of every step of ragged sequences: data, models, scores.
 
 Axes: T steps, B sequences, N labelled steps in all, K classes.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import gatedrnn as gr
-from gatedrnn._app.config import Count, Layers, Rate
+from gatedrnn._app.config import Count, Layers, Rate, Settings
 from gatedrnn._app.data import ragged
-from gatedrnn._app.tasks.common import shuffled
+from gatedrnn._app.task import Model
+from gatedrnn._app.tasks.common import compiled, shuffled
 
 
 class Batch(NamedTuple):
@@ -26,8 +27,7 @@ class Batch(NamedTuple):
     lengths: np.ndarray  # int32 [B]
 
 
-@dataclasses.dataclass(frozen=True)
-class Width:
+class Width(Settings, frozen=True):
     """`layers` layers of `features` units, each with dropout of its output."""
 
     features: Count
@@ -42,7 +42,7 @@ def bidirectional(width: Width) -> list[Any]:
 
 
 class Body(Protocol):
-    """What comes before the read-out of a labeller, by value: any layer is one."""
+    """The part of a labeller before the read-out, by value: any layer is one."""
 
     def out_features(self, in_features: int | None) -> int | None:
         """`F`, for inputs of `in_features` (None for tokens)."""
@@ -65,7 +65,7 @@ class Body(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Labeller:
+class Labeller(Model):
     """Sequences [T, B, ...] -> the class of every step, one of K = `classes`.
 
     A dense layer on what `body` makes of them; in training it is fused with the loss.
@@ -86,30 +86,20 @@ class Labeller:
         features = self.body.out_features(self.in_features)
         return body, gr.dense(self.classes).init(jax.random.fold_in(key, 1), features)
 
-    def carry(self, params: Any, batch: int) -> tuple[()]:
-        """None: a sequence stands alone."""
-        return ()
-
-    def loss(
-        self, params: Any, carry: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, tuple[()]]:
+    def mean_loss(self, params: Any, batch: Any, key: jax.Array) -> jax.Array:
         """The mean cross-entropy over the steps that are no padding."""
         body, dense = params
         _, hs = self.body.apply(body, batch.xs, lengths=batch.lengths, key=key)
         valid = jnp.arange(len(hs), dtype=batch.lengths.dtype)[:, None] < batch.lengths
         losses = gr.softmax_cross_entropy(dense, hs, batch.labels, valid)
-        return losses.sum() / jnp.maximum(valid.sum(), 1).astype(losses.dtype), ()
+        return losses.sum() / jnp.maximum(valid.sum(), 1).astype(losses.dtype)
 
+    @compiled
     def label(self, params: Any, xs: jax.Array, lengths: jax.Array) -> jax.Array:
         """The likeliest class of every step, int32 [T, B]."""
         body, dense = params
         _, hs = self.body.apply(body, xs, lengths=lengths)
         return gr.dense(self.classes).apply(dense, hs)[1].argmax(axis=-1)
-
-
-@partial(jax.jit, static_argnames="model")
-def _label(params: Any, xs: jax.Array, lengths: jax.Array, *, model: Labeller) -> jax.Array:
-    return model.label(params, xs, lengths)
 
 
 class Part(NamedTuple):
@@ -120,7 +110,7 @@ class Part(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What is and what was taken for it, of the steps of a part one after another."""
+    """The true classes and those found, of the steps of a part one after another."""
 
     labels: np.ndarray  # int32 [N]
     got: np.ndarray  # int32 [N]
@@ -145,12 +135,12 @@ class Corpus:
         return max(len(labels) for part in self._parts for labels in part.labels)
 
     def counts(self) -> tuple[int, int, int]:
-        """How many steps each part has."""
+        """The number of steps in each part."""
         train, validation, test = (sum(map(len, part.labels)) for part in self._parts)
         return train, validation, test
 
     def arrays(self) -> list[np.ndarray]:
-        """All there is, in two arrays."""
+        """All sequences in one array, and all labels in another."""
         return [
             np.concatenate([values for part in self._parts for values in part[kind]])
             for kind in (0, 1)
@@ -165,18 +155,18 @@ class Corpus:
     def label(
         self, model: Labeller, params: Any, sequences: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        """What `model` takes every step of each sequence for, int32 [T] each."""
+        """The class that `model` gives every step of each sequence, int32 [T] each."""
         found: list[np.ndarray] = []
         nothing = sequences[0][:0]
         for start in range(0, len(sequences), self.batch_size):
             some = sequences[start : start + self.batch_size]
             full = [*some, *[nothing] * (self.batch_size - len(some))]
-            got = np.asarray(_label(params, *self._pad(full), model=model))
+            got = np.asarray(model.label(params, *self._pad(full)))
             found += [got[: len(sequence), row] for row, sequence in enumerate(some)]
         return found
 
     def pair(self, part: Part, guess: Guess) -> Pair:
-        """All labels of a part beside what `guess` makes of its sequences."""
+        """All labels of a part beside those that `guess` gives its sequences."""
         return Pair(np.concatenate(part.labels), np.concatenate(guess(part.sequences)))
 
     def most_frequent(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -207,7 +197,7 @@ class Corpus:
 
 
 class Scores(NamedTuple):
-    """Of each class; 0 where nothing is divided by nothing."""
+    """Scores of each class; 0 where nothing is divided by nothing."""
 
     precision: np.ndarray  # float64 [K], of what was taken for the class, the share that is
     recall: np.ndarray  # float64 [K], of what is of the class, the share that was taken for it

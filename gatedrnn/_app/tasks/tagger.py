@@ -6,8 +6,8 @@ the parenthesis that makes a name the name of a call. The network reads in both 
 Axes: T characters of a piece of a file, B pieces.
 """
 
-import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,33 +15,18 @@ from matplotlib.figure import Figure
 
 import gatedrnn as gr
 from gatedrnn._app import config
-from gatedrnn._app.config import Count
+from gatedrnn._app.config import Count, Settings
 from gatedrnn._app.data import highlight, tagger
 from gatedrnn._app.data.tagger import CHARACTERS, KINDS, Source
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.figures import confusion
-from gatedrnn._app.task import Criterion
-from gatedrnn._app.tasks import label_figures
-from gatedrnn._app.tasks.common import digest
-from gatedrnn._app.tasks.labelling import (
-    Batch,
-    Corpus,
-    Guess,
-    Labeller,
-    Part,
-    Width,
-    accuracy,
-    bidirectional,
-    score_table,
-    scores,
-)
+from gatedrnn._app.tasks.labelling import Corpus, Guess, Labeller, Part, Width, bidirectional
+from gatedrnn._app.tasks.labelling_task import LabellingTask
 
 SYMBOLS = len(CHARACTERS) + 1  # 0 is any other character
 OUTSIDE = SYMBOLS  # before and after a piece
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """The standard library: `characters` to train on, and `held_out` for validation and test each.
 
     At most `per_file` are of one file; it is read in pieces of up to `piece`.
@@ -53,15 +38,13 @@ class Data:
     piece: Count
 
 
-@dataclasses.dataclass(frozen=True)
-class Model(Width):
+class Model(Width, frozen=True):
     """Bidirectional LSTM layers on embeddings of `embedding` features."""
 
     embedding: Count
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of a tagger."""
 
     data: Data
@@ -72,11 +55,11 @@ class Config(config.Config):
         return Tagger(self)
 
 
-class Tagger:
+class Tagger(LabellingTask):
     """The files in three parts, and the network that tags them."""
 
-    criterion = Criterion("accuracy", "validation accuracy", higher=True, format=".1%")
     unit = "char"
+    drawn = ("a table of trigrams",)
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
@@ -90,13 +73,13 @@ class Tagger:
                     " library's files fits"
                 )
         self.files: tuple[Source, ...] = parts[2]  # of the test
-        self._piece, self._seed = data.piece, train.seed
+        self._piece = data.piece
         learn, validate, test = map(self._part, parts)
-        self.corpus = Corpus(learn, validate, test, KINDS, train.batch)
+        corpus = Corpus(learn, validate, test, KINDS, train.batch)
+        super().__init__(corpus, train.seed)
         body = gr.stack(gr.embed(SYMBOLS, model.embedding), *bidirectional(model))
         self.models = {"LSTM": Labeller(body, None, len(KINDS))}
-        counts = self.corpus.counts()
-        self.amount = round(counts[0] / len(learn.labels) * train.batch)
+        counts = corpus.counts()
         self.data = (
             f"this Python's standard library: {counts[0]:,} characters of {len(parts[0])} files to"
             f" train on, {len(KINDS)} kinds"
@@ -105,43 +88,22 @@ class Tagger:
             f"the {counts[1]:,} characters of {len(parts[1])} validation files; what is called"
             f" test: {counts[2]:,} of {len(parts[2])} others"
         )
-        self.stored = {"sha256": digest(*self.corpus.arrays())}
 
-    def batch(self, step: int) -> Batch:
-        """The pieces of a step."""
-        return self.corpus.batch(step, self._seed)
-
-    def evaluate(self, name: str, params: Any) -> dict[str, float]:
-        """Accuracy and F1, by characters."""
-        return self.corpus.measures(self._network(name, params))
-
-    def baselines(self) -> dict[str, float]:
+    @cached_property
+    def guesses(self) -> dict[str, Guess]:
         """Guesses from a character, or from it and its two neighbours."""
-        validation = self.corpus.validation
+        train = self.corpus.train
         return {
-            name: accuracy(self.corpus.pair(validation, guess))
-            for name, guess in self._guesses().items()
+            "the most frequent kind": self.corpus.most_frequent,
+            "a table of characters": Table(train, neighbours=False),
+            "a table of trigrams": Table(train, neighbours=True),
         }
 
     def pictures(self, params: Mapping[str, Any]) -> dict[str, Figure | str]:
-        """What is taken for what, all scores, and a file of the test in colour."""
-        networks = {name: self._network(name, values) for name, values in params.items()}
-        guesses = self._guesses() | networks
-        pairs = {name: self.corpus.pair(self.corpus.test, guess) for name, guess in guesses.items()}
-        shown = ("a table of trigrams", *networks)
-        f1 = {name: scores(pairs[name], len(KINDS)).f1 for name in shown}
-        pictures: dict[str, Figure | str] = {
-            "scores.png": label_figures.per_class(f1, KINDS, "F1, test"),
-            "scores.md": score_table(pairs, KINDS),
-        }
-        for name, network in networks.items():
-            pictures[f"{name}_confusion.png"] = confusion(*pairs[name], KINDS, f"{name}, test")
-            pictures[f"{name}_source.html"] = self._rendered(network)
-        return pictures
-
-    def commands(self, folder: str) -> list[str]:
-        """None."""
-        return []
+        """All scores, the confusion of kinds, and a file of the test in colour."""
+        networks = self.networks(params).items()
+        pages = {f"{name}_source.html": self._rendered(network) for name, network in networks}
+        return {**super().pictures(params), **pages}
 
     def _part(self, files: tuple[Source, ...]) -> Part:
         sequences, labels = [], []
@@ -151,17 +113,6 @@ class Tagger:
                 sequences.append(tokens[piece])
                 labels.append(kinds[piece])
         return Part(sequences, labels)
-
-    def _network(self, name: str, params: Any) -> Guess:
-        return lambda sequences: self.corpus.label(self.models[name], params, sequences)
-
-    def _guesses(self) -> dict[str, Guess]:
-        train = self.corpus.train
-        return {
-            "the most frequent kind": self.corpus.most_frequent,
-            "a table of characters": Table(train, neighbours=False),
-            "a table of trigrams": Table(train, neighbours=True),
-        }
 
     def _rendered(self, network: Guess) -> str:
         """The file of the test that is the middle one by accuracy."""

@@ -7,20 +7,19 @@ reported is in bits.
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import gatedrnn as gr
-from gatedrnn._app import config
-from gatedrnn._app.config import Count, Fraction, Layers, Rate
+from gatedrnn._app import config, task
+from gatedrnn._app.config import Count, Fraction, Layers, Rate, Settings
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.run_folder import DATA, RunFolder
-from gatedrnn._app.task import Criterion
+from gatedrnn._app.task import Criterion, Task
+from gatedrnn._app.tasks.common import compiled
 from gatedrnn._app.tasks.language import ngram
 from gatedrnn._app.tasks.language.text import (
     UNKNOWN,
@@ -31,14 +30,10 @@ from gatedrnn._app.tasks.language.text import (
     training_window,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 BITS_PER_NAT = 1.0 / math.log(2.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings, frozen=True):
     """The text, read in windows of `window` characters, as far as the gradient goes back.
 
     `path` names a UTF-8 file; without it, the text is the help of the running CPython.
@@ -49,8 +44,7 @@ class Data:
     path: config.Text | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
+class Model(Settings, frozen=True):
     """`layers` LSTM layers of `features` units on embeddings of `embedding` features."""
 
     embedding: Count
@@ -59,8 +53,7 @@ class Model:
     dropout: Rate
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Config):
+class Config(config.Config, frozen=True):
     """The configuration of a language model."""
 
     may_change = config.Config.may_change | {"data.path"}
@@ -85,7 +78,7 @@ class Batch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModel:
+class LanguageModel(task.Model):
     """Tokens int32 [T, B] -> logits float32 [T, B, V], with V = `vocabulary`.
 
     The last layer of `net` is the read-out, which is fused with the loss: no logits [T, B, V].
@@ -93,6 +86,7 @@ class LanguageModel:
 
     settings: Model
     vocabulary: int
+    in_features = None
 
     @property
     def net(self) -> Any:
@@ -105,10 +99,6 @@ class LanguageModel:
             ]
         embed = gr.embed(self.vocabulary, self.settings.embedding)
         return gr.stack(embed, *layers, gr.dense(self.vocabulary))
-
-    def init(self, key: jax.Array) -> Any:
-        """New parameters."""
-        return self.net.init(key, in_features=None)
 
     def carry(self, params: Any, batch: int) -> Any:
         """The state of B = `batch` streams before their first character."""
@@ -135,23 +125,16 @@ class LanguageModel:
         carry, logits = self.net.step(params, carry, token)
         return carry, logits.at[..., UNKNOWN].set(-jnp.inf)
 
-
-@partial(jax.jit, static_argnames="model")
-def window_loss(
-    params: Any,
-    carry: Any,
-    inputs: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
-    *,
-    model: LanguageModel,
-) -> tuple[Any, jax.Array]:
-    """The carry after one window [T, B], and the sum of `weights` times the losses, a scalar."""
-    carry, nats = model.losses(params, carry, inputs, targets)
-    return carry, (nats * weights).sum()
+    @compiled
+    def weighted_loss(
+        self, params: Any, carry: Any, inputs: jax.Array, targets: jax.Array, weights: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        """The carry after a window [T, B], and the sum of `weights` times the losses, a scalar."""
+        carry, nats = self.losses(params, carry, inputs, targets)
+        return carry, (nats * weights).sum()
 
 
-class Language:
+class Language(Task):
     """A text, and the LSTM that learns it in parallel streams, whose state goes on."""
 
     criterion = Criterion("bits", "bits per character", of_loss=BITS_PER_NAT)
@@ -188,7 +171,7 @@ class Language:
         carry = self.model.carry(params, windows.inputs.shape[-1])
         total = 0.0
         for inputs, targets, weights in zip(*windows, strict=True):
-            carry, nats = window_loss(params, carry, inputs, targets, weights, model=self.model)
+            carry, nats = self.model.weighted_loss(params, carry, inputs, targets, weights)
             total += float(nats)
         return {"bits": total / float(np.sum(windows.weights)) * BITS_PER_NAT}
 
@@ -196,10 +179,6 @@ class Language:
         """Two mixtures of n-grams."""
         corpus = self.corpus
         return ngram.bits_per_character(corpus.train, corpus.validation, corpus.vocabulary.size)
-
-    def pictures(self, params: Mapping[str, Any]) -> "dict[str, Figure | str]":
-        """None beside the curve."""
-        return {}
 
     def commands(self, folder: str) -> list[str]:
         """A sample that continues the first word of the text."""

@@ -26,7 +26,7 @@ class Counts(NamedTuple):
     counts: np.ndarray  # int64 [distinct]
 
     def of(self, codes: np.ndarray) -> np.ndarray:
-        """How often each of `codes` occurs, int64, in the shape of `codes`."""
+        """The number of times that each of `codes` occurs, int64, in the shape of `codes`."""
         if not len(self.codes):
             return np.zeros(codes.shape, np.int64)
         place = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)

@@ -22,12 +22,12 @@ class Vocabulary(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many tokens there are, the unknown symbol included."""
+        """The number of tokens, with the unknown symbol."""
         return len(self.characters) + 1
 
     @property
     def start(self) -> str:
-        """What a sample without a prompt follows: a line break, or else the first character."""
+        """The prompt of a sample that has none: a line break, or else the first character."""
         return "\n" if "\n" in self.characters else self.characters[0]
 
     def encode(self, text: str) -> np.ndarray:

@@ -1,13 +1,21 @@
 """Figures that several tasks draw."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from gatedrnn._app.curve import COLOURS
+
+
+def coloured(values: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """The name, the value and the colour of each of several models."""
+    return zip(values, values.values(), np.resize(COLOURS, len(values)), strict=True)
+
 
 def confusion(labels: np.ndarray, got: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """How often each class, a row, is taken for each, a column.
+    """The counts of each class, a row, taken for each, a column.
 
     `labels` and `got` are integers [N] below the number of `names`. The colour is the share of
     the row.
@@ -33,7 +41,7 @@ def confusion(labels: np.ndarray, got: np.ndarray, names: Sequence[str], title: 
 
 
 def looks(examples: Sequence[tuple[np.ndarray, str, str]]) -> Figure:
-    """Where a network looks as it writes: for each example a panel of its weights.
+    """The attention of a network as it writes: for each example a panel of its weights.
 
     An example is weights [T, S], the S characters that are read and the T that are written; the
     darker, the more weight.
