@@ -5,14 +5,11 @@ the code, so the file that a run leaves behind is the whole truth about it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from gatedrnn._app.task import Model, Task
-
-if TYPE_CHECKING:
-    from gatedrnn._app.run_folder import RunFolder
+from gatedrnn._app.task import Model, StoredRun, Task
 
 TINY, HUGE = 1.1754944e-38, 3.4028234e38  # the normal numbers of JAX's float32
 
@@ -108,7 +105,7 @@ class Config(Settings, frozen=True):
         """The task, ready to be trained."""
         raise NotImplementedError
 
-    def models_of(self, run: "RunFolder") -> Mapping[str, Model]:
+    def models_of(self, run: StoredRun) -> Mapping[str, Model]:
         """The models of a run that has this configuration, by their names."""
         return self.make().models
 

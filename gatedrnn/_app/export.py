@@ -146,6 +146,6 @@ def _example(
 
 def _vocabulary(layer: Any) -> int:
     """The number of tokens that the first layer knows."""
-    while not hasattr(layer, "vocab"):
-        layer = layer.layers[0] if hasattr(layer, "layers") else layer.layer
+    while not isinstance(layer, gr.Embed):
+        (_, layer, _), *_ = layer.parts(None)
     return layer.vocab

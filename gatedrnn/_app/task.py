@@ -4,12 +4,26 @@ The training knows this module, and no task; those of this package are in `gated
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jax import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class StoredRun(Protocol):
+    """A run as a configuration sees it: its folder, and what the task keeps there."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    def stored(self) -> dict[str, Any]:
+        """The JSON that the task keeps with the run."""
+        ...
 
 
 class Criterion(NamedTuple):

@@ -4,9 +4,10 @@ import dataclasses
 
 from gatedrnn._src import checks
 from gatedrnn._src.base import Cell, rule_of
+from gatedrnn._src.describe import short_repr
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class BPTT:
     """Back-propagation through time, exact by default; every field holds on both routes.
 
@@ -60,6 +61,10 @@ class BPTT:
             checks.number("clip", self.clip, above=0)
             object.__setattr__(self, "clip", float(self.clip))  # NumPy's would promote
         checks.option("save", self.save, ("carries", "gates", "boundaries"))
+
+    def __repr__(self) -> str:
+        """The call that makes the value, with what differs from the defaults."""
+        return short_repr(self)
 
 
 def check_bptt(cell: Cell, bptt: BPTT) -> None:

@@ -17,8 +17,8 @@ import gatedrnn as gr
 from gatedrnn._app import config, task
 from gatedrnn._app.config import Count, Fraction, Layers, Rate, Settings
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.run_folder import DATA, RunFolder
-from gatedrnn._app.task import Criterion, Task
+from gatedrnn._app.run_folder import DATA
+from gatedrnn._app.task import Criterion, StoredRun, Task
 from gatedrnn._app.tasks.common import compiled
 from gatedrnn._app.tasks.language import ngram
 from gatedrnn._app.tasks.language.text import (
@@ -65,7 +65,7 @@ class Config(config.Config, frozen=True):
         """Read the text."""
         return Language(self)
 
-    def models_of(self, run: RunFolder) -> "dict[str, LanguageModel]":
+    def models_of(self, run: StoredRun) -> "dict[str, LanguageModel]":
         """The model of a run, whose text may be elsewhere by now: the vocabulary is stored."""
         return {"LSTM": LanguageModel(self.model, vocabulary_of(run).size)}
 
@@ -188,7 +188,7 @@ class Language(Task):
         return [f"gatedrnn sample {shlex.quote(folder)}{prompt}"]
 
 
-def vocabulary_of(run: RunFolder) -> Vocabulary:
+def vocabulary_of(run: StoredRun) -> Vocabulary:
     """The vocabulary that is stored with a run."""
     characters = run.stored().get("characters")
     if not (isinstance(characters, str) and characters):
