@@ -21,6 +21,8 @@ def test_examples_run():
             exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["tags"].shape == (50, 16, 5)
     assert not namespace["tags"][20:, 8:].any()
+    assert namespace["warm"][0].h.shape == (4, 32)
+    assert namespace["values"].shape == (8, 4, 4)
 
 
 def test_readme_names_every_public_cell_and_option():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gatedrnn as gr
-from gatedrnn._app.tasks.frames import Perceptron
+from gatedrnn._app.tasks.frames import perceptron
 from gatedrnn._app.tasks.labelling import (
     Batch,
     Corpus,
@@ -21,7 +21,7 @@ from gatedrnn._app.tasks.labelling import (
 
 BODIES = {
     "LSTM": gr.stack(*bidirectional(Width(features=3, layers=1, dropout=0.2))),
-    "MLP": Perceptron(Width(features=4, layers=2, dropout=0.2)),
+    "MLP": perceptron(Width(features=4, layers=2, dropout=0.2)),
 }
 every_body = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 

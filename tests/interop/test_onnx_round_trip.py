@@ -110,7 +110,7 @@ def unlearned(layer, params):
         inner, params = unlearned(layer.layer, params)
         if hasattr(layer, "how"):
             return gr.pool(inner, layer.how), params
-        return (gr.final if hasattr(layer, "drops_time") else gr.residual)(inner), params
+        return (gr.final if layer.drops_time else gr.residual)(inner), params
     return layer, params
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -63,38 +64,26 @@ class Config(config.Config, frozen=True):
 
 
 @dataclasses.dataclass(frozen=True)
-class Perceptron:
+class Rectifier(gr.Layer):
+    """`max(x, 0)` of every feature."""
+
+    def out_features(self, in_features: int | None) -> int | None:
+        """Return as many as come in."""
+        return in_features
+
+    def init(self, key: jax.Array, in_features: int | None, dtype: Any = jnp.float32) -> Any:
+        """Make nothing: there are no parameters."""
+        return ()
+
+    def run(self, params: Any, xs: jax.Array, carry: Any, context: gr.Context) -> Any:
+        """Rectify every step."""
+        return carry, jax.nn.relu(xs)
+
+
+def perceptron(width: Width) -> gr.Layer:
     """Frames [T, B, I] -> [T, B, F], each by itself: dense layers with rectifiers."""
-
-    width: Width
-
-    def out_features(self, in_features: int | None) -> int:
-        """`F`."""
-        return self.width.features
-
-    def init(self, key: jax.Array, in_features: int | None) -> tuple[gr.DenseParams, ...]:
-        """The parameters of each layer."""
-        sizes = [in_features, *[self.width.features] * (self.width.layers - 1)]
-        keys = jax.random.split(key, len(sizes))
-        return tuple(
-            gr.dense(self.width.features).init(k, size) for k, size in zip(keys, sizes, strict=True)
-        )
-
-    def apply(
-        self,
-        params: tuple[gr.DenseParams, ...],
-        xs: jax.Array,
-        *,
-        lengths: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> tuple[tuple[()], jax.Array]:
-        """`xs [T, B, I]` -> `((), ys [T, B, F])`."""
-        dense, dropout = gr.dense(self.width.features), gr.dropout(self.width.dropout)
-        for layer, p in enumerate(params):
-            _, xs = dense.apply(p, xs, lengths=lengths)
-            new = None if key is None else jax.random.fold_in(key, layer)
-            _, xs = dropout.apply((), jax.nn.relu(xs), key=new)
-        return (), xs
+    layer = (gr.dense(width.features), Rectifier(), gr.dropout(width.dropout))
+    return gr.stack(*layer * width.layers)
 
 
 class Frames(LabellingTask):
@@ -124,7 +113,7 @@ class Frames(LabellingTask):
         self.test = parts.test
         self.models = {
             "LSTM": Labeller(gr.stack(*bidirectional(settings.model)), BANDS, len(PHONES)),
-            "MLP": Labeller(Perceptron(settings.classifier), BANDS, len(PHONES)),
+            "MLP": Labeller(perceptron(settings.classifier), BANDS, len(PHONES)),
         }
         counts = corpus.counts()
         self.data = (

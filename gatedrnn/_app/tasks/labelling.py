@@ -6,7 +6,7 @@ Axes: T steps, B sequences, N labelled steps in all, K classes.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,29 +41,6 @@ def bidirectional(width: Width) -> list[Any]:
     return [layer, gr.dropout(width.dropout)] * width.layers
 
 
-class Body(Protocol):
-    """The part of a labeller before the read-out, by value: any layer is one."""
-
-    def out_features(self, in_features: int | None) -> int | None:
-        """`F`, for inputs of `in_features` (None for tokens)."""
-        ...
-
-    def init(self, key: jax.Array, in_features: int | None) -> Any:
-        """New parameters."""
-        ...
-
-    def apply(
-        self,
-        params: Any,
-        xs: jax.Array,
-        *,
-        lengths: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> tuple[Any, jax.Array]:
-        """Sequences [T, B, ...] -> anything, and features [T, B, F]."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Labeller(Model):
     """Sequences [T, B, ...] -> the class of every step, one of K = `classes`.
@@ -71,13 +48,13 @@ class Labeller(Model):
     A dense layer on what `body` makes of them; in training it is fused with the loss.
     """
 
-    body: Body
+    body: gr.Layer
     in_features: int | None  # None of tokens
     classes: int
 
     @property
-    def net(self) -> Any:
-        """The network with its read-out; raises where `body` is no layer of the library."""
+    def net(self) -> gr.Layer:
+        """The network with its read-out."""
         return gr.stack(self.body, gr.dense(self.classes))
 
     def init(self, key: jax.Array) -> tuple[Any, gr.DenseParams]:
