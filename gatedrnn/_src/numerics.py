@@ -69,7 +69,7 @@ def dot_sum(deltas: Sequence[Array], kernels: Sequence[Array]) -> Array:
     return functools.reduce(jnp.add, map(dot, deltas, kernels))
 
 
-def outer(x: Array, delta: Array) -> Array:
+def sum_of_outer(x: Array, delta: Array) -> Array:
     """`Σ xᵀ δ` over all leading axes: `x [..., I]`, `delta [..., O]` -> `[I, O]`.
 
     One contraction over time and every batch axis: merging the axes by a reshape instead would make
@@ -84,7 +84,7 @@ def outer(x: Array, delta: Array) -> Array:
     )
 
 
-def total(delta: Array) -> Array:
+def sum_leading(delta: Array) -> Array:
     """`Σ δ` over all leading axes: `[..., O]` -> `[O]`."""
     return jnp.sum(delta, axis=tuple(range(delta.ndim - 1)))
 

@@ -26,7 +26,14 @@ from gatedrnn._src.base import (
 )
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.masks import draws
-from gatedrnn._src.numerics import accumulator, dot, dot_transposed, lecun_normal, outer, total
+from gatedrnn._src.numerics import (
+    accumulator,
+    dot,
+    dot_transposed,
+    lecun_normal,
+    sum_leading,
+    sum_of_outer,
+)
 from gatedrnn._src.pytree import first_leaf, zeros
 
 
@@ -267,8 +274,8 @@ def contract(
     dparams = AttentionParams(
         cell=dcell,
         memory_kernel=zeros(params.memory_kernel),
-        query_kernel=outer(first_leaf(before.cell), delta.q),
-        score=total(delta.e[..., None] * seen.u),
+        query_kernel=sum_of_outer(first_leaf(before.cell), delta.q),
+        score=sum_leading(delta.e[..., None] * seen.u),
         memory=Memory(
             values=jnp.einsum("t...s,t...m->...sm", weights, dcontext),
             keys=jnp.sum(dp, axis=tuple(range(dp.ndim - keys.ndim))),

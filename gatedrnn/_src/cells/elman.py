@@ -22,8 +22,8 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
@@ -109,9 +109,9 @@ def contract(
 ) -> tuple[ElmanParams, Array]:
     """`δU = Σ xᵀ δa`, `δW = Σ h_{t-1}ᵀ δa`, `δb = Σ δa`; `δx = δa Uᵀ`."""
     dparams = ElmanParams(
-        kernel=outer(xs, da),
-        recurrent_kernel=outer(masked(before.h, mask), da),
-        bias=total(da) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, da),
+        recurrent_kernel=sum_of_outer(masked(before.h, mask), da),
+        bias=sum_leading(da) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da, params.kernel)
 

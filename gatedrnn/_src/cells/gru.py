@@ -23,9 +23,9 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
@@ -217,17 +217,17 @@ def contract(
     recurrent_bias = None
     if q is None:
         du = d * local.u
-        recurrent = outer(h, jnp.concatenate([da_r, da_z, du], axis=-1))
-        recurrent_bias = total(du) if cell.use_bias else None
+        recurrent = sum_of_outer(h, jnp.concatenate([da_r, da_z, du], axis=-1))
+        recurrent_bias = sum_leading(du) if cell.use_bias else None
     else:
         gated = (gates.r * h.astype(gates.r.dtype)).astype(h.dtype)
         da_rz = jnp.concatenate([da_r, da_z], axis=-1)
-        recurrent = jnp.concatenate([outer(h, da_rz), outer(gated, ds)], axis=-1)
+        recurrent = jnp.concatenate([sum_of_outer(h, da_rz), sum_of_outer(gated, ds)], axis=-1)
     da = jnp.concatenate([da_r, da_z, ds], axis=-1)
     dparams = GRUParams(
-        kernel=outer(xs, da),
+        kernel=sum_of_outer(xs, da),
         recurrent_kernel=recurrent,
-        bias=total(da) if cell.use_bias else None,
+        bias=sum_leading(da) if cell.use_bias else None,
         recurrent_bias=recurrent_bias,
     )
     return dparams, dot_transposed(da, params.kernel)

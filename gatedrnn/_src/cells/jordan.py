@@ -22,8 +22,8 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
@@ -124,11 +124,11 @@ def contract(
     """`δU = Σ xᵀ δa`, `δW = Σ o_{t-1}ᵀ δa`, `δV = Σ hᵀ δe`, `δb`, `δc`; `δx = δa Uᵀ`."""
     da, de = delta
     dparams = JordanParams(
-        kernel=outer(xs, da),
-        recurrent_kernel=outer(masked(before.o, mask), da),
-        bias=total(da) if cell.use_bias else None,
-        output_kernel=outer(h.astype(xs.dtype), de),
-        output_bias=total(de) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, da),
+        recurrent_kernel=sum_of_outer(masked(before.o, mask), da),
+        bias=sum_leading(da) if cell.use_bias else None,
+        output_kernel=sum_of_outer(h.astype(xs.dtype), de),
+        output_bias=sum_leading(de) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da, params.kernel)
 

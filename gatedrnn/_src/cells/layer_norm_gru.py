@@ -22,9 +22,9 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
@@ -210,12 +210,12 @@ def contract(
     du = _normalise_transposed(scaled(da_x, params.scale), gates.inputs)
     dv = _through_products(params, local, da_h)
     dparams = LayerNormGRUParams(
-        kernel=outer(xs, du),
-        recurrent_kernel=outer(masked(before.h, mask), dv),
-        scale=total(da_x * _values(gates.inputs)),
-        recurrent_scale=total(da_h * _values(gates.recurrent)),
-        bias=total(da_x) if cell.use_bias else None,
-        recurrent_bias=total(_split(da_h)[1]) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, du),
+        recurrent_kernel=sum_of_outer(masked(before.h, mask), dv),
+        scale=sum_leading(da_x * _values(gates.inputs)),
+        recurrent_scale=sum_leading(da_h * _values(gates.recurrent)),
+        bias=sum_leading(da_x) if cell.use_bias else None,
+        recurrent_bias=sum_leading(_split(da_h)[1]) if cell.use_bias else None,
     )
     return dparams, dot_transposed(du, params.kernel)
 

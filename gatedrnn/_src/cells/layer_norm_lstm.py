@@ -24,9 +24,9 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
@@ -187,13 +187,13 @@ def contract(
     du = normalise_transposed(scaled(da, params.scale), gates.inputs)
     dv = normalise_transposed(scaled(da, params.recurrent_scale), gates.recurrent)
     dparams = LayerNormLSTMParams(
-        kernel=outer(xs, du),
-        recurrent_kernel=outer(masked(before.h, mask), dv),
-        scale=total(da * gates.inputs.value),
-        recurrent_scale=total(da * gates.recurrent.value),
-        memory_scale=total(dn * gates.memory.value),
-        bias=total(da) if cell.use_bias else None,
-        memory_bias=total(dn) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, du),
+        recurrent_kernel=sum_of_outer(masked(before.h, mask), dv),
+        scale=sum_leading(da * gates.inputs.value),
+        recurrent_scale=sum_leading(da * gates.recurrent.value),
+        memory_scale=sum_leading(dn * gates.memory.value),
+        bias=sum_leading(da) if cell.use_bias else None,
+        memory_bias=sum_leading(dn) if cell.use_bias else None,
     )
     return dparams, dot_transposed(du, params.kernel)
 

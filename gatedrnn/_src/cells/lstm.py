@@ -26,9 +26,9 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
@@ -243,19 +243,19 @@ def contract(
     if params.projection_kernel is not None:
         dm = dot_transposed(dm, params.projection_kernel)
         m = gates.o * jnp.tanh(after.c)
-        projection = outer(m.astype(xs.dtype), delta.output)
+        projection = sum_of_outer(m.astype(xs.dtype), delta.output)
     of_gates = _pre_activations(local, dm, delta.memory)
     da = jnp.concatenate(of_gates, axis=-1)
     if cell.peephole == "full":
-        peephole = outer(before.c, jnp.concatenate(of_gates[:-2], axis=-1))
-        output_peephole = outer(after.c, of_gates[-1])
+        peephole = sum_of_outer(before.c, jnp.concatenate(of_gates[:-2], axis=-1))
+        output_peephole = sum_of_outer(after.c, of_gates[-1])
     elif cell.peephole == "diagonal":
-        peephole = jnp.concatenate([total(before.c * of_gate) for of_gate in of_gates[:-2]])
-        output_peephole = total(after.c * of_gates[-1])
+        peephole = jnp.concatenate([sum_leading(before.c * of_gate) for of_gate in of_gates[:-2]])
+        output_peephole = sum_leading(after.c * of_gates[-1])
     dparams = LSTMParams(
-        kernel=outer(xs, da),
-        recurrent_kernel=outer(masked(before.h, mask), da),
-        bias=total(da) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, da),
+        recurrent_kernel=sum_of_outer(masked(before.h, mask), da),
+        bias=sum_leading(da) if cell.use_bias else None,
         peephole=peephole,
         output_peephole=output_peephole,
         projection_kernel=projection,

@@ -22,10 +22,10 @@ from gatedrnn._src.pytree import (
     as_dtypes,
     clipped,
     first_leaf,
+    in_accumulator,
     shift,
     vary_alike,
     where,
-    wide,
     zeros,
 )
 from gatedrnn._src.time.plan import Plan, Steps, Weights, pieces, sized, weights_of
@@ -162,7 +162,7 @@ def _ruled_bwd(plan: Plan, saved: Residuals, cotangents: tuple) -> tuple:
         return (flow, jax.tree.map(jnp.add, dparams, new)), dxs, None
 
     weights = weights_of(plan, params, steps.xs)
-    flow = _Flow(wide(dfinal), None if steps.resets is None else zeros(reset_carry))
+    flow = _Flow(in_accumulator(dfinal), None if steps.resets is None else zeros(reset_carry))
     state = vary_alike((flow, zeros(params)), like=saved)
     per_step = (steps, carries, gates, dkept)
     (flow, dparams), dxs, _ = _over_chunks(

@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from gatedrnn._src.base import Params, Rule, prepared, rule_of
 from gatedrnn._src.numerics import matrices_as
-from gatedrnn._src.pytree import as_dtypes, as_real_dtypes, vary_alike, wide
+from gatedrnn._src.pytree import as_dtypes, as_real_dtypes, in_accumulator, vary_alike
 from gatedrnn._src.trees.base import RuledTreeCell, State, TreeCell, places
 from gatedrnn._src.trees.forest import Forest
 
@@ -134,7 +134,7 @@ def _ruled_bwd(cell: RuledTreeCell, saved: Residuals, dstates: State) -> tuple:
     of_leaves, of_inner = _apart(states, forest)
 
     # what each node left for each of its children, and zeros for a root to find
-    zero = vary_alike(wide(cell.state((1,), dtype)), like=saved)
+    zero = vary_alike(in_accumulator(cell.state((1,), dtype)), like=saved)
     left = _repeated(zero, slots * count + 1)
 
     def step(left: State, inputs: tuple) -> tuple[State, Any]:
@@ -148,14 +148,14 @@ def _ruled_bwd(cell: RuledTreeCell, saved: Residuals, dstates: State) -> tuple:
         cell, params, _rows(xs, forest.inner), _take(states, forest.children), of_inner
     )
     first = width * count * jnp.arange(steps, dtype=jnp.int32)
-    direct = wide(_rows(dstates, forest.inner))
+    direct = in_accumulator(_rows(dstates, forest.inner))
     inputs = (first, forest.inner_parents, inner.local, direct)
     left, delta = lax.scan(step, left, inputs, reverse=True)
     dparams, dinner = inner.contract(cell, params, delta)
 
     xs_of_leaves = _rows(xs, forest.leaves)
     leaves = _Known.of(cell, params, xs_of_leaves, _no_children(zero, xs_of_leaves), of_leaves)
-    direct = wide(_rows(dstates, forest.leaves))
+    direct = in_accumulator(_rows(dstates, forest.leaves))
     dstate = jax.tree.map(jnp.add, direct, _take(left, forest.leaf_parents))
     _, delta = rule.backward(cell, back, leaves.local, dstate)
     of_params, dleaves = leaves.contract(cell, params, delta)

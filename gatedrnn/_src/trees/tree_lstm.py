@@ -21,9 +21,9 @@ from gatedrnn._src.numerics import (
     gates_apart,
     lecun_normal,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 from gatedrnn._src.trees.common import child_by_child, filled, ruled_compose, side_by_side
@@ -204,17 +204,19 @@ def contract(
     da = _pre_activations(local, dstate)
     h = children.h
     if cell.kind == "child_sum":
-        of_sum = outer(_summed(h).astype(h.dtype), jnp.concatenate([da.i, da.g, da.o], axis=-1))
+        of_sum = sum_of_outer(
+            _summed(h).astype(h.dtype), jnp.concatenate([da.i, da.g, da.o], axis=-1)
+        )
         i, g, o = gates_apart(of_sum, 3)
-        recurrent = jnp.concatenate([i, outer(h, da.f), g, o], axis=-1)
+        recurrent = jnp.concatenate([i, sum_of_outer(h, da.f), g, o], axis=-1)
     else:
-        of_children = outer(side_by_side(h), _stacked(da))
+        of_children = sum_of_outer(side_by_side(h), _stacked(da))
         recurrent = filled(of_children, len(params.recurrent_kernel), axis=0)
     da_x = jnp.concatenate([da.i, jnp.sum(da.f, axis=-2), da.g, da.o], axis=-1)
     dparams = TreeLSTMParams(
-        kernel=outer(xs, da_x),
+        kernel=sum_of_outer(xs, da_x),
         recurrent_kernel=recurrent,
-        bias=total(da_x) if cell.use_bias else None,
+        bias=sum_leading(da_x) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da_x, params.kernel)
 

@@ -21,8 +21,8 @@ from gatedrnn._src.numerics import (
     dot_transposed,
     lecun_normal,
     orthogonal_gates,
-    outer,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 from gatedrnn._src.trees.common import child_by_child, filled, ruled_compose, side_by_side
@@ -104,11 +104,11 @@ def contract(
     da: Array,
 ) -> tuple[TreeRNNParams, Array]:
     """`δU = Σ xᵀ δa`, `δW_k = Σ h_kᵀ δa`, `δb = Σ δa`; `δx = δa Uᵀ`."""
-    of_children = outer(side_by_side(children.h), da)
+    of_children = sum_of_outer(side_by_side(children.h), da)
     dparams = TreeRNNParams(
-        kernel=outer(xs, da),
+        kernel=sum_of_outer(xs, da),
         recurrent_kernel=filled(of_children, len(params.recurrent_kernel), axis=0),
-        bias=total(da) if cell.use_bias else None,
+        bias=sum_leading(da) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da, params.kernel)
 
