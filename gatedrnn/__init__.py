@@ -2,14 +2,14 @@
 
 from gatedrnn import diagnostics, interop, plot
 from gatedrnn._interop.cudnn_layer import cudnn
-from gatedrnn._src.base import Cell, Rule
-from gatedrnn._src.cells.attention import (
-    Attention,
+from gatedrnn._src.base import Cell, Rule, StepRecord
+from gatedrnn._src.cells.alignment import (
     AttentionCarry,
     AttentionParams,
     attend,
     attention_weights,
 )
+from gatedrnn._src.cells.attention import Attention
 from gatedrnn._src.cells.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.cells.gru import GRU, GRUCarry, GRUParams
 from gatedrnn._src.cells.jordan import Jordan, JordanCarry, JordanParams
@@ -84,6 +84,7 @@ __all__ = [
     "RuleReport",
     "Seq2Seq",
     "Seq2SeqParams",
+    "StepRecord",
     "TreeCell",
     "TreeLSTM",
     "TreeLSTMParams",

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gatedrnn as gr
+
 
 class LeakyParams(NamedTuple):
     kernel: jax.Array  # [I, H]
@@ -87,6 +89,15 @@ def outcome(function, *arguments, **options):
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def has_gru_that_writes(value):
+    """Return True if a `gr.GRU` anywhere in a cell, layer or network writes."""
+    if isinstance(value, gr.GRU):
+        return value.update == "writes"
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return isinstance(value, tuple | list) and any(map(has_gru_that_writes, value))
+
+
 def apply(layer, params, xs, carry=None, **options):
     """`layer.apply`, compiled once for equal layers."""
     return layer.apply(params, xs, carry, **options)

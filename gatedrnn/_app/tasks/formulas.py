@@ -92,7 +92,7 @@ class TreeReader:
     features: int
 
     @property
-    def composes(self) -> gr.TreeLSTM | gr.TreeRNN:
+    def composes(self) -> gr.TreeCell:
         """The cell."""
         return TREES[self.cell](self.features)
 

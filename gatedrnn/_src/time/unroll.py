@@ -9,28 +9,28 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.base import C, Carry, Cell, P, Params
 from gatedrnn._src.masks import draw
 from gatedrnn._src.time import engine
 from gatedrnn._src.time.bptt import BPTT, check_bptt
-from gatedrnn._src.time.plan import Plan, Steps
+from gatedrnn._src.time.recurrence import Recurrence, Steps
 
 
 def unroll(
-    cell: Cell,
-    params: Params,
+    cell: Cell[P, C],
+    params: P,
     xs: Array,
-    carry: Carry | None = None,
+    carry: C | None = None,
     *,
     lengths: Array | None = None,
     mask: Array | None = None,
     resets: Array | None = None,
-    reset_carry: Carry | None = None,
+    reset_carry: C | None = None,
     reverse: bool = False,
     bptt: BPTT = BPTT(),
     key: Array | None = None,
     first_step: int | Array = 0,
-) -> tuple[Carry, Array]:
+) -> tuple[C, Array]:
     """Run `cell` over the leading axis of `xs`, as `lax.scan` would, and differentiate it well.
 
     The gradient is the cell's hand-derived rule where it has one, which is reverse mode only:
@@ -72,20 +72,20 @@ def unroll(
 
 
 def trajectory(
-    cell: Cell,
-    params: Params,
+    cell: Cell[P, C],
+    params: P,
     xs: Array,
-    carry: Carry | None = None,
+    carry: C | None = None,
     *,
     lengths: Array | None = None,
     mask: Array | None = None,
     resets: Array | None = None,
-    reset_carry: Carry | None = None,
+    reset_carry: C | None = None,
     reverse: bool = False,
     bptt: BPTT = BPTT(),
     key: Array | None = None,
     first_step: int | Array = 0,
-) -> tuple[Carry, Array]:
+) -> tuple[C, Array]:
     """`unroll` that returns the carry of every step instead of the last.
 
     Args and errors are those of `unroll`.
@@ -139,8 +139,8 @@ def _run(
         resets=resets,
         cuts=None if bptt.truncate is None else _cuts(bptt.truncate, length, reverse),
     )
-    plan = Plan(cell, bptt, reverse, every_carry)
-    final, ys, carries = engine.run(plan, params, carry, steps, reset_carry)
+    recurrence = Recurrence(cell, bptt, reverse, every_carry)
+    final, ys, carries = engine.run(recurrence, params, carry, steps, reset_carry)
     return final, validation.zero_masked(ys, mask), carries
 
 
