@@ -88,7 +88,6 @@ def outcome(function, *arguments, **options):
     return out, gradients
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def has_gru_that_writes(value):
     """Return True if a `gr.GRU` anywhere in a cell, layer or network writes."""
     if isinstance(value, gr.GRU):
@@ -98,6 +97,7 @@ def has_gru_that_writes(value):
     return isinstance(value, tuple | list) and any(map(has_gru_that_writes, value))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def apply(layer, params, xs, carry=None, **options):
     """`layer.apply`, compiled once for equal layers."""
     return layer.apply(params, xs, carry, **options)
