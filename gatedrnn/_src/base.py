@@ -208,14 +208,12 @@ class Rule(NamedTuple):
         1, open; `"inner.i"` is a field of a field. `gr.diagnostics.gates` shows them.
 
     Example:
-      >>> rule = gr.GRU.rule
-      >>> rule.gate_names, rule.takes_mask
+      >>> cell, xs = gr.GRU(3), jnp.ones((5, 4, 2), "float32")
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> [a.shape for a in cell.rule.project(cell, params, xs)]  # of r, z and n
+      [(5, 4, 3), (5, 4, 3), (5, 4, 3)]
+      >>> cell.rule.gate_names, cell.rule.takes_mask
       (('r', 'z'), True)
-      >>> class Doubled(gr.GRU):  # a rule with one function replaced, here a wrong one
-      ...     rule = rule._replace(linearize=lambda *args: jax.tree.map(
-      ...         lambda v: 2 * v, gr.GRU.rule.linearize(*args)))
-      >>> gr.check_rule(gr.GRU(3)).largest < 1e-10 < gr.check_rule(Doubled(3)).largest
-      True
     """
 
     project: Project
