@@ -33,8 +33,8 @@ class StepRecord(NamedTuple, Generic[C, G, L]):
 
     Attributes:
       xs: the inputs, `[..., I]`.
-      before: the carry before each step; for cells of trees the states of the children, `[..., K,
-        *]` for `K` children.
+      before: the carry before each step; for cells of trees the states of `K` children,
+        `[..., K, *]` in every leaf.
       after: the carry after each step; for cells of trees the state of the node.
       gates: the gates, the second value that `recur` returns.
       local: the local derivatives that `linearize` makes of the record; None until then.
