@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from benchmarks.program import Program
-from gatedrnn._src.time.plan import PHASES
+from gatedrnn._src.time.recurrence import PHASES
 
 RECOMPUTE, MOVING = "recompute", "moving"
 PARTS = (*PHASES[:2], RECOMPUTE, *PHASES[2:], MOVING)

@@ -2,14 +2,14 @@
 
 from gatedrnn import diagnostics, interop, plot
 from gatedrnn._interop.cudnn_layer import cudnn
-from gatedrnn._src.base import Cell, Rule, Shared
-from gatedrnn._src.cells.attention import (
-    Attention,
+from gatedrnn._src.base import Cell, Rule, Shared, StepRecord
+from gatedrnn._src.cells.alignment import (
     AttentionCarry,
     AttentionParams,
     attend,
     attention_weights,
 )
+from gatedrnn._src.cells.attention import Attention
 from gatedrnn._src.cells.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.cells.gru import GRU, GRUCarry, GRUParams
 from gatedrnn._src.cells.jordan import Jordan, JordanCarry, JordanParams
@@ -103,6 +103,7 @@ __all__ = [
     "Seq2SeqParams",
     "Shared",
     "Stack",
+    "StepRecord",
     "TreeCell",
     "TreeLSTM",
     "TreeLSTMParams",

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gatedrnn as gr
+
 
 class LeakyParams(NamedTuple):
     kernel: jax.Array  # [I, H]
@@ -84,6 +86,15 @@ def outcome(function, *arguments, **options):
 
     gradients, out = jax.grad(loss, has_aux=True)([leaf for leaf in leaves if is_floating(leaf)])
     return out, gradients
+
+
+def has_gru_that_writes(value):
+    """Return True if a `gr.GRU` anywhere in a cell, layer or network writes."""
+    if isinstance(value, gr.GRU):
+        return value.update == "writes"
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return isinstance(value, tuple | list) and any(map(has_gru_that_writes, value))
 
 
 @functools.partial(jax.jit, static_argnums=0)

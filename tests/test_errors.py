@@ -496,7 +496,7 @@ SEQUENCES = [
         unroll(xs=normal(T, B, 4)),
         ValueError,
         "params.kernel: got shape (3, 15)",
-        "expected (4, 15) for GRU(features=5",
+        "expected (4, 15) for GRU(5",
         "the 4 features on the last axis of xs, shape (4, 2, 4)",
     ),
     (
@@ -505,7 +505,7 @@ SEQUENCES = [
         ValueError,
         "params: got LSTMParams(kernel=[3, 20]",
         "expected GRUParams(kernel=[3, 15]",
-        "as in GRU(features=5",
+        "as in GRU(5",
     ),
     (
         "params-of-another-size",
@@ -569,7 +569,7 @@ SEQUENCES = [
         ValueError,
         "carry: got ElmanCarry(h=[2, 5])",
         "expected GRUCarry(h=[2, 5])",
-        "as in GRU(features=5",
+        "as in GRU(5",
     ),
     (
         "carry-bare-array",

@@ -66,9 +66,9 @@ def test_check_rule_finds_a_wrong_rule():
         """The gate's own derivative left out, as some lecture notes print it."""
 
         rule = gr.GRU.rule._replace(
-            linearize=lambda cell, params, before, after, gates: gr.GRU.rule.linearize(
-                cell, params, before, after, gates
-            )._replace(z=before.h - gates.n)
+            linearize=lambda cell, params, record: gr.GRU.rule.linearize(
+                cell, params, record
+            )._replace(z=record.before.h - record.gates.n)
         )
 
     report = gr.check_rule(Wrong(4))

@@ -194,7 +194,7 @@ def test_check_tree_rule():
         """The slope left out of the backward rule, and twice the state from `compose`."""
 
         rule = gr.TreeRNN.rule._replace(
-            linearize=lambda cell, params, children, states, gates: jnp.ones_like(states.h)
+            linearize=lambda cell, params, record: jnp.ones_like(record.after.h)
         )
 
         def compose(self, params, children, x):

@@ -63,7 +63,7 @@ def test_flatten_tree_is_recursion(tree):
 @pytest.mark.parametrize("module", [flatten, layout], ids=lambda m: m.__name__)
 def test_examples_in_docstrings(module):
     """They run, and give what they print."""
-    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module, extraglobs={"gr": gr}).failed == 0
 
 
 # Forests -----------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ ERRORS = {
     "children": (
         fold(normal(4, I), children=gr.forest([((), (), ())])),
         ValueError,
-        "children: got nodes of up to 3 children, expected at most 2 for TreeLSTM(features=3",
+        "children: got nodes of up to 3 children, expected at most 2 for TreeLSTM(3",
     ),
     "children list": (fold(children=[TREE]), TypeError, "children: got a list, expected a gr.for"),
     "children order": (

@@ -57,9 +57,9 @@ def _recur(cell, params, carry, a):
     return Carry(carry.h + 0.3 * (n - carry.h)), n
 
 
-def _contract(cell, params, xs, before, after, n, slope, da):
+def _contract(cell, params, record, da):
     leading = "...i,...o->io"
-    dparams = Params(jnp.einsum(leading, xs, da), jnp.einsum(leading, before.h, da))
+    dparams = Params(jnp.einsum(leading, record.xs, da), jnp.einsum(leading, record.before.h, da))
     return dparams, da @ params.kernel.T
 
 
@@ -72,7 +72,7 @@ class Ruled:
     rule: ClassVar = gr.Rule(
         project=lambda cell, params, xs: xs @ params.kernel,
         recur=_recur,
-        linearize=lambda cell, params, before, after, n: 0.3 * (1 - n * n),
+        linearize=lambda cell, params, record: 0.3 * (1 - record.gates**2),
         backward=lambda cell, params, slope, dcarry: (
             Carry(0.7 * dcarry.h + (dcarry.h * slope) @ params.recurrent_kernel.T),
             dcarry.h * slope,

@@ -1,6 +1,7 @@
 """Text about values and types: short representations, and documented fields of named tuples."""
 
 import dataclasses
+import inspect
 import re
 from typing import Any, TypeVar
 
@@ -29,8 +30,8 @@ def documented(cls: T) -> T:
     So `help(cls.field)` says shape and meaning. The docstring has a section `Attributes:` with an
     entry for every field; a field without one raises.
     """
-    _, _, section = (cls.__doc__ or "").partition("Attributes:")
-    entries = dict(re.findall(r"^ +(\w+): (.*(?:\n {8,}\S.*)*)", section, flags=re.MULTILINE))
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:")
+    entries = dict(re.findall(r"^  (\w+): (.*(?:\n {4,}\S.*)*)", section, flags=re.MULTILINE))
     for field in cls._fields:  # type: ignore[attr-defined]
         if field not in entries:
             raise TypeError(f"{cls.__name__}: its docstring says nothing of the field {field!r}")

@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from gatedrnn._src import validation
 from gatedrnn._src.layers.pointwise import DenseParams, dense
-from gatedrnn._src.numerics import accumulator, affine, dot_transposed, outer
+from gatedrnn._src.numerics import accumulator, affine, dot_transposed, sum_of_outer
 from gatedrnn._src.pytree import as_dtypes, vary_alike, zeros
 
 # A block has as many columns as keep its temporaries near this size (on a CPU larger ones are fresh
@@ -196,7 +196,9 @@ def _losses_bwd(saved: tuple, dlosses: Array) -> tuple[DenseParams, Array, None]
         kernel, o = _logits(params, hs, start, width)
         y = (labels[..., None] == start + lax.iota(jnp.int32, width)).astype(o.dtype)
         do = dlosses[..., None] * (jnp.exp(o - z.m[..., None] - z.log_s[..., None]) - y)
-        new = DenseParams(outer(hs, do), None if params.bias is None else outer(ones, do)[0])
+        new = DenseParams(
+            sum_of_outer(hs, do), None if params.bias is None else sum_of_outer(ones, do)[0]
+        )
         write = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=-1)
         dparams = jax.tree.map(write, dparams, as_dtypes(new, dparams))
         return dparams, dhs + dot_transposed(do, kernel)

@@ -17,24 +17,24 @@ from jax.typing import DTypeLike
 
 
 def accumulator(dtype: DTypeLike) -> np.dtype:
-    """The dtype in which values of `dtype` are summed and squashed: at least float32."""
+    """Return the dtype in which values of `dtype` are summed and squashed: at least float32."""
     dtype = np.dtype(dtype)
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
 
 
 def dot(x: Array, kernel: Array) -> Array:
-    """`x W`: `x [..., I]`, `kernel [I, O]` -> `[..., O]` in the accumulator's dtype."""
+    """Return `x W [..., O]` of `x [..., I]` and `kernel [I, O]`, in the accumulator's dtype."""
     return _dot(x, kernel, kernel_axis=0)
 
 
 def affine(x: Array, kernel: Array, bias: Array | None) -> Array:
-    """`x W + b`, without `b` where it is None, in the accumulator's dtype."""
+    """Return `x W + b` (`x W` if `b` is None), in the accumulator's dtype."""
     a = dot(x, kernel)
     return a if bias is None else a + bias.astype(a.dtype)
 
 
 def dot_transposed(delta: Array, kernel: Array) -> Array:
-    """`δ Wᵀ`: `delta [..., O]`, `kernel [I, O]` -> `[..., I]` in the accumulator's dtype."""
+    """Return `δ Wᵀ [..., I]` of `delta [..., O]`, `kernel [I, O]`, in the accumulator's dtype."""
     return _dot(delta, kernel, kernel_axis=1)
 
 
@@ -48,16 +48,16 @@ def _dot(x: Array, kernel: Array, kernel_axis: int) -> Array:
 
 
 def gates_apart(array: Array, gates: int, axis: int = -1) -> tuple[Array, ...]:
-    """The parts of each gate: `[..., nH]` -> `n` of `[..., H]`, or so along another `axis`."""
+    """Return the part of each gate along `axis`: `[..., nH]` -> `n` of `[..., H]`."""
     return tuple(jnp.split(array, gates, axis=axis))
 
 
 def dot_gates(x: Array, kernel: Array | tuple[Array, ...], gates: int) -> tuple[Array, ...]:
-    """`x W` of each gate: `x [..., I]` -> `n` of `[..., H]`.
+    """Return `x W` of each gate: `x [..., I]` -> `n` of `[..., H]`.
 
-    For many rows by one product with the stacked kernel `[I, nH]`, for the few of a step by one
-    product for each of `n` kernels `[I, H]`: small products need no threads, and an array of its
-    own is what the next operation reads fastest.
+    For many rows by one product with the stacked kernel `[I, nH]`, for the few rows of a step by
+    one product for each of `n` kernels `[I, H]`: small products need no threads, and the next
+    operation reads separate arrays fastest.
     """
     if isinstance(kernel, tuple):
         return tuple(dot(x, of_gate) for of_gate in kernel)
@@ -65,12 +65,12 @@ def dot_gates(x: Array, kernel: Array | tuple[Array, ...], gates: int) -> tuple[
 
 
 def dot_sum(deltas: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    """`Σ δ W` over gates: `n` of `[..., H]`, `n` of `[H, I]` -> `[..., I]`."""
+    """Return `Σ δ W [..., I]` over gates, of `n` `deltas [..., H]` and `n` `kernels [H, I]`."""
     return functools.reduce(jnp.add, map(dot, deltas, kernels))
 
 
-def outer(x: Array, delta: Array) -> Array:
-    """`Σ xᵀ δ` over all leading axes: `x [..., I]`, `delta [..., O]` -> `[I, O]`.
+def sum_of_outer(x: Array, delta: Array) -> Array:
+    """Return `Σ xᵀ δ [I, O]` over all leading axes of `x [..., I]` and `delta [..., O]`.
 
     One contraction over time and every batch axis: merging the axes by a reshape instead would make
     the compiler gather a batch axis that is sharded.
@@ -84,32 +84,32 @@ def outer(x: Array, delta: Array) -> Array:
     )
 
 
-def total(delta: Array) -> Array:
-    """`Σ δ` over all leading axes: `[..., O]` -> `[O]`."""
+def sum_leading(delta: Array) -> Array:
+    """Return `Σ δ [O]` over all leading axes of `delta [..., O]`."""
     return jnp.sum(delta, axis=tuple(range(delta.ndim - 1)))
 
 
 def masked(x: Array, mask: Array | None) -> Array:
-    """`x ⊙ mask`, both `[..., F]`; `x` itself where there is no mask."""
+    """Return `x ⊙ mask`, both `[..., F]`; `x` itself without a mask."""
     return x if mask is None else x * mask.astype(x.dtype)
 
 
 def matrices_as(params: Any, dtype: DTypeLike) -> Any:
-    """`params` with every matrix in `dtype`; biases and diagonals, which are only added, stay."""
+    """Return `params` with every matrix in `dtype`; biases and diagonals stay as they are."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
 
 
 def transposed(params: Any) -> Any:
-    """`params` with every matrix transposed: `δ Wᵀ` as a plain product.
+    """Return `params` with every matrix transposed, for `δ Wᵀ` as a plain product.
 
-    Worth it before a loop: the compiler would lay the transpose out anew in every step. And before
-    gates are taken apart: one transpose compiles faster than one for each gate.
+    To be done before a loop, since the compiler would lay out the transpose anew in every step, and
+    before gates are taken apart, since one transpose compiles faster than one for each gate.
     """
     return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, params)
 
 
 def sigmoid(a: Array) -> Array:
-    """The logistic function, as `½ tanh(a/2) + ½`: vectorised on every backend, no overflow."""
+    """Return the logistic function, as `½ tanh(a/2) + ½`: vectorised everywhere, no overflow."""
     return 0.5 * jnp.tanh(0.5 * a) + 0.5
 
 
@@ -131,13 +131,13 @@ ACTIVATIONS = {
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def lecun_normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """An input kernel: normal with variance `1 / fan_in`."""
+    """Return an input kernel: normal with variance `1 / fan_in`."""
     return jax.nn.initializers.lecun_normal()(key, shape, accumulator(dtype)).astype(dtype)
 
 
 @partial(jax.jit, static_argnames=("rows", "columns", "gates", "dtype"))
 def orthogonal_gates(key: Array, rows: int, columns: int, gates: int, dtype: DTypeLike) -> Array:
-    """A recurrent kernel `[rows, gates · columns]`: one (semi-)orthogonal matrix per gate."""
+    """Return a recurrent kernel `[rows, gates · columns]`, (semi-)orthogonal for each gate."""
     make = jax.nn.initializers.orthogonal()
     keys = jax.random.split(key, gates)
     # one by one: on a CPU, JAX's batched decompositions wait for threads that, where there are few,

@@ -46,7 +46,7 @@ def zeros(tree: Any) -> Any:
     return jax.tree.map(lambda v: jnp.zeros(v.shape, accumulator(v.dtype)), tree)
 
 
-def wide(tree: Any) -> Any:
+def in_accumulator(tree: Any) -> Any:
     """`tree` in at least float32."""
     return jax.tree.map(lambda v: v.astype(accumulator(v.dtype)), tree)
 

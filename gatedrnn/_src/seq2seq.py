@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Params, is_shared
-from gatedrnn._src.cells.attention import AttentionCarry, attend, attention_weights, has_attention
+from gatedrnn._src.cells.alignment import AttentionCarry, attend, attention_weights, has_attention
 from gatedrnn._src.layers.base import Layer, check_layer, fold
 from gatedrnn._src.layers.pointwise import DenseParams, dense
 from gatedrnn._src.layers.recurrent import as_layer

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import has_gru_that_writes
 
 import gatedrnn as gr
 from gatedrnn._interop.keras import convert as converters
@@ -873,7 +874,7 @@ def test_any_network_comes_back(layer):
     """To the bit; one with a GRU that writes by the second round trip."""
     params = randomised(layer, dtype="float32")
     back = gr.interop.from_keras(gr.interop.to_keras(layer, params))
-    if "writes" not in repr(layer):
+    if not has_gru_that_writes(layer):
         assert_same(back, (as_exported(layer), params))
     assert_same(gr.interop.from_keras(gr.interop.to_keras(*back)), back)
 

@@ -102,7 +102,7 @@ class TreeReader(Reader):
     features: int
 
     @property
-    def composes(self) -> gr.TreeLSTM | gr.TreeRNN:
+    def composes(self) -> gr.TreeCell:
         """The cell."""
         return TREES[self.cell](self.features)
 

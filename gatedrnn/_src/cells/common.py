@@ -1,4 +1,4 @@
-"""A single step of a cell that has a rule, from the rule's own pieces."""
+"""A single step of a cell that has a rule, by the functions of the rule."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def ruled_step(
     key: Array | None = None,
     first_step: int | Array = 0,
 ) -> tuple[Carry, Array]:
-    """`project` and `recur` for one step: `x [*B, I]` -> the new carry and its first leaf."""
+    """Return the new carry and its first leaf, by `project` and `recur` of `x [*B, I]`."""
     x = jnp.asarray(x)
     carry = validation.check_step(cell, params, carry, x)
     params = matrices_as(params, x.dtype)

@@ -12,8 +12,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Rule
+from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
     affine,
@@ -22,22 +23,43 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
 
+@documented
 class ElmanParams(NamedTuple):
-    """Parameters of an Elman network."""
+    """The parameters of an Elman network.
 
-    kernel: Array  # U [I, H]
-    recurrent_kernel: Array  # W [H, H]
-    bias: Array | None  # b [H]
+    Attributes:
+      kernel: `U [I, H]`, of the input.
+      recurrent_kernel: `W [H, H]`, of the hidden state.
+      bias: `b [H]`, None without a bias.
+
+    Example:
+      >>> params = gr.Elman(3).init(jax.random.key(0), in_features=2)
+      >>> params.kernel.shape, params.recurrent_kernel.shape, params.bias.shape
+      ((2, 3), (3, 3), (3,))
+    """
+
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
 
 
+@documented
 class ElmanCarry(NamedTuple):
-    """The state between steps: the output `h [*B, H]`."""
+    """The state between the steps of an Elman network.
+
+    Attributes:
+      h: the hidden state and output, `[*B, H]`.
+
+    Example:
+      >>> gr.Elman(3).carry((2,)).h.shape
+      (2, 3)
+    """
 
     h: Array
 
@@ -46,7 +68,7 @@ class ElmanCarry(NamedTuple):
 
 
 def project(cell: "Elman", params: ElmanParams, xs: Array) -> Array:
-    """`x U + b`, `[..., H]`."""
+    """Return `x U + b`, `[..., H]`."""
     return affine(xs, params.kernel, params.bias)
 
 
@@ -58,7 +80,7 @@ def recur(
     *,
     mask: Array | None = None,
 ) -> tuple[ElmanCarry, None]:
-    """One step from the projected input `a [..., H]`; the carry tells all there is to know."""
+    """Return the next carry from the projected input `a [..., H]`; no gates."""
     a = a + dot(masked(carry.h, mask), params.recurrent_kernel)
     return ElmanCarry(ACTIVATIONS[cell.activation].apply(a).astype(carry.h.dtype)), None
 
@@ -67,19 +89,19 @@ def recur(
 #
 #   δa_t = δh_t ⊙ f'(a_t)        δh_{t-1} = δa_t Wᵀ
 #
-# Every f has a derivative that its own value tells, so h_t is enough.
+# The derivative of every f follows from its value, so h_t is enough.
 
 
 def prepare(cell: "Elman", params: ElmanParams) -> tuple[ElmanParams, ElmanParams]:
-    """For the reverse step, every matrix transposed."""
+    """Return `params` as they are and, for the reverse steps, with every matrix transposed."""
     return params, transposed(params)
 
 
 def linearize(
-    cell: "Elman", params: ElmanParams, before: ElmanCarry, after: ElmanCarry, gates: None
+    cell: "Elman", params: ElmanParams, record: StepRecord[ElmanCarry, None, None]
 ) -> Array:
-    """`f'(a_t)`, from `h_t`."""
-    return ACTIVATIONS[cell.activation].slope(after.h)
+    """Return `f'(a_t)`, from `h_t`."""
+    return ACTIVATIONS[cell.activation].slope(record.after.h)
 
 
 def backward(
@@ -90,7 +112,7 @@ def backward(
     *,
     mask: Array | None = None,
 ) -> tuple[ElmanCarry, Array]:
-    """The reverse step: `δh_t` -> `δh_{t-1}` and `δa_t`."""
+    """Return `δh_{t-1}` and `δa_t` from `δh_t`."""
     da = dcarry.h * slope.astype(dcarry.h.dtype)
     return ElmanCarry(masked(dot(da, params.recurrent_kernel), mask)), da
 
@@ -98,37 +120,40 @@ def backward(
 def contract(
     cell: "Elman",
     params: ElmanParams,
-    xs: Array,
-    before: ElmanCarry,
-    after: ElmanCarry,
-    gates: None,
-    slope: Array,
+    record: StepRecord[ElmanCarry, None, Array],
     da: Array,
     *,
     mask: Array | None = None,
 ) -> tuple[ElmanParams, Array]:
-    """`δU = Σ xᵀ δa`, `δW = Σ h_{t-1}ᵀ δa`, `δb = Σ δa`; `δx = δa Uᵀ`."""
+    """Return `δU = Σ xᵀ δa`, `δW = Σ h_{t-1}ᵀ δa` and `δb = Σ δa`; and `δx = δa Uᵀ`."""
     dparams = ElmanParams(
-        kernel=outer(xs, da),
-        recurrent_kernel=outer(masked(before.h, mask), da),
-        bias=total(da) if cell.use_bias else None,
+        kernel=sum_of_outer(record.xs, da),
+        recurrent_kernel=sum_of_outer(masked(record.before.h, mask), da),
+        bias=sum_leading(da) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da, params.kernel)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Elman:
     """The simple recurrent network of Elman (1990): `h' = f(x U + h W + b)`; the output is `h'`.
 
-    A read-out is a `dense` layer on top.
+    A read-out is a `gr.dense` layer on top.
 
     Attributes:
       features: `H`.
       activation: `f`: `"tanh"`, `"relu"`, `"sigmoid"` or `"identity"` (the linear network).
-      use_bias: whether there is a `b`.
+      use_bias: True for a `b`.
 
     Raises:
       ValueError: features below 1, or an unknown activation.
+
+    Example:
+      >>> cell = gr.Elman(3, activation="relu")
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> carry, ys = gr.unroll(cell, params, jnp.ones((5, 4, 2), "float32"))
+      >>> cell, carry.h.shape, ys.shape
+      (Elman(3, activation='relu'), (4, 3), (5, 4, 3))
     """
 
     features: int
@@ -138,6 +163,7 @@ class Elman:
     rule: ClassVar[Rule] = Rule(
         project, recur, linearize, backward, contract, prepare, takes_mask=True
     )
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
@@ -145,7 +171,7 @@ class Elman:
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> ElmanParams:
-        """Kernels LeCun normal and orthogonal, bias zero."""
+        """Return new parameters: kernels LeCun normal and orthogonal, bias zero."""
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
         input_key, recurrent_key = jax.random.split(key)
@@ -158,9 +184,9 @@ class Elman:
         )
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> ElmanCarry:
-        """Zeros, `h [*B, H]` in `dtype`."""
+        """Return zeros, `h [*B, H]` in `dtype`."""
         return ElmanCarry(jnp.zeros((*batch_shape, self.features), dtype))
 
     def step(self, params: ElmanParams, carry: ElmanCarry, x: Array) -> tuple[ElmanCarry, Array]:
-        """One time step: `x [*B, I]` -> the new carry and the output `[*B, H]`."""
+        """Return the new carry and the output `[*B, H]` of one time step, from `x [*B, I]`."""
         return ruled_step(self, params, carry, x)

@@ -12,8 +12,9 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Rule
+from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     dot,
     dot_gates,
@@ -23,24 +24,47 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
 
+@documented
 class GRUParams(NamedTuple):
-    """Parameters of a GRU, gates stacked in the order `r, z, n`."""
+    """The parameters of a GRU, gates stacked in the order `r, z, n`.
 
-    kernel: Array  # [I, 3H]
-    recurrent_kernel: Array  # [H, 3H]
-    bias: Array | None  # [3H]
-    recurrent_bias: Array | None  # [H], inside the product that r gates (reset after only)
+    Attributes:
+      kernel: `W [I, 3H]`, of the input.
+      recurrent_kernel: `U [H, 3H]`, of the state.
+      bias: `b [3H]`, None without a bias.
+      recurrent_bias: `d_n [H]`, inside the product that `r` gates; None without a bias, and where
+        the reset comes before the product.
+
+    Example:
+      >>> params = gr.GRU(3, reset="after").init(jax.random.key(0), in_features=2)
+      >>> params.kernel.shape, params.recurrent_kernel.shape, params.recurrent_bias.shape
+      ((2, 9), (3, 9), (3,))
+    """
+
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
+    recurrent_bias: Array | None
 
 
+@documented
 class GRUCarry(NamedTuple):
-    """The state between steps: the output `h [*B, H]`."""
+    """The state between the steps of a GRU.
+
+    Attributes:
+      h: the state and output, `[*B, H]`.
+
+    Example:
+      >>> gr.GRU(3).carry((2,)).h.shape
+      (2, 3)
+    """
 
     h: Array
 
@@ -64,17 +88,17 @@ class GRUGates(NamedTuple):
 
 
 def project(cell: "GRU", params: GRUParams, xs: Array) -> tuple[Array, ...]:
-    """`x W` of `r, z, s`, each `[..., H]`; the bias is added in the step, where it is free."""
+    """Return `x W` of `r, z, s`, each `[..., H]`; the step adds the bias, at no cost there."""
     return dot_gates(xs, params.kernel, 3)
 
 
 def prepare(cell: "GRU", params: GRUParams) -> tuple[GRUParams, GRUParams]:
-    """A kernel for each gate; for the reverse step, transposed."""
+    """Return `params` with a kernel for each gate, and the same transposed for reverse steps."""
     return _by_gate(params, -1), _by_gate(transposed(params), 0)
 
 
 def _by_gate(params: GRUParams, axis: int) -> GRUParams:
-    """`params` with one kernel for each gate stacked along `axis`."""
+    """Return `params` with a kernel for each gate stacked along `axis`."""
     kernels: dict[str, Any] = {
         name: gates_apart(getattr(params, name), 3, axis) for name in ("kernel", "recurrent_kernel")
     }
@@ -90,7 +114,7 @@ def recur(
     cell_path_only: bool = False,
     mask: Array | None = None,
 ) -> tuple[GRUCarry, GRUGates]:
-    """One step from the projected input `a`, one array for each gate; also the gates."""
+    """Return the next carry and the gates, from the projected input `a` of each gate."""
     a_r, a_z, a_s = a
     if params.bias is not None:
         b_r, b_z, b_s = (b.astype(a_s.dtype) for b in gates_apart(params.bias, 3))
@@ -115,7 +139,7 @@ def recur(
 
 
 def _split(cell: "GRU", kernel: Any) -> Any:
-    """The kernels of `r` and `z`, and that of `s`: all stacked, or one for each gate."""
+    """Return the kernels of `r` and `z`, and the kernel of `s`: stacked, or one for each gate."""
     if isinstance(kernel, tuple):
         return kernel[:2], kernel[2]
     return jnp.split(kernel, [2 * cell.features], axis=-1)
@@ -141,8 +165,8 @@ def _kept(cell: "GRU", z: Array) -> Array:
 # With a mask m, the products read m ⊙ h for h: q and what comes back through U_rz and U are
 # multiplied by it once more, the direct share δ ⊙ k is not.
 #
-# After the product every cotangent is a coefficient times δ, so one product is enough, and δ (with
-# q, before) is all that the sums over time need to know of a step.
+# After the product every cotangent is a coefficient times δ, so one product is enough, and the sums
+# over time need no more of a step than δ (with q, before).
 
 
 class GRULocal(NamedTuple):
@@ -156,18 +180,18 @@ class GRULocal(NamedTuple):
 
 
 class GRUDelta(NamedTuple):
-    """What the sums over time need to know of a step."""
+    """The cotangents kept for each step, from which `contract` forms the weight gradients."""
 
     h: Array  # δh', [..., H]
     q: Array | None  # [..., H], where the reset comes before
 
 
 def linearize(
-    cell: "GRU", params: GRUParams, before: GRUCarry, after: GRUCarry, gates: GRUGates
+    cell: "GRU", params: GRUParams, record: StepRecord[GRUCarry, GRUGates, None]
 ) -> GRULocal:
-    """The local derivatives of the steps that lead from `before` to `after`."""
-    r, z, n, u = gates
-    h = before.h.astype(n.dtype)
+    """Return the local derivatives of the steps."""
+    r, z, n, u = record.gates
+    h = record.before.h.astype(n.dtype)
     k = _kept(cell, z)
     sign = -1 if cell.update == "writes" else 1
     k_s = (1 - k) * (1 - n * n)
@@ -186,7 +210,7 @@ def backward(
     cell_path_only: bool = False,
     mask: Array | None = None,
 ) -> tuple[GRUCarry, GRUDelta]:
-    """The reverse step, with transposed kernels: `δh'` -> `δh`."""
+    """Return `δh` from `δh'`, by products with the transposed kernels."""
     (d,) = dcarry
     q, kept = None, d * local.keep
     kernels: Any = params.recurrent_kernel
@@ -201,33 +225,32 @@ def backward(
 def contract(
     cell: "GRU",
     params: GRUParams,
-    xs: Array,
-    before: GRUCarry,
-    after: GRUCarry,
-    gates: GRUGates,
-    local: GRULocal,
+    record: StepRecord[GRUCarry, GRUGates, GRULocal],
     delta: GRUDelta,
     *,
     mask: Array | None = None,
 ) -> tuple[GRUParams, Array]:
-    """`δW = Σ xᵀ δa`, `δU_rz = Σ hᵀ δa`, `δU_s = Σ (r ⊙ h)ᵀ δs` (before) or `Σ hᵀ δu` (after)."""
-    d, q = delta
+    """Return the sums over time and `δx = δa Wᵀ`.
+
+    `δW = Σ xᵀ δa`, `δU_rz = Σ hᵀ δa`, and `δU_s = Σ (r ⊙ h)ᵀ δs` (before) or `Σ hᵀ δu` (after).
+    """
+    (xs, before, _, gates, local), (d, q) = record, delta
     h = masked(before.h, mask)
     da_r, da_z, ds = (d if q is None else q) * local.r, d * local.z, d * local.s
     recurrent_bias = None
     if q is None:
         du = d * local.u
-        recurrent = outer(h, jnp.concatenate([da_r, da_z, du], axis=-1))
-        recurrent_bias = total(du) if cell.use_bias else None
+        recurrent = sum_of_outer(h, jnp.concatenate([da_r, da_z, du], axis=-1))
+        recurrent_bias = sum_leading(du) if cell.use_bias else None
     else:
         gated = (gates.r * h.astype(gates.r.dtype)).astype(h.dtype)
         da_rz = jnp.concatenate([da_r, da_z], axis=-1)
-        recurrent = jnp.concatenate([outer(h, da_rz), outer(gated, ds)], axis=-1)
+        recurrent = jnp.concatenate([sum_of_outer(h, da_rz), sum_of_outer(gated, ds)], axis=-1)
     da = jnp.concatenate([da_r, da_z, ds], axis=-1)
     dparams = GRUParams(
-        kernel=outer(xs, da),
+        kernel=sum_of_outer(xs, da),
         recurrent_kernel=recurrent,
-        bias=total(da) if cell.use_bias else None,
+        bias=sum_leading(da) if cell.use_bias else None,
         recurrent_bias=recurrent_bias,
     )
     return dparams, dot_transposed(da, params.kernel)
@@ -246,9 +269,9 @@ RULE = Rule(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class GRU:
-    """Gated recurrent unit; which of the four published forms is said, never assumed.
+    """The gated recurrent unit, in any of the four published forms.
 
     `r, z = σ(x W + h U + b)`; `n = tanh(x W_n + (r ⊙ h) U_n + b_n)` where the reset comes before
     the product, `n = tanh(x W_n + b_n + r ⊙ (h U_n + d_n))` where it comes after. The update gate
@@ -261,11 +284,19 @@ class GRU:
     Attributes:
       features: `H`.
       reset: `"before"` or `"after"` the recurrent product of the candidate.
-      update: whether `z` is the share that is written (`"writes"`) or kept (`"keeps"`).
-      use_bias: whether the gates have a bias (reset after: also `d_n` inside the product).
+      update: `"writes"`, if `z` is the share of the state that is written, or `"keeps"`, if `z` is
+        the share that is kept.
+      use_bias: True for gates with a bias (reset after: also `d_n` inside the product).
 
     Raises:
       ValueError: features below 1, or an unknown option.
+
+    Example:
+      >>> cell = gr.GRU(3, reset="after", update="keeps")  # as in PyTorch, cuDNN and Flax
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> carry, ys = gr.unroll(cell, params, jnp.ones((5, 4, 2), "float32"))
+      >>> cell, carry.h.shape, ys.shape
+      (GRU(3, reset='after', update='keeps'), (4, 3), (5, 4, 3))
     """
 
     features: int
@@ -274,6 +305,7 @@ class GRU:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = RULE
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
@@ -282,7 +314,7 @@ class GRU:
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> GRUParams:
-        """Kernels LeCun normal and orthogonal per gate, biases zero."""
+        """Return new parameters: kernels LeCun normal, orthogonal per gate; biases zero."""
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
         features = self.features
@@ -296,9 +328,9 @@ class GRU:
         )
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> GRUCarry:
-        """Zeros, `h [*B, H]` in `dtype`."""
+        """Return zeros, `h [*B, H]` in `dtype`."""
         return GRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
 
     def step(self, params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
-        """One time step: `x [*B, I]` -> the new carry and the output `[*B, H]`."""
+        """Return the new carry and the output `[*B, H]` of one time step, from `x [*B, I]`."""
         return ruled_step(self, params, carry, x)

@@ -12,8 +12,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Rule
+from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
     affine,
@@ -22,24 +23,47 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
 
+@documented
 class JordanParams(NamedTuple):
-    """Parameters of a Jordan network."""
+    """The parameters of a Jordan network.
 
-    kernel: Array  # U [I, H]
-    recurrent_kernel: Array  # W [O, H]
-    bias: Array | None  # b [H]
-    output_kernel: Array  # V [H, O]
-    output_bias: Array | None  # c [O]
+    Attributes:
+      kernel: `U [I, H]`, of the input.
+      recurrent_kernel: `W [O, H]`, of the previous output.
+      bias: `b [H]`, of the hidden layer; None without a bias.
+      output_kernel: `V [H, O]`, from the hidden layer to the output.
+      output_bias: `c [O]`, of the output; None without a bias.
+
+    Example:
+      >>> params = gr.Jordan(3, 1).init(jax.random.key(0), in_features=2)
+      >>> params.kernel.shape, params.recurrent_kernel.shape, params.output_kernel.shape
+      ((2, 3), (1, 3), (3, 1))
+    """
+
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
+    output_kernel: Array
+    output_bias: Array | None
 
 
+@documented
 class JordanCarry(NamedTuple):
-    """The state between steps: the output `o [*B, O]`."""
+    """The state between the steps of a Jordan network.
+
+    Attributes:
+      o: the output, `[*B, O]`.
+
+    Example:
+      >>> gr.Jordan(3, 1).carry((2,)).o.shape
+      (2, 1)
+    """
 
     o: Array
 
@@ -50,7 +74,7 @@ class JordanCarry(NamedTuple):
 
 
 def project(cell: "Jordan", params: JordanParams, xs: Array) -> Array:
-    """`x U + b`, `[..., H]`."""
+    """Return `x U + b`, `[..., H]`."""
     return affine(xs, params.kernel, params.bias)
 
 
@@ -62,7 +86,7 @@ def recur(
     *,
     mask: Array | None = None,
 ) -> tuple[JordanCarry, Array]:
-    """One step from the projected input `a [..., H]`; also the hidden `h_t`."""
+    """Return the next carry and the hidden `h_t`, from the projected input `a [..., H]`."""
     h = ACTIVATIONS[cell.activation].apply(a + dot(masked(carry.o, mask), params.recurrent_kernel))
     e = affine(h, params.output_kernel, params.output_bias)
     return JordanCarry(ACTIVATIONS[cell.output_activation].apply(e).astype(carry.o.dtype)), h
@@ -74,24 +98,24 @@ def recur(
 
 
 class JordanLocal(NamedTuple):
-    """The slopes of one step: `f'(a_t) [..., H]` and `g'(e_t) [..., O]`."""
+    """The slopes of the two activations in one step."""
 
-    hidden: Array
-    output: Array
+    hidden: Array  # f'(a_t) [..., H]
+    output: Array  # g'(e_t) [..., O]
 
 
 def prepare(cell: "Jordan", params: JordanParams) -> tuple[JordanParams, JordanParams]:
-    """For the reverse step, every matrix transposed."""
+    """Return `params` as they are and, for the reverse steps, with every matrix transposed."""
     return params, transposed(params)
 
 
 def linearize(
-    cell: "Jordan", params: JordanParams, before: JordanCarry, after: JordanCarry, h: Array
+    cell: "Jordan", params: JordanParams, record: StepRecord[JordanCarry, Array, None]
 ) -> JordanLocal:
-    """`f'(a_t)` and `g'(e_t)`, from `h_t` and `o_t`."""
+    """Return `f'(a_t)` and `g'(e_t)`, from `h_t` and `o_t`."""
     return JordanLocal(
-        hidden=ACTIVATIONS[cell.activation].slope(h),
-        output=ACTIVATIONS[cell.output_activation].slope(after.o),
+        hidden=ACTIVATIONS[cell.activation].slope(record.gates),
+        output=ACTIVATIONS[cell.output_activation].slope(record.after.o),
     )
 
 
@@ -103,7 +127,7 @@ def backward(
     *,
     mask: Array | None = None,
 ) -> tuple[JordanCarry, tuple[Array, Array]]:
-    """The reverse step: `δo_t` -> `δo_{t-1}` and `(δa_t, δe_t)`."""
+    """Return `δo_{t-1}` and `(δa_t, δe_t)` from `δo_t`."""
     de = dcarry.o * local.output.astype(dcarry.o.dtype)
     da = dot(de, params.output_kernel) * local.hidden
     return JordanCarry(masked(dot(da, params.recurrent_kernel), mask)), (da, de)
@@ -112,30 +136,26 @@ def backward(
 def contract(
     cell: "Jordan",
     params: JordanParams,
-    xs: Array,
-    before: JordanCarry,
-    after: JordanCarry,
-    h: Array,
-    local: JordanLocal,
+    record: StepRecord[JordanCarry, Array, JordanLocal],
     delta: tuple[Array, Array],
     *,
     mask: Array | None = None,
 ) -> tuple[JordanParams, Array]:
-    """`δU = Σ xᵀ δa`, `δW = Σ o_{t-1}ᵀ δa`, `δV = Σ hᵀ δe`, `δb`, `δc`; `δx = δa Uᵀ`."""
-    da, de = delta
+    """Return `δU = Σ xᵀ δa`, `δW = Σ o_{t-1}ᵀ δa`, `δV = Σ hᵀ δe`, `δb`, `δc`; and `δx = δa Uᵀ`."""
+    (xs, before, _, h, _), (da, de) = record, delta
     dparams = JordanParams(
-        kernel=outer(xs, da),
-        recurrent_kernel=outer(masked(before.o, mask), da),
-        bias=total(da) if cell.use_bias else None,
-        output_kernel=outer(h.astype(xs.dtype), de),
-        output_bias=total(de) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, da),
+        recurrent_kernel=sum_of_outer(masked(before.o, mask), da),
+        bias=sum_leading(da) if cell.use_bias else None,
+        output_kernel=sum_of_outer(h.astype(xs.dtype), de),
+        output_bias=sum_leading(de) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da, params.kernel)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Jordan:
-    """The simple recurrent network of Jordan (1986), which remembers its last output only.
+    """The simple recurrent network of Jordan (1986), in which the last output is the only state.
 
     `h = f(x U + o W + b)`, `o' = g(h V + c)`; the output is `o'`.
 
@@ -144,10 +164,17 @@ class Jordan:
       out_features: `O`, the output and the state.
       activation: `f`: `"tanh"`, `"relu"`, `"sigmoid"` or `"identity"`.
       output_activation: `g`, one of the same four.
-      use_bias: whether there are `b` and `c`.
+      use_bias: True for `b` and `c`.
 
     Raises:
       ValueError: sizes below 1, or an unknown activation.
+
+    Example:
+      >>> cell = gr.Jordan(3, out_features=1)
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> carry, ys = gr.unroll(cell, params, jnp.ones((5, 4, 2), "float32"))
+      >>> cell, carry.o.shape, ys.shape
+      (Jordan(3, 1), (4, 1), (5, 4, 1))
     """
 
     features: int
@@ -159,6 +186,7 @@ class Jordan:
     rule: ClassVar[Rule] = Rule(
         project, recur, linearize, backward, contract, prepare, takes_mask=True
     )
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
@@ -168,7 +196,7 @@ class Jordan:
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> JordanParams:
-        """Kernels LeCun normal (the recurrent one orthogonal), biases zero."""
+        """Return new parameters: kernels LeCun normal (recurrent: orthogonal), biases zero."""
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
         input_key, recurrent_key, output_key = jax.random.split(key, 3)
@@ -182,9 +210,9 @@ class Jordan:
         )
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> JordanCarry:
-        """Zeros, `o [*B, O]` in `dtype`."""
+        """Return zeros, `o [*B, O]` in `dtype`."""
         return JordanCarry(jnp.zeros((*batch_shape, self.out_features), dtype))
 
     def step(self, params: JordanParams, carry: JordanCarry, x: Array) -> tuple[JordanCarry, Array]:
-        """One time step: `x [*B, I]` -> the new carry and the output `[*B, O]`."""
+        """Return the new carry and the output `[*B, O]` of one time step, from `x [*B, I]`."""
         return ruled_step(self, params, carry, x)

@@ -12,32 +12,48 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Rule
+from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.cells.gru import GRUCarry
 from gatedrnn._src.cells.normalisation import Normalised, normalise, normalise_transposed, scaled
+from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     dot,
     dot_transposed,
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
 
+@documented
 class LayerNormGRUParams(NamedTuple):
-    """Parameters of a layer-normalised GRU, gates stacked in the order `r, z, n`."""
+    """The parameters of a layer-normalised GRU, gates stacked in the order `r, z, n`.
 
-    kernel: Array  # [I, 3H]
-    recurrent_kernel: Array  # [H, 3H]
-    scale: Array  # γ_x [3H]
-    recurrent_scale: Array  # γ_h [3H]
-    bias: Array | None  # b [3H]
-    recurrent_bias: Array | None  # d [H], inside the product that r gates
+    Attributes:
+      kernel: `W [I, 3H]`, of the input.
+      recurrent_kernel: `U [H, 3H]`, of the state.
+      scale: `γ_x [3H]`, the gain of the normalised input product.
+      recurrent_scale: `γ_h [3H]`, the gain of the normalised recurrent product.
+      bias: `b [3H]`, None without a bias.
+      recurrent_bias: `d [H]`, inside the product that `r` gates; None without a bias.
+
+    Example:
+      >>> params = gr.LayerNormGRU(3).init(jax.random.key(0), in_features=2)
+      >>> params.kernel.shape, params.scale.shape, params.recurrent_bias.shape
+      ((2, 9), (9,), (3,))
+    """
+
+    kernel: Array
+    recurrent_kernel: Array
+    scale: Array
+    recurrent_scale: Array
+    bias: Array | None
+    recurrent_bias: Array | None
 
 
 # The equations (Ba et al. 2016, supplement, the two shifts of r and z in one b).
@@ -50,34 +66,34 @@ class LayerNormGRUParams(NamedTuple):
 
 
 class LayerNormGRUGates(NamedTuple):
-    """What a step makes on its way: `r, z, n, p`, each `[..., H]`, and all that is normalised."""
+    """The gates of a step, each `[..., H]`, and all values that it normalises."""
 
     r: Array
     z: Array
     n: Array
     p: Array
-    inputs: "Parts"  # û
-    recurrent: "Parts"  # v̂
+    inputs: "NormalisedGates"  # û
+    recurrent: "NormalisedGates"  # v̂
 
 
-class Parts(NamedTuple):
-    """What is normalised together: `r` and `z [..., 2H]`, and `n [..., H]`."""
+class NormalisedGates(NamedTuple):
+    """The two groups of gates that are each normalised together."""
 
-    gates: Normalised
-    candidate: Normalised
-
-
-def _normalise(v: Array) -> Parts:
-    return Parts(*map(normalise, _split(v)))
+    gates: Normalised  # r and z, [..., 2H]
+    candidate: Normalised  # n, [..., H]
 
 
-def _normalise_transposed(delta: Array, at: Parts) -> Array:
-    """`δv̂ [..., 3H]` -> `δv [..., 3H]`."""
+def _normalise(v: Array) -> NormalisedGates:
+    return NormalisedGates(*map(normalise, _split(v)))
+
+
+def _normalise_transposed(delta: Array, at: NormalisedGates) -> Array:
+    """Return `δv [..., 3H]` from `δv̂ [..., 3H]`."""
     return _join(*map(normalise_transposed, _split(delta), at))
 
 
 def _split(stacked: Array) -> tuple[Array, Array]:
-    """`r` and `z`, and `n`."""
+    """Return `r` and `z [..., 2H]`, and `n [..., H]`, of `stacked [..., 3H]`."""
     gates, candidate = jnp.split(stacked, [2 * stacked.shape[-1] // 3], axis=-1)
     return gates, candidate
 
@@ -86,20 +102,20 @@ def _join(*parts: Array) -> Array:
     return jnp.concatenate(parts, axis=-1)
 
 
-def _values(parts: Parts) -> Array:
-    """Stacked, `[..., 3H]`."""
-    return _join(parts.gates.value, parts.candidate.value)
+def _values(groups: NormalisedGates) -> Array:
+    """Return the normalised values, stacked, `[..., 3H]`."""
+    return _join(groups.gates.value, groups.candidate.value)
 
 
-def project(cell: "LayerNormGRU", params: LayerNormGRUParams, xs: Array) -> Parts:
-    """`û`, the normalised `x W`."""
+def project(cell: "LayerNormGRU", params: LayerNormGRUParams, xs: Array) -> NormalisedGates:
+    """Return `û`, the normalised `x W`."""
     return _normalise(dot(xs, params.kernel))
 
 
 def prepare(
     cell: "LayerNormGRU", params: LayerNormGRUParams
 ) -> tuple[LayerNormGRUParams, LayerNormGRUParams]:
-    """For the reverse step, every matrix transposed."""
+    """Return `params` as they are and, for the reverse steps, with every matrix transposed."""
     return params, transposed(params)
 
 
@@ -107,12 +123,12 @@ def recur(
     cell: "LayerNormGRU",
     params: LayerNormGRUParams,
     carry: GRUCarry,
-    a: Parts,
+    a: NormalisedGates,
     *,
     cell_path_only: bool = False,
     mask: Array | None = None,
 ) -> tuple[GRUCarry, LayerNormGRUGates]:
-    """One step from the projected input; also all that it makes on its way."""
+    """Return the next carry and the gates, from the projected input `a`."""
     (h,) = carry
     read = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
     v = _normalise(dot(read, params.recurrent_kernel))
@@ -139,7 +155,7 @@ def recur(
 #   δW = Σ xᵀ δu       δγ_x = Σ [δa^r, δa^z, δs] ⊙ û       δb = Σ [δa^r, δa^z, δs]
 #   δU = Σ hᵀ δv       δγ_h = Σ [δa^r, δa^z, δp] ⊙ v̂       δd = Σ δp
 #
-# δ is all that the sums over time need to know of a step: the rest follows for many at once.
+# The sums over time need no more of a step than δ: the rest follows for many steps at once.
 
 
 class LayerNormGRULocal(NamedTuple):
@@ -148,32 +164,30 @@ class LayerNormGRULocal(NamedTuple):
     keep: Array  # 1 − z, [..., H]
     inputs: Array  # k_r, k_z, k_s stacked, [..., 3H]
     recurrent: Array  # k_r, k_z, k_p stacked, [..., 3H]
-    at: Parts  # v̂
+    at: NormalisedGates  # v̂
 
 
 def linearize(
     cell: "LayerNormGRU",
     params: LayerNormGRUParams,
-    before: GRUCarry,
-    after: GRUCarry,
-    gates: LayerNormGRUGates,
+    record: StepRecord[GRUCarry, LayerNormGRUGates, None],
 ) -> LayerNormGRULocal:
-    """The local derivatives of the steps that lead from `before` to `after`."""
-    r, z, n, p = gates[:4]
+    """Return the local derivatives of the steps."""
+    r, z, n, p = record.gates[:4]
     k_s = z * (1 - n * n)
-    k_z = (n - before.h.astype(n.dtype)) * z * (1 - z)
+    k_z = (n - record.before.h.astype(n.dtype)) * z * (1 - z)
     k_r = k_s * p * r * (1 - r)
     into_inputs, into_recurrent = _join(k_r, k_z, k_s), _join(k_r, k_z, k_s * r)
-    return LayerNormGRULocal(1 - z, into_inputs, into_recurrent, gates.recurrent)
+    return LayerNormGRULocal(1 - z, into_inputs, into_recurrent, record.gates.recurrent)
 
 
 def _pre_activations(coefficients: Array, d: Array) -> Array:
-    """`δ` times each of the stacked coefficients."""
+    """Return `δ` times each of the stacked coefficients."""
     return coefficients * _join(d, d, d)
 
 
 def _through_products(params: LayerNormGRUParams, local: LayerNormGRULocal, da: Array) -> Array:
-    """`δv`."""
+    """Return `δv`, the cotangent of the recurrent product, from `δa`."""
     return _normalise_transposed(scaled(da, params.recurrent_scale), local.at)
 
 
@@ -186,7 +200,7 @@ def backward(
     cell_path_only: bool = False,
     mask: Array | None = None,
 ) -> tuple[GRUCarry, Array]:
-    """The reverse step, with transposed kernels: `δh'` -> `δh`."""
+    """Return `δh` from `δh'`, by products with the transposed kernels."""
     (d,) = dcarry
     dv = _through_products(params, local, _pre_activations(local.recurrent, d))
     kept, through = d * local.keep, masked(dot(dv, params.recurrent_kernel), mask)
@@ -196,33 +210,30 @@ def backward(
 def contract(
     cell: "LayerNormGRU",
     params: LayerNormGRUParams,
-    xs: Array,
-    before: GRUCarry,
-    after: GRUCarry,
-    gates: LayerNormGRUGates,
-    local: LayerNormGRULocal,
+    record: StepRecord[GRUCarry, LayerNormGRUGates, LayerNormGRULocal],
     d: Array,
     *,
     mask: Array | None = None,
 ) -> tuple[LayerNormGRUParams, Array]:
-    """The sums over time that stand above, and `δx = δu Wᵀ`."""
+    """Return the sums over time above, and `δx = δu Wᵀ`."""
+    xs, before, _, gates, local = record
     da_x, da_h = (_pre_activations(k, d) for k in (local.inputs, local.recurrent))
     du = _normalise_transposed(scaled(da_x, params.scale), gates.inputs)
     dv = _through_products(params, local, da_h)
     dparams = LayerNormGRUParams(
-        kernel=outer(xs, du),
-        recurrent_kernel=outer(masked(before.h, mask), dv),
-        scale=total(da_x * _values(gates.inputs)),
-        recurrent_scale=total(da_h * _values(gates.recurrent)),
-        bias=total(da_x) if cell.use_bias else None,
-        recurrent_bias=total(_split(da_h)[1]) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, du),
+        recurrent_kernel=sum_of_outer(masked(before.h, mask), dv),
+        scale=sum_leading(da_x * _values(gates.inputs)),
+        recurrent_scale=sum_leading(da_h * _values(gates.recurrent)),
+        bias=sum_leading(da_x) if cell.use_bias else None,
+        recurrent_bias=sum_leading(_split(da_h)[1]) if cell.use_bias else None,
     )
     return dparams, dot_transposed(du, params.kernel)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LayerNormGRU:
-    """Gated recurrent unit with layer normalisation (Ba et al. 2016).
+    """The gated recurrent unit with layer normalisation (Ba et al. 2016).
 
     `r, z = σ(LN(x W; γ_x) + LN(h U; γ_h) + b)`,
     `n = tanh(LN(x W_n; γ_x) + b_n + r ⊙ (LN(h U_n; γ_h) + d))`, `h' = (1−z) ⊙ h + z ⊙ n`; the
@@ -233,10 +244,17 @@ class LayerNormGRU:
 
     Attributes:
       features: `H`.
-      use_bias: whether there are `b` and `d`.
+      use_bias: True for `b` and `d`.
 
     Raises:
       ValueError: features below 1.
+
+    Example:
+      >>> cell = gr.LayerNormGRU(3)
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> carry, ys = gr.unroll(cell, params, jnp.ones((5, 4, 2), "float32"))
+      >>> cell, carry.h.shape, ys.shape
+      (LayerNormGRU(3), (4, 3), (5, 4, 3))
     """
 
     features: int
@@ -253,6 +271,7 @@ class LayerNormGRU:
         takes_mask=True,
         gate_names=("r", "z"),
     )
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
@@ -261,7 +280,7 @@ class LayerNormGRU:
     def init(
         self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32
     ) -> LayerNormGRUParams:
-        """Kernels LeCun normal and orthogonal per gate, gains 1, biases 0."""
+        """Return new parameters: kernels LeCun normal, orthogonal per gate; gains 1, biases 0."""
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
         features = self.features
@@ -276,9 +295,9 @@ class LayerNormGRU:
         )
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> GRUCarry:
-        """Zeros, `h [*B, H]` in `dtype`."""
+        """Return zeros, `h [*B, H]` in `dtype`."""
         return GRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
 
     def step(self, params: LayerNormGRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
-        """One time step: `x [*B, I]` -> the new carry and the output `[*B, H]`."""
+        """Return the new carry and the output `[*B, H]` of one time step, from `x [*B, I]`."""
         return ruled_step(self, params, carry, x)

@@ -12,10 +12,11 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Rule
+from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.cells.lstm import LSTMCarry, LSTMDelta
 from gatedrnn._src.cells.normalisation import Normalised, normalise, normalise_transposed, scaled
+from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     accumulator,
     dot,
@@ -24,23 +25,39 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
 
+@documented
 class LayerNormLSTMParams(NamedTuple):
-    """Parameters of a layer-normalised LSTM, gates stacked in the order `i, f, g, o`."""
+    """The parameters of a layer-normalised LSTM, gates stacked in the order `i, f, g, o`.
 
-    kernel: Array  # [I, 4H]
-    recurrent_kernel: Array  # [H, 4H]
-    scale: Array  # γ_x [4H]
-    recurrent_scale: Array  # γ_h [4H]
-    memory_scale: Array  # γ_c [H]
-    bias: Array | None  # b [4H]
-    memory_bias: Array | None  # β_c [H]
+    Attributes:
+      kernel: `W [I, 4H]`, of the input.
+      recurrent_kernel: `U [H, 4H]`, of the previous output.
+      scale: `γ_x [4H]`, the gain of the normalised input product.
+      recurrent_scale: `γ_h [4H]`, the gain of the normalised recurrent product.
+      memory_scale: `γ_c [H]`, the gain of the normalised memory.
+      bias: `b [4H]`, the forget bias included; None without a bias.
+      memory_bias: `β_c [H]`, the shift of the normalised memory; None without a bias.
+
+    Example:
+      >>> params = gr.LayerNormLSTM(3).init(jax.random.key(0), in_features=2)
+      >>> params.kernel.shape, params.scale.shape, params.memory_scale.shape
+      ((2, 12), (12,), (3,))
+    """
+
+    kernel: Array
+    recurrent_kernel: Array
+    scale: Array
+    recurrent_scale: Array
+    memory_scale: Array
+    bias: Array | None
+    memory_bias: Array | None
 
 
 # The equations (Ba et al. 2016, supplement, with their two shifts and b in one b).
@@ -55,7 +72,7 @@ class LayerNormLSTMParams(NamedTuple):
 
 
 class LayerNormLSTMGates(NamedTuple):
-    """What a step makes on its way: the gates `[..., H]` and all that is normalised."""
+    """The gates of a step, each `[..., H]`, and all values that it normalises."""
 
     i: Array
     f: Array
@@ -68,14 +85,14 @@ class LayerNormLSTMGates(NamedTuple):
 
 
 def project(cell: "LayerNormLSTM", params: LayerNormLSTMParams, xs: Array) -> Normalised:
-    """`û`, the normalised `x W` of all gates."""
+    """Return `û`, the normalised `x W` of all gates."""
     return normalise(dot(xs, params.kernel))
 
 
 def prepare(
     cell: "LayerNormLSTM", params: LayerNormLSTMParams
 ) -> tuple[LayerNormLSTMParams, LayerNormLSTMParams]:
-    """For the reverse step, every matrix transposed."""
+    """Return `params` as they are and, for the reverse steps, with every matrix transposed."""
     return params, transposed(params)
 
 
@@ -88,7 +105,7 @@ def recur(
     cell_path_only: bool = False,
     mask: Array | None = None,
 ) -> tuple[LSTMCarry, LayerNormLSTMGates]:
-    """One step from the projected input; also all that it makes on its way."""
+    """Return the next carry and the gates, from the projected input `a`."""
     h, c = carry
     read = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
     v = normalise(dot(read, params.recurrent_kernel))
@@ -117,7 +134,7 @@ def recur(
 #   δW = Σ xᵀ δu           δU = Σ h_{t-1}ᵀ δv          δb = Σ δa
 #   δγ_x = Σ δa ⊙ û        δγ_h = Σ δa ⊙ v̂             δγ_c = Σ δn ⊙ ĉ_t         δβ_c = Σ δn
 #
-# δh_t and δc_t are all that the sums need to know of a step: the rest follows for many at once.
+# The sums need no more of a step than δh_t and δc_t: the rest follows for many steps at once.
 
 
 class LayerNormLSTMLocal(NamedTuple):
@@ -133,18 +150,17 @@ class LayerNormLSTMLocal(NamedTuple):
 def linearize(
     cell: "LayerNormLSTM",
     params: LayerNormLSTMParams,
-    before: LSTMCarry,
-    after: LSTMCarry,
-    gates: LayerNormLSTMGates,
+    record: StepRecord[LSTMCarry, LayerNormLSTMGates, None],
 ) -> LayerNormLSTMLocal:
-    """The local derivatives of the steps that lead from `before` to `after`."""
+    """Return the local derivatives of the steps."""
+    before, gates = record.before, record.gates
     i, f, g, o, m = gates[:5]
     of_gates = (g * i * (1 - i), before.c * f * (1 - f), i * (1 - g * g), m * o * (1 - o))
     return LayerNormLSTMLocal(of_gates, o * (1 - m * m), f, gates.recurrent, gates.memory)
 
 
 def _pre_activations(local: LayerNormLSTMLocal, dh: Array, dc: Array) -> Array:
-    """`δa`, stacked, from `δh_t` and `δc_t`."""
+    """Return `δa` of all gates, stacked, from `δh_t` and `δc_t`."""
     k_i, k_f, k_g, k_o = local.gates
     return jnp.concatenate([dc * k_i, dc * k_f, dc * k_g, dh * k_o], axis=-1)
 
@@ -158,7 +174,7 @@ def backward(
     cell_path_only: bool = False,
     mask: Array | None = None,
 ) -> tuple[LSTMCarry, LSTMDelta]:
-    """The reverse step, with transposed kernels: `δh_t, δc` -> `δh_{t-1}, δc_{t-1}`."""
+    """Return `δh_{t-1}, δc_{t-1}` from `δh_t, δc`, by products with the transposed kernels."""
     dh, dc = dcarry
     dn = scaled(dh * local.into_memory, params.memory_scale)
     dc = dc + normalise_transposed(dn, local.memory)
@@ -172,28 +188,25 @@ def backward(
 def contract(
     cell: "LayerNormLSTM",
     params: LayerNormLSTMParams,
-    xs: Array,
-    before: LSTMCarry,
-    after: LSTMCarry,
-    gates: LayerNormLSTMGates,
-    local: LayerNormLSTMLocal,
+    record: StepRecord[LSTMCarry, LayerNormLSTMGates, LayerNormLSTMLocal],
     delta: LSTMDelta,
     *,
     mask: Array | None = None,
 ) -> tuple[LayerNormLSTMParams, Array]:
-    """The sums over time that stand above, and `δx = δu Wᵀ`."""
+    """Return the sums over time above, and `δx = δu Wᵀ`."""
+    xs, before, _, gates, local = record
     da = _pre_activations(local, delta.output, delta.memory)
     dn = delta.output * local.into_memory
     du = normalise_transposed(scaled(da, params.scale), gates.inputs)
     dv = normalise_transposed(scaled(da, params.recurrent_scale), gates.recurrent)
     dparams = LayerNormLSTMParams(
-        kernel=outer(xs, du),
-        recurrent_kernel=outer(masked(before.h, mask), dv),
-        scale=total(da * gates.inputs.value),
-        recurrent_scale=total(da * gates.recurrent.value),
-        memory_scale=total(dn * gates.memory.value),
-        bias=total(da) if cell.use_bias else None,
-        memory_bias=total(dn) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, du),
+        recurrent_kernel=sum_of_outer(masked(before.h, mask), dv),
+        scale=sum_leading(da * gates.inputs.value),
+        recurrent_scale=sum_leading(da * gates.recurrent.value),
+        memory_scale=sum_leading(dn * gates.memory.value),
+        bias=sum_leading(da) if cell.use_bias else None,
+        memory_bias=sum_leading(dn) if cell.use_bias else None,
     )
     return dparams, dot_transposed(du, params.kernel)
 
@@ -211,7 +224,7 @@ RULE = Rule(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LayerNormLSTM:
     """Long short-term memory with layer normalisation (Ba et al. 2016).
 
@@ -226,10 +239,17 @@ class LayerNormLSTM:
       features: `H`, the number of memory cells.
       forget_bias: added to the stored bias of the forget gate at `init`, never inside the step.
         None: 1.0 where there is a bias.
-      use_bias: whether there are `b` and `β_c`.
+      use_bias: True for `b` and `β_c`.
 
     Raises:
       ValueError: features below 1, or a forget bias without a bias to live in.
+
+    Example:
+      >>> cell = gr.LayerNormLSTM(3)
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> carry, ys = gr.unroll(cell, params, jnp.ones((5, 4, 2), "float32"))
+      >>> cell, carry.c.shape, ys.shape
+      (LayerNormLSTM(3), (4, 3), (5, 4, 3))
     """
 
     features: int
@@ -237,6 +257,7 @@ class LayerNormLSTM:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = RULE
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
@@ -247,7 +268,10 @@ class LayerNormLSTM:
     def init(
         self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32
     ) -> LayerNormLSTMParams:
-        """Kernels LeCun normal and orthogonal per gate, gains 1, biases 0 plus the forget bias."""
+        """Return new parameters: gains 1, biases 0, but for the forget bias.
+
+        The input kernel is LeCun normal, the recurrent kernel orthogonal, gate by gate.
+        """
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
         features = self.features
@@ -268,7 +292,7 @@ class LayerNormLSTM:
         )
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LSTMCarry:
-        """Zeros: `h [*B, H]` in `dtype`, `c [*B, H]` in at least float32."""
+        """Return zeros, `h [*B, H]` in `dtype` and `c [*B, H]` in at least float32."""
         return LSTMCarry(
             h=jnp.zeros((*batch_shape, self.features), dtype),
             c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),
@@ -277,5 +301,5 @@ class LayerNormLSTM:
     def step(
         self, params: LayerNormLSTMParams, carry: LSTMCarry, x: Array
     ) -> tuple[LSTMCarry, Array]:
-        """One time step: `x [*B, I]` -> the new carry and the output `[*B, H]`."""
+        """Return the new carry and the output `[*B, H]` of one time step, from `x [*B, I]`."""
         return ruled_step(self, params, carry, x)

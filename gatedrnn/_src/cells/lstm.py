@@ -14,8 +14,9 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Rule
+from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     accumulator,
     dot,
@@ -26,26 +27,54 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
 
 
+@documented
 class LSTMParams(NamedTuple):
-    """Parameters of an LSTM, gates stacked in the order `i, f, g, o` (coupled: `i, g, o`)."""
+    """The parameters of an LSTM, gates stacked in the order `i, f, g, o` (coupled: `i, g, o`).
 
-    kernel: Array  # [I, nH]
-    recurrent_kernel: Array  # [R, nH]
-    bias: Array | None  # [nH]
-    peephole: Array | None  # c_{t-1} into i, f (coupled: i): diagonal [2H] or full [H, 2H]
-    output_peephole: Array | None  # c_t into o: diagonal [H] or full [H, H]
-    projection_kernel: Array | None  # [H, P]
+    Attributes:
+      kernel: `W [I, nH]`, of the input.
+      recurrent_kernel: `W_r [R, nH]`, of the previous output.
+      bias: `b [nH]`, the forget bias included; None without a bias.
+      peephole: `P` of `i` and `f` (coupled: of `i`), which read the old memory: diagonal `[2H]` or
+        full `[H, 2H]` (coupled: `[H]` or `[H, H]`); None without peepholes.
+      output_peephole: `P` of `o`, which reads the new memory: diagonal `[H]` or full `[H, H]`; None
+        without peepholes.
+      projection_kernel: `R [H, P]`, of the output; None without a projection.
+
+    Example:
+      >>> params = gr.LSTM(3, peephole="diagonal").init(jax.random.key(0), in_features=2)
+      >>> params.kernel.shape, params.recurrent_kernel.shape, params.peephole.shape
+      ((2, 12), (3, 12), (6,))
+    """
+
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
+    peephole: Array | None
+    output_peephole: Array | None
+    projection_kernel: Array | None
 
 
+@documented
 class LSTMCarry(NamedTuple):
-    """The state between steps: the output `h [*B, R]` and the memory `c [*B, H]`."""
+    """The state between the steps of an LSTM.
+
+    Attributes:
+      h: the output, `[*B, R]`, in the dtype of the inputs.
+      c: the memory, `[*B, H]`, in at least float32.
+
+    Example:
+      >>> carry = gr.LSTM(3, projection=2).carry((4,), jnp.bfloat16)
+      >>> carry.h.shape, carry.c.shape, carry.c.dtype.name
+      ((4, 2), (4, 3), 'float32')
+    """
 
     h: Array
     c: Array
@@ -72,17 +101,17 @@ class LSTMGates(NamedTuple):
 
 
 def project(cell: "LSTM", params: LSTMParams, xs: Array) -> tuple[Array, ...]:
-    """`x W` of each gate, `n` of `[..., H]`; the bias is added in the step, where it is free."""
+    """Return `x W` of each gate, `n` of `[..., H]`; the step adds the bias, at no cost there."""
     return dot_gates(xs, params.kernel, cell.gates)
 
 
 def prepare(cell: "LSTM", params: LSTMParams) -> tuple[LSTMParams, LSTMParams]:
-    """A kernel for each gate; for the reverse step, transposed."""
+    """Return `params` with a kernel for each gate, and the same transposed for reverse steps."""
     return _by_gate(cell, params, -1), _by_gate(cell, transposed(params), 0)
 
 
 def _by_gate(cell: "LSTM", params: LSTMParams, axis: int) -> LSTMParams:
-    """`params` with one kernel, and one full peephole, for each gate stacked along `axis`."""
+    """Return `params` with a kernel, and a full peephole, for each gate stacked along `axis`."""
     apart: dict[str, Any] = {
         name: gates_apart(getattr(params, name), cell.gates, axis)
         for name in ("kernel", "recurrent_kernel")
@@ -101,7 +130,7 @@ def recur(
     cell_path_only: bool = False,
     mask: Array | None = None,
 ) -> tuple[LSTMCarry, LSTMGates]:
-    """One step from the projected input `a`, one array for each gate; also the gates."""
+    """Return the next carry and the gates, from the projected input `a` of each gate."""
     h, c = carry
     recurrent = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
     pre = _add(a, dot_gates(recurrent, params.recurrent_kernel, cell.gates))
@@ -128,14 +157,14 @@ def _add(these: Sequence[Array], those: Sequence[Array]) -> list[Array]:
 
 
 def _peeped(cell: "LSTM", c: Array, peephole: Any, gates: int) -> tuple[Array, ...]:
-    """`c P` of each gate that reads this memory."""
+    """Return `c P` of each of the `gates` that read the memory `c`."""
     if cell.peephole == "full":
         return dot_gates(c, peephole, gates)
     return tuple(c * p.astype(c.dtype) for p in gates_apart(peephole, gates))
 
 
 def _peepholes(cell: "LSTM", params: LSTMParams, kind: str) -> tuple[Any, Any] | None:
-    """`P` of the gates that read the old memory and of `o`, if the peepholes are of this `kind`."""
+    """Return `P` of the gates that read the old memory, and of `o`; None for another `kind`."""
     if cell.peephole != kind or params.peephole is None or params.output_peephole is None:
         return None
     return params.peephole, params.output_peephole
@@ -160,22 +189,22 @@ class LSTMLocal(NamedTuple):
     """The derivatives of one step that the reverse recurrence multiplies by, each `[..., H]`."""
 
     gates: tuple[Array, ...]  # k of each gate, k_o last
-    into_memory: Array  # what multiplies δm on its way into δc_t
-    keep: Array  # what multiplies δc_t on its way into δc_{t-1}
+    into_memory: Array  # the factor of δm in δc_t
+    keep: Array  # the factor of δc_t in δc_{t-1}
 
 
 class LSTMDelta(NamedTuple):
-    """What the sums over time need to know of a step, both in full."""
+    """The cotangents kept for each step, in full, from which `contract` forms the gradients."""
 
     output: Array  # δr_t, [..., R]
     memory: Array  # δc_t, [..., H]
 
 
 def linearize(
-    cell: "LSTM", params: LSTMParams, before: LSTMCarry, after: LSTMCarry, gates: LSTMGates
+    cell: "LSTM", params: LSTMParams, record: StepRecord[LSTMCarry, LSTMGates, None]
 ) -> LSTMLocal:
-    """The local derivatives of the steps that lead from `before` to `after`."""
-    i, f, g, o = gates
+    """Return the local derivatives of the steps."""
+    before, after, (i, f, g, o) = record.before, record.after, record.gates
     tanh_c = jnp.tanh(after.c)
     k_o = tanh_c * o * (1 - o)
     k_g = i * (1 - g * g)
@@ -194,7 +223,7 @@ def linearize(
 
 
 def _pre_activations(local: LSTMLocal, dm: Array, dc: Array) -> tuple[Array, ...]:
-    """`δa` of each gate, from `δm_t` and `δc_t`."""
+    """Return `δa` of each gate, from `δm_t` and `δc_t`."""
     *others, k_o = local.gates
     return (*(dc * k for k in others), dm * k_o)
 
@@ -208,7 +237,7 @@ def backward(
     cell_path_only: bool = False,
     mask: Array | None = None,
 ) -> tuple[LSTMCarry, LSTMDelta]:
-    """The reverse step, with transposed kernels: `δr_t, δc` -> `δr_{t-1}, δc_{t-1}`."""
+    """Return `δr_{t-1}, δc_{t-1}` from `δr_t, δc`, by products with the transposed kernels."""
     dr, dc = dcarry
     projection = params.projection_kernel
     dm = dr if projection is None else dot(dr, projection)
@@ -228,34 +257,31 @@ def backward(
 def contract(
     cell: "LSTM",
     params: LSTMParams,
-    xs: Array,
-    before: LSTMCarry,
-    after: LSTMCarry,
-    gates: LSTMGates,
-    local: LSTMLocal,
+    record: StepRecord[LSTMCarry, LSTMGates, LSTMLocal],
     delta: LSTMDelta,
     *,
     mask: Array | None = None,
 ) -> tuple[LSTMParams, Array]:
-    """`δW = Σ xᵀ δa`, `δW_r = Σ r_{t-1}ᵀ δa`, `δb`, `δP`, `δR = Σ mᵀ δr`; `δx = δa Wᵀ`."""
+    """Return `δW = Σ xᵀ δa`, `δW_r = Σ r_{t-1}ᵀ δa`, `δb`, `δP`, `δR = Σ mᵀ δr`; `δx = δa Wᵀ`."""
+    xs, before, after, gates, local = record
     peephole = output_peephole = projection = None
     dm = delta.output
     if params.projection_kernel is not None:
         dm = dot_transposed(dm, params.projection_kernel)
         m = gates.o * jnp.tanh(after.c)
-        projection = outer(m.astype(xs.dtype), delta.output)
+        projection = sum_of_outer(m.astype(xs.dtype), delta.output)
     of_gates = _pre_activations(local, dm, delta.memory)
     da = jnp.concatenate(of_gates, axis=-1)
     if cell.peephole == "full":
-        peephole = outer(before.c, jnp.concatenate(of_gates[:-2], axis=-1))
-        output_peephole = outer(after.c, of_gates[-1])
+        peephole = sum_of_outer(before.c, jnp.concatenate(of_gates[:-2], axis=-1))
+        output_peephole = sum_of_outer(after.c, of_gates[-1])
     elif cell.peephole == "diagonal":
-        peephole = jnp.concatenate([total(before.c * of_gate) for of_gate in of_gates[:-2]])
-        output_peephole = total(after.c * of_gates[-1])
+        peephole = jnp.concatenate([sum_leading(before.c * of_gate) for of_gate in of_gates[:-2]])
+        output_peephole = sum_leading(after.c * of_gates[-1])
     dparams = LSTMParams(
-        kernel=outer(xs, da),
-        recurrent_kernel=outer(masked(before.h, mask), da),
-        bias=total(da) if cell.use_bias else None,
+        kernel=sum_of_outer(xs, da),
+        recurrent_kernel=sum_of_outer(masked(before.h, mask), da),
+        bias=sum_leading(da) if cell.use_bias else None,
         peephole=peephole,
         output_peephole=output_peephole,
         projection_kernel=projection,
@@ -276,7 +302,7 @@ RULE = Rule(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LSTM:
     """Long short-term memory.
 
@@ -289,13 +315,20 @@ class LSTM:
       features: `H`, the number of memory cells.
       peephole: None, `"diagonal"` (Gers et al. 2002) or `"full"` (a matrix per gate).
       projection: `P`, the size of the recurrent projection (Sak et al. 2014), or None.
-      coupled: whether the forget gate is `1 − i` (Greff et al. 2017).
+      coupled: True for a forget gate `1 − i` (Greff et al. 2017).
       forget_bias: added to the stored bias of the forget gate at `init` (coupled: subtracted from
         the bias of `i`), never inside the step. None: 1.0 where there is a bias.
-      use_bias: whether the gates have a bias.
+      use_bias: True for gates with a bias.
 
     Raises:
       ValueError: sizes below 1, an unknown peephole, or a forget bias without a bias to live in.
+
+    Example:
+      >>> cell = gr.LSTM(3, peephole="diagonal")
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> carry, ys = gr.unroll(cell, params, jnp.ones((5, 4, 2), "float32"))
+      >>> cell, carry.c.shape, ys.shape
+      (LSTM(3, peephole='diagonal'), (4, 3), (5, 4, 3))
     """
 
     features: int
@@ -306,10 +339,11 @@ class LSTM:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = RULE
+    __repr__ = short_repr
 
     @property
     def gates(self) -> int:
-        """`n`: 4, or 3 where two are coupled."""
+        """The number `n` of gates: 4, or 3 where two are coupled."""
         return 3 if self.coupled else 4
 
     def __post_init__(self) -> None:
@@ -323,9 +357,10 @@ class LSTM:
         object.__setattr__(self, "forget_bias", forget_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> LSTMParams:
-        """Kernels LeCun normal and orthogonal per gate, biases zero plus the forget bias.
+        """Return new parameters: biases zero, but for the forget bias.
 
-        Diagonal peepholes start at zero, full ones orthogonal, the projection LeCun normal.
+        Input kernel and projection are LeCun normal; recurrent kernels and full peepholes
+        orthogonal, gate by gate; diagonal peepholes zero.
         """
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
@@ -355,12 +390,12 @@ class LSTM:
         )
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LSTMCarry:
-        """Zeros: `h [*B, R]` in `dtype`, `c [*B, H]` in at least float32."""
+        """Return zeros, `h [*B, R]` in `dtype` and `c [*B, H]` in at least float32."""
         return LSTMCarry(
             h=jnp.zeros((*batch_shape, self.projection or self.features), dtype),
             c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),
         )
 
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
-        """One time step: `x [*B, I]` -> the new carry and the output `[*B, R]`."""
+        """Return the new carry and the output `[*B, R]` of one time step, from `x [*B, I]`."""
         return ruled_step(self, params, carry, x)

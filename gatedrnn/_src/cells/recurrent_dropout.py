@@ -13,73 +13,72 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Carry, Params, Rule, RuledCell, prepared, rule_of
+from gatedrnn._src.base import Carry, Params, Rule, RuledCell, StepRecord, prepared, rule_of
 from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.describe import short_repr
 from gatedrnn._src.masks import check_inner, over_all_axes
 from gatedrnn._src.pytree import first_leaf, zeros
 
 # The products of a step read m ⊙ h_{t-1} in the place of h_{t-1} (Gal & Ghahramani 2016), with m
 # drawn once for each sequence, all steps and gates alike, and h the first leaf of the carry: h of
 # an LSTM, a GRU (also where r gates it, not where z mixes it) and an Elman network, o of a Jordan
-# network. The cells' own rules take the mask (see `rule.Rule`); here it is bound to the parameters.
+# network. The cells' own rules take the mask (see `gr.Rule`); here it is bound to the parameters.
 
 
-class Bound(NamedTuple):
-    """The parameters of the cell and a mask."""
+class MaskedParams(NamedTuple):
+    """The parameters of the inner cell and a mask."""
 
     params: Params
-    mask: Array | None  # [*B, F], 0 or 1 / (1 − rate)
+    mask: Array | None  # [*B, F], 0 or 1 / (1 − rate); None: no dropout
 
 
-def _bound(params: Params) -> Bound:
-    return params if isinstance(params, Bound) else Bound(params, None)
+def _with_mask(params: Params) -> MaskedParams:
+    return params if isinstance(params, MaskedParams) else MaskedParams(params, None)
 
 
 def project(cell: "RecurrentDropout", params: Params, xs: Array) -> Any:
-    """What the cell projects."""
-    return cell.cell.rule.project(cell.cell, _bound(params).params, xs)
+    """Return the projection of the inner cell."""
+    return cell.cell.rule.project(cell.cell, _with_mask(params).params, xs)
 
 
-def prepare(cell: "RecurrentDropout", params: Params) -> tuple[Bound, Bound]:
-    """As the cell's own rule wants it."""
-    params, mask = _bound(params)
-    ahead, back = prepared(cell.cell.rule, cell.cell, params)
-    return Bound(ahead, mask), Bound(back, mask)
+def prepare(cell: "RecurrentDropout", params: Params) -> tuple[MaskedParams, MaskedParams]:
+    """Return the layouts of the inner cell, each with the mask."""
+    params, mask = _with_mask(params)
+    forward, reverse = prepared(cell.cell.rule, cell.cell, params)
+    return MaskedParams(forward, mask), MaskedParams(reverse, mask)
 
 
 def recur(
     cell: "RecurrentDropout", params: Params, carry: Carry, a: Any, **options: Any
 ) -> tuple[Carry, Any]:
-    """One step of the cell, whose products read `m ⊙ h`."""
-    params, mask = _bound(params)
+    """Return the next carry and the gates of the inner cell, of which products read `m ⊙ h`."""
+    params, mask = _with_mask(params)
     return cell.cell.rule.recur(cell.cell, params, carry, a, mask=mask, **options)
 
 
-def linearize(
-    cell: "RecurrentDropout", params: Params, before: Carry, after: Carry, gates: Any
-) -> Any:
-    """The cell's own local derivatives."""
-    return cell.cell.rule.linearize(cell.cell, _bound(params).params, before, after, gates)
+def linearize(cell: "RecurrentDropout", params: Params, record: StepRecord) -> Any:
+    """Return the local derivatives of the inner cell."""
+    return cell.cell.rule.linearize(cell.cell, _with_mask(params).params, record)
 
 
 def backward(
     cell: "RecurrentDropout", params: Params, local: Any, dcarry: Carry, **options: Any
 ) -> tuple[Carry, Any]:
-    """The cell's own reverse step, with the mask."""
-    params, mask = _bound(params)
+    """Return the cotangents of the inner cell's reverse step, with the mask."""
+    params, mask = _with_mask(params)
     return cell.cell.rule.backward(cell.cell, params, local, dcarry, mask=mask, **options)
 
 
 def contract(
-    cell: "RecurrentDropout", params: Params, xs: Array, *known: Any
+    cell: "RecurrentDropout", params: Params, record: StepRecord, delta: Any
 ) -> tuple[Params, Array]:
-    """The sums of the cell's own rule; the mask is a constant."""
-    inner, mask = _bound(params)
-    dparams, dxs = cell.cell.rule.contract(cell.cell, inner, xs, *known, mask=mask)
-    return dparams if mask is None else Bound(dparams, zeros(mask)), dxs
+    """Return the sums of the inner cell's rule; the mask is a constant."""
+    inner, mask = _with_mask(params)
+    dparams, dxs = cell.cell.rule.contract(cell.cell, inner, record, delta, mask=mask)
+    return dparams if mask is None else MaskedParams(dparams, zeros(mask)), dxs
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class RecurrentDropout:
     """A cell with dropout on its recurrent connections (Gal & Ghahramani 2016).
 
@@ -96,10 +95,20 @@ class RecurrentDropout:
     Raises:
       TypeError: a cell whose rule takes no mask; `gr.Zoneout` goes outside, around this one.
       ValueError: a rate out of range.
+
+    Example:
+      >>> cell = gr.RecurrentDropout(gr.GRU(3), 0.25)
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> xs = jnp.ones((5, 4, 2), "float32")
+      >>> carry, ys = gr.unroll(cell, params, xs, key=jax.random.key(1))  # in training
+      >>> cell, carry.h.shape, ys.shape
+      (RecurrentDropout(GRU(3), 0.25), (4, 3), (5, 4, 3))
     """
 
     cell: RuledCell
     rate: float
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         rule = rule_of(self.cell)
@@ -113,7 +122,7 @@ class RecurrentDropout:
 
     @property
     def rule(self) -> Rule:
-        """The cell's own, with the mask."""
+        """The rule of the inner cell, with the mask."""
         return Rule(
             project,
             recur,
@@ -150,4 +159,4 @@ class RecurrentDropout:
         output = first_leaf(jax.eval_shape(lambda: self.cell.carry((), xs.dtype)))
         keep = partial(jax.random.bernoulli, p=1 - self.rate, shape=output.shape)
         kept = over_all_axes(keep, keys)
-        return Bound(params, kept.astype(xs.dtype) / (1 - self.rate)), xs
+        return MaskedParams(params, kept.astype(xs.dtype) / (1 - self.rate)), xs

@@ -13,8 +13,17 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Carry, Params, Rule, RuledCell, nested, prepared
+from gatedrnn._src.base import (
+    Carry,
+    Params,
+    Rule,
+    RuledCell,
+    StepRecord,
+    nested_gate_names,
+    prepared,
+)
 from gatedrnn._src.cells.common import ruled_step
+from gatedrnn._src.describe import short_repr
 from gatedrnn._src.masks import (
     Keyed,
     check_inner,
@@ -36,15 +45,15 @@ Keep = tuple[Array | None, ...]  # the drawn d of each leaf, booleans [..., F]; 
 
 
 class ZoneoutGates(NamedTuple):
-    """What a step makes on its way."""
+    """The gates of a step."""
 
-    inner: Any  # the cell's own gates
+    inner: Any  # those of the inner cell
     made: Carry  # v̂_t
     keep: Keep
 
 
 def project(cell: "Zoneout", params: Params, xs: Array | Keyed) -> tuple[Any, Keep]:
-    """What the cell projects, and `d` of each leaf."""
+    """Return the projection of the inner cell, and `d` of each leaf."""
     inner = cell.cell
     if not isinstance(xs, Keyed):
         return inner.rule.project(inner, params, xs), (None,) * len(cell.rates)
@@ -64,14 +73,14 @@ def project(cell: "Zoneout", params: Params, xs: Array | Keyed) -> tuple[Any, Ke
 def recur(
     cell: "Zoneout", params: Params, carry: Carry, a: tuple[Any, Keep], **options: Any
 ) -> tuple[Carry, ZoneoutGates]:
-    """One step of the cell, of which the units that `d` chooses keep what they held."""
+    """Return the next carry, in which the units that `d` chooses keep their value, and gates."""
     inner, (a, keep) = cell.cell, a
     made, gates = inner.rule.recur(inner, params, carry, a, **options)
     return _mixed(cell, keep, carry, made), ZoneoutGates(gates, made, keep)
 
 
 def _mixed(cell: "Zoneout", keep: Keep, old: Carry, new: Carry) -> Carry:
-    """`d ⊙ old + (1 − d) ⊙ new`, leaf by leaf."""
+    """Return `d ⊙ old + (1 − d) ⊙ new`, leaf by leaf."""
 
     def mix(rate: float, d: Array | None, old: Array, new: Array) -> Array:
         if d is not None:
@@ -90,30 +99,36 @@ def _mixed(cell: "Zoneout", keep: Keep, old: Carry, new: Carry) -> Carry:
 
 
 class ZoneoutLocal(NamedTuple):
-    """What the reverse step reads."""
+    """The local derivatives of a step."""
 
-    inner: Any  # the cell's own
+    inner: Any  # those of the inner cell
     keep: Keep
 
 
 def prepare(cell: "Zoneout", params: Params) -> tuple[Any, Any]:
-    """As the cell's own rule wants it."""
+    """Return the layouts of the inner cell."""
     return prepared(cell.cell.rule, cell.cell, params)
 
 
+def _inner_record(record: StepRecord[Carry, ZoneoutGates, Any]) -> StepRecord:
+    """Return the record of the inner cell's own steps, from `v_{t-1}` to `v̂_t`."""
+    xs = record.xs.xs if isinstance(record.xs, Keyed) else record.xs
+    local = None if record.local is None else record.local.inner
+    return StepRecord(xs, record.before, record.gates.made, record.gates.inner, local)
+
+
 def linearize(
-    cell: "Zoneout", params: Params, before: Carry, after: Carry, gates: ZoneoutGates
+    cell: "Zoneout", params: Params, record: StepRecord[Carry, ZoneoutGates, None]
 ) -> ZoneoutLocal:
-    """The local derivatives of the cell's own steps, from `before` to `v̂`."""
-    inner = cell.cell
-    local = inner.rule.linearize(inner, params, before, gates.made, gates.inner)
-    return ZoneoutLocal(local, gates.keep)
+    """Return the local derivatives of the inner cell's own steps, and `d`."""
+    local = cell.cell.rule.linearize(cell.cell, params, _inner_record(record))
+    return ZoneoutLocal(local, record.gates.keep)
 
 
 def backward(
     cell: "Zoneout", params: Params, local: ZoneoutLocal, dcarry: Carry, **options: Any
 ) -> tuple[Carry, Any]:
-    """The reverse step: `δv_t` -> `δv_{t-1}`, and what the cell's own rule tells of the step."""
+    """Return `δv_{t-1}` from `δv_t`, and the cotangents that the inner cell's rule keeps."""
     inner, none = cell.cell, jax.tree.map(jnp.zeros_like, dcarry)
     past, dmade = _mixed(cell, local.keep, dcarry, none), _mixed(cell, local.keep, none, dcarry)
     dbefore, delta = inner.rule.backward(inner, params, local.inner, dmade, **options)
@@ -123,23 +138,15 @@ def backward(
 def contract(
     cell: "Zoneout",
     params: Params,
-    xs: Array | Keyed,
-    before: Carry,
-    after: Carry,
-    gates: ZoneoutGates,
-    local: ZoneoutLocal,
+    record: StepRecord[Carry, ZoneoutGates, ZoneoutLocal],
     delta: Any,
 ) -> tuple[Params, Any]:
-    """The sums of the cell's own rule."""
-    inner = cell.cell
-    known = (before, gates.made, gates.inner, local.inner, delta)
-    if not isinstance(xs, Keyed):
-        return inner.rule.contract(inner, params, xs, *known)
-    dparams, dxs = inner.rule.contract(inner, params, xs.xs, *known)
-    return dparams, Keyed(dxs, None)
+    """Return the sums of the inner cell's rule."""
+    dparams, dxs = cell.cell.rule.contract(cell.cell, params, _inner_record(record), delta)
+    return dparams, Keyed(dxs, None) if isinstance(record.xs, Keyed) else dxs
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Zoneout:
     """A cell whose units keep their value at random (Krueger et al. 2017).
 
@@ -160,6 +167,14 @@ class Zoneout:
       TypeError: a cell without a rule, one that is zoned already, or one around another cell's
         carry, such as `gr.Attention`.
       ValueError: a rate out of range, or a `c` for a cell without a memory.
+
+    Example:
+      >>> cell = gr.Zoneout(gr.LSTM(3), h=0.05, c=0.5)
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> xs = jnp.ones((5, 4, 2), "float32")
+      >>> carry, ys = gr.unroll(cell, params, xs, key=jax.random.key(1))  # in training
+      >>> cell, carry.c.shape, ys.shape
+      (Zoneout(LSTM(3), h=0.05, c=0.5), (4, 3), (5, 4, 3))
     """
 
     cell: RuledCell
@@ -167,6 +182,7 @@ class Zoneout:
     c: float = 0.0
 
     draws_each_step = True
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         fits = not draws_each_step(self.cell)
@@ -187,13 +203,13 @@ class Zoneout:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The rate of each leaf of the carry."""
+        """The rates of all leaves of the carry."""
         leaves = self._leaves()
         return (self.h, self.c, *(0.0,) * leaves)[:leaves]
 
     @property
     def rule(self) -> Rule:
-        """The cell's own, between what `d` lets into it and what it lets past."""
+        """The rule of the inner cell, with the share `d` of the cotangents led past it."""
         return Rule(
             project,
             recur,
@@ -202,7 +218,7 @@ class Zoneout:
             contract,
             prepare,
             has_cell_path=self.cell.rule.has_cell_path,
-            gate_names=nested("inner", self.cell.rule),
+            gate_names=nested_gate_names("inner", self.cell.rule),
         )
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> Params:

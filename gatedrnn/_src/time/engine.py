@@ -4,7 +4,7 @@ Axes: `T` time, `*B` batch, `I` input features, `F` output features.
 
 Time is cut into chunks: an outer scan over chunks, an inner scan over the steps of one. What does
 not depend on the carry is done for a chunk at once, as large products, so that temporaries stay
-small however long the sequence. A cell with a rule (see `rule.Rule`) goes through five phases.
+small however long the sequence. A cell with a rule (see `base.Rule`) goes through five phases.
 Forward: `project` a chunk, `recur` over its steps. Backward: recompute the gates of a chunk and
 `linearize`, run `backward` over its steps in reverse, `contract` into the weight gradients.
 """
@@ -17,61 +17,76 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.base import Carry, Params, StepRecord
 from gatedrnn._src.pytree import (
     as_dtypes,
     clipped,
     first_leaf,
+    in_accumulator,
     shift,
     vary_alike,
     where,
-    wide,
     zeros,
 )
-from gatedrnn._src.time.plan import Plan, Steps, Weights, pieces, sized, weights_of
+from gatedrnn._src.time.chunks import with_chunk_size
+from gatedrnn._src.time.recurrence import Recurrence, Steps, Weights, step_function, weights_of
 
 
-@partial(jax.jit, static_argnames="plan")
-def run(plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry) -> tuple:
-    """The whole recurrence: `(final carry, outputs [T, *B, F], every carry [T, *B, ...] or None)`.
+@partial(jax.jit, static_argnames="recurrence")
+def run(
+    recurrence: Recurrence, params: Params, carry: Carry, steps: Steps, reset_carry: Carry
+) -> tuple:
+    """Return the final carry, outputs `[T, *B, F]`, and every carry `[T, *B, ...]` or None.
 
-    Jitted, so that outside `jit` too equal plans and shapes compile once.
+    Jitted, so that outside `jit` too equal recurrences and shapes compile once.
     """
     params, carry, steps, reset_carry = vary_alike((params, carry, steps, reset_carry))
-    plan = sized(plan, params, carry, steps)
-    arguments = (plan, params, carry, steps, reset_carry)
-    if plan.rule is None:
+    recurrence = with_chunk_size(recurrence, params, carry, steps)
+    arguments = (recurrence, params, carry, steps, reset_carry)
+    if recurrence.rule is None:
         final, (outputs, carries), _ = _forward(
-            *arguments, lambda carry, y, gates: (y, carry if plan.every_carry else None)
+            *arguments, lambda carry, y, gates: (y, carry if recurrence.every_carry else None)
         )
         return final, outputs, carries
-    final, kept = _ruled(*arguments)
-    return final, first_leaf(kept), kept if plan.every_carry else None
+    final, visible = _ruled(*arguments)
+    return final, first_leaf(visible), visible if recurrence.every_carry else None
 
 
 # ------------------------------------------------------------------------------ forward
 
 
 def _forward(
-    plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry, keep: Callable
+    recurrence: Recurrence,
+    params: Params,
+    carry: Carry,
+    steps: Steps,
+    reset_carry: Carry,
+    keep: Callable,
 ) -> tuple[Carry, Any, Carry]:
-    """The final carry, `keep(carry, y, gates)` of every step, and the carry before each chunk."""
-    weights = weights_of(plan, params, steps.xs)
+    """Return the final carry, `keep(carry, y, gates)` of each step, and the carry before chunks."""
+    weights = weights_of(recurrence, params, steps.xs)
 
     def chunk(carry: Carry, steps: Steps, _: None) -> tuple[Carry, Any, Carry]:
-        final, kept = _forward_chunk(plan, weights, carry, steps, reset_carry, keep)
+        final, kept = _forward_chunk(recurrence, weights, carry, steps, reset_carry, keep)
         return final, kept, carry
 
-    if plan.rule is None and plan.bptt.save == "boundaries":
+    if recurrence.rule is None and recurrence.bptt.save == "boundaries":
         chunk = jax.checkpoint(chunk, prevent_cse=False)
-    return _over_chunks(chunk, carry, steps, None, plan.chunk, reverse=plan.reverse)
+    return _over_chunks(
+        chunk, carry, steps, None, recurrence.chunk_size, reverse=recurrence.reverse
+    )
 
 
 def _forward_chunk(
-    plan: Plan, weights: Weights, carry: Carry, steps: Steps, reset_carry: Carry, keep: Callable
+    recurrence: Recurrence,
+    weights: Weights,
+    carry: Carry,
+    steps: Steps,
+    reset_carry: Carry,
+    keep: Callable,
 ) -> tuple[Carry, Any]:
-    bptt, by_autodiff = plan.bptt, plan.rule is None
-    inputs, advance = pieces(plan, weights, steps.xs)
+    bptt, by_autodiff = recurrence.bptt, recurrence.rule is None
+    inputs, advance = step_function(recurrence, weights, steps.xs)
     if by_autodiff and bptt.save == "carries":
         advance = jax.checkpoint(advance, prevent_cse=False)
 
@@ -86,14 +101,14 @@ def _forward_chunk(
         carry = where(skip, carry, new)
         return carry, keep(carry, y, gates)
 
-    return lax.scan(step, carry, (inputs, *steps[1:]), reverse=plan.reverse)
+    return lax.scan(step, carry, (inputs, *steps[1:]), reverse=recurrence.reverse)
 
 
 # ------------------------------------------------------------------- backward, by the rule
 
 
 class Residuals(NamedTuple):
-    """What the forward pass saves for the backward pass."""
+    """The values that the forward pass saves for the backward pass."""
 
     params: Params
     steps: Steps
@@ -103,50 +118,59 @@ class Residuals(NamedTuple):
     gates: Any  # of each step
 
 
-@partial(jax.custom_vjp, nondiff_argnames=("plan",))
-def _ruled(plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry) -> tuple:
-    """The final carry and what `_kept` keeps of every step."""
-    final, kept, _ = _forward(
-        plan, params, carry, steps, reset_carry, lambda carry, y, gates: _kept(plan, carry)
+@partial(jax.custom_vjp, nondiff_argnames=("recurrence",))
+def _ruled(
+    recurrence: Recurrence, params: Params, carry: Carry, steps: Steps, reset_carry: Carry
+) -> tuple:
+    """Return the final carry and the visible part of every step's carry."""
+    final, visible, _ = _forward(
+        recurrence,
+        params,
+        carry,
+        steps,
+        reset_carry,
+        lambda carry, y, gates: _visible(recurrence, carry),
     )
-    return final, kept
+    return final, visible
 
 
-def _kept(plan: Plan, carry: Carry) -> Any:
-    return carry if plan.every_carry else first_leaf(carry)
+def _visible(recurrence: Recurrence, carry: Carry) -> Any:
+    """Return what the caller sees of the carry of a step: all, or only the output."""
+    return carry if recurrence.every_carry else first_leaf(carry)
 
 
 def _ruled_fwd(
-    plan: Plan, params: Params, carry: Carry, steps: Steps, reset_carry: Carry
+    recurrence: Recurrence, params: Params, carry: Carry, steps: Steps, reset_carry: Carry
 ) -> tuple[tuple, Residuals]:
-    save = plan.bptt.save
+    save = recurrence.bptt.save
 
     def keep(carry: Carry, y: Array, gates: Any) -> tuple[Carry, Any]:
         return (
-            _kept(plan, carry) if save == "boundaries" else carry,
+            _visible(recurrence, carry) if save == "boundaries" else carry,
             gates if save == "gates" else None,
         )
 
-    final, (carries, gates), starts = _forward(plan, params, carry, steps, reset_carry, keep)
-    kept, carries = (carries, None) if save == "boundaries" else (_kept(plan, carries), carries)
-    return (final, kept), Residuals(params, steps, reset_carry, starts, carries, gates)
+    final, (carries, gates), starts = _forward(recurrence, params, carry, steps, reset_carry, keep)
+    visible = carries if save == "boundaries" else _visible(recurrence, carries)
+    carries = None if save == "boundaries" else carries
+    return (final, visible), Residuals(params, steps, reset_carry, starts, carries, gates)
 
 
-def _ruled_bwd(plan: Plan, saved: Residuals, cotangents: tuple) -> tuple:
+def _ruled_bwd(recurrence: Recurrence, saved: Residuals, cotangents: tuple) -> tuple:
     params, steps, reset_carry, starts, carries, gates = saved
-    dfinal, dkept = cotangents
+    dfinal, dvisible = cotangents
 
     def chunk(state: tuple, chunked: tuple, start: Carry) -> tuple[tuple, Array, None]:
         flow, dparams = state
-        flow, new, dxs = _backward_chunk(plan, weights, reset_carry, start, flow, *chunked)
+        flow, new, dxs = _backward_chunk(recurrence, weights, reset_carry, start, flow, *chunked)
         return (flow, jax.tree.map(jnp.add, dparams, new)), dxs, None
 
-    weights = weights_of(plan, params, steps.xs)
-    flow = _Flow(wide(dfinal), None if steps.resets is None else zeros(reset_carry))
+    weights = weights_of(recurrence, params, steps.xs)
+    flow = _Flow(in_accumulator(dfinal), None if steps.resets is None else zeros(reset_carry))
     state = vary_alike((flow, zeros(params)), like=saved)
-    per_step = (steps, carries, gates, dkept)
+    per_step = (steps, carries, gates, dvisible)
     (flow, dparams), dxs, _ = _over_chunks(
-        chunk, state, per_step, starts, plan.chunk, reverse=not plan.reverse
+        chunk, state, per_step, starts, recurrence.chunk_size, reverse=not recurrence.reverse
     )
     dreset = zeros(reset_carry) if flow.dreset is None else flow.dreset
     return (
@@ -158,14 +182,14 @@ def _ruled_bwd(plan: Plan, saved: Residuals, cotangents: tuple) -> tuple:
 
 
 class _Flow(NamedTuple):
-    """What the reverse recurrence hands from step to step, accumulated in at least float32."""
+    """The cotangents that flow from step to step in reverse, in at least float32."""
 
     dcarry: Carry
     dreset: Carry | None  # the sum of what reached the reset carry
 
 
 def _backward_chunk(
-    plan: Plan,
+    recurrence: Recurrence,
     weights: Weights,
     reset_carry: Carry,
     start: Carry,
@@ -173,42 +197,42 @@ def _backward_chunk(
     steps: Steps,
     carries: Carry | None,
     gates: Any,
-    dkept: Any,
+    dvisible: Any,
 ) -> tuple[_Flow, Params, Array]:
-    """The flow that leaves a chunk, its weight gradients and its `δxs`."""
-    cell, bptt, rule = plan.cell, plan.bptt, plan.rule
+    """Return the flow that leaves a chunk, and the gradients of weights and inputs."""
+    cell, bptt, rule = recurrence.cell, recurrence.bptt, recurrence.rule
     assert rule is not None
     if carries is None:
         _, (carries, gates) = _forward_chunk(
-            plan, weights, start, steps, reset_carry, lambda carry, y, gates: (carry, gates)
+            recurrence, weights, start, steps, reset_carry, lambda carry, y, gates: (carry, gates)
         )
-    before = where(steps.resets, reset_carry, shift(start, carries, plan.reverse))
+    before = where(steps.resets, reset_carry, shift(start, carries, recurrence.reverse))
     if bptt.save == "carries":
         projected = rule.project(cell, weights.params, steps.xs)
         _, gates = rule.recur(cell, weights.params, before, projected)
-    local = rule.linearize(cell, weights.params, before, carries, gates)
+    record: StepRecord = StepRecord(steps.xs, before, carries, gates)
+    record = record._replace(local=rule.linearize(cell, weights.params, record))
     cut_path = {"cell_path_only": True} if bptt.cell_path_only else {}
 
     def step(flow: _Flow, inputs: tuple) -> tuple[_Flow, Any]:
         local, direct, skip, reset, cut = inputs
-        dcarry = _add_direct(plan, flow.dcarry, direct)
-        none = zeros(dcarry)
-        # a skipped step hands δcarry on as it is: nothing of it may enter the step's own rule
-        live = where(skip, none, dcarry)
-        dbefore, delta = rule.backward(cell, weights.back, local, live, **cut_path)
+        dcarry = _add_direct(recurrence, flow.dcarry, direct)
+        zero = zeros(dcarry)
+        # a skipped step hands δcarry on as it is, and none of it to the rule
+        entering = where(skip, zero, dcarry)
+        dbefore, delta = rule.backward(cell, weights.reverse, local, entering, **cut_path)
         if bptt.clip is not None:
             dbefore = clipped(bptt.clip, dbefore)
         dreset = flow.dreset
         if reset is not None:
-            dreset = jax.tree.map(jnp.add, dreset, where(reset, dbefore, none))
-            dbefore = where(reset, none, dbefore)
+            dreset = jax.tree.map(jnp.add, dreset, where(reset, dbefore, zero))
+            dbefore = where(reset, zero, dbefore)
         dbefore = where(skip, dcarry, dbefore)
-        return _Flow(where(cut, none, dbefore), dreset), delta
+        return _Flow(where(cut, zero, dbefore), dreset), delta
 
-    inputs = (local, dkept, *steps[1:])
-    flow, delta = lax.scan(step, flow, inputs, reverse=not plan.reverse)
-    known = (steps.xs, before, carries, gates, local)
-    dparams, dxs = rule.contract(cell, weights.params, *known, delta)
+    inputs = (record.local, dvisible, *steps[1:])
+    flow, delta = lax.scan(step, flow, inputs, reverse=not recurrence.reverse)
+    dparams, dxs = rule.contract(cell, weights.params, record, delta)
     dtype = first_leaf(steps.xs).dtype
     return flow, dparams, jax.tree.map(lambda d: d.astype(dtype), dxs)
 
@@ -216,9 +240,9 @@ def _backward_chunk(
 _ruled.defvjp(_ruled_fwd, _ruled_bwd)
 
 
-def _add_direct(plan: Plan, dcarry: Carry, direct: Any) -> Carry:
-    """`δcarry` and what reaches the step from the loss: a whole carry, or only its output."""
-    if plan.every_carry:
+def _add_direct(recurrence: Recurrence, dcarry: Carry, direct: Any) -> Carry:
+    """Return `δcarry` and, added, the loss's own cotangent of the carry or of the output."""
+    if recurrence.every_carry:
         return jax.tree.map(lambda d, e: d + e.astype(d.dtype), dcarry, direct)
     (output, *rest), structure = jax.tree.flatten(dcarry)
     return jax.tree.unflatten(structure, [output + direct.astype(output.dtype), *rest])
@@ -229,7 +253,7 @@ def _add_direct(plan: Plan, dcarry: Carry, direct: Any) -> Carry:
 
 @partial(jax.custom_vjp, nondiff_argnames=("bound",))
 def _clip_cotangent(bound: float, carry: Carry) -> Carry:
-    """The identity; backward, every element of the cotangent is clipped to `[-bound, bound]`."""
+    """Return `carry`; backward, clip every element of the cotangent to `[-bound, bound]`."""
     return carry
 
 
@@ -244,11 +268,11 @@ _clip_cotangent.defvjp(
 def _over_chunks(
     body: Callable, state: Any, per_step: Any, per_chunk: Any, size: int, *, reverse: bool
 ) -> tuple[Any, Any, Any]:
-    """`body(state, steps, chunk) -> (state, steps, chunk)` over chunks of `size` steps in turn.
+    """Run `body(state, steps, chunk) -> (state, steps, chunk)` over chunks of `size` steps in turn.
 
     `per_step` is cut along its leading axis `T`, the remainder last; `per_chunk` has one entry for
-    each chunk. What the body returns is joined likewise. The program is bounded in `T`: the body
-    stands in it at most twice, in the scan and for the remainder.
+    each chunk; the values that the body returns are joined likewise. The program is bounded in `T`:
+    the body stands in the program at most twice, in the scan and for the remainder.
     """
     length = len(jax.tree.leaves(per_step)[0])
     count, rest = divmod(length, size)

@@ -3,35 +3,35 @@
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.base import C, Carry, Cell, P, Params
 from gatedrnn._src.episodes import episode_starts, step_numbers
 from gatedrnn._src.masks import as_key, check_draws, draw, first_steps
 from gatedrnn._src.time import engine
 from gatedrnn._src.time.bptt import BPTT, check_bptt
-from gatedrnn._src.time.plan import Plan, Steps
+from gatedrnn._src.time.recurrence import Recurrence, Steps
 
 
 def unroll(
-    cell: Cell,
-    params: Params,
+    cell: Cell[P, C],
+    params: P,
     xs: Array,
-    carry: Carry | None = None,
+    carry: C | None = None,
     *,
     lengths: Array | None = None,
     mask: Array | None = None,
     resets: Array | None = None,
-    reset_carry: Carry | None = None,
+    reset_carry: C | None = None,
     reverse: bool = False,
     bptt: BPTT = BPTT(),
     key: Array | None = None,
     first_step: int | Array = 0,
-) -> tuple[Carry, Array]:
+) -> tuple[C, Array]:
     """Run `cell` over the leading axis of `xs`, as `lax.scan` would, and differentiate it well.
 
     The gradient is the cell's hand-derived rule where it has one, which is reverse mode only:
@@ -74,20 +74,20 @@ def unroll(
 
 
 def trajectory(
-    cell: Cell,
-    params: Params,
+    cell: Cell[P, C],
+    params: P,
     xs: Array,
-    carry: Carry | None = None,
+    carry: C | None = None,
     *,
     lengths: Array | None = None,
     mask: Array | None = None,
     resets: Array | None = None,
-    reset_carry: Carry | None = None,
+    reset_carry: C | None = None,
     reverse: bool = False,
     bptt: BPTT = BPTT(),
     key: Array | None = None,
     first_step: int | Array = 0,
-) -> tuple[Carry, Array]:
+) -> tuple[C, Array]:
     """`unroll` that returns the carry of every step instead of the last.
 
     Args and errors are those of `unroll`.
@@ -177,7 +177,7 @@ def checked_inputs(cell: Cell, params: Params, xs: Array) -> Array:
     return xs
 
 
-def run(of: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array, Carry | None]:
+def run(of: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array, Any]:
     """Run a cell: the final carry, `ys [T, *B, F]`, and the carry of every step if asked for."""
     length, params, xs, starts, cuts = len(of.xs), of.params, of.xs, None, None
     if of.resets is not None:
@@ -189,8 +189,8 @@ def run(of: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array, Carry
     if of.bptt.truncate is not None:
         cuts = _cuts(of.bptt.truncate, length, of.reverse)
     steps = Steps(xs, None if of.mask is None else ~of.mask, starts, cuts)
-    plan = Plan(of.cell, of.bptt, of.reverse, every_carry)
-    final, ys, carries = engine.run(plan, params, of.carry, steps, of.reset_carry)
+    recurrence = Recurrence(of.cell, of.bptt, of.reverse, every_carry)
+    final, ys, carries = engine.run(recurrence, params, of.carry, steps, of.reset_carry)
     return final, validation.zero_masked(ys, of.mask), carries
 
 

@@ -1,4 +1,4 @@
-"""A single node of a cell that has a rule, from the rule's own pieces, and how children are laid.
+"""A single node of a cell that has a rule, by the functions of the rule; layouts of children.
 
 Axes: `*B` batch, `...` any leading axes, `K` children of a node, `I` input features, `H` features.
 """
@@ -14,7 +14,7 @@ from gatedrnn._src.trees.base import RuledTreeCell, State, places
 
 
 def ruled_compose(cell: RuledTreeCell, params: Params, children: State, x: Array) -> State:
-    """`project` and `recur` for one node: states `[*B, K, ...]`, `x [*B, I]` -> its state."""
+    """Return the state of a node, by `project` of `x [*B, I]` and `recur` of its children."""
     x = jnp.asarray(x)
     if x.ndim < 1:
         raise ValueError(f"x: got shape {x.shape}, expected [*B, I]")
@@ -32,17 +32,17 @@ def ruled_compose(cell: RuledTreeCell, params: Params, children: State, x: Array
 
 
 def side_by_side(h: Array) -> Array:
-    """The children of each node in one row: `[..., K, H] -> [..., K H]`."""
+    """Return the children of each node in one vector: `[..., K, H] -> [..., K H]`."""
     return h.reshape(*h.shape[:-2], h.shape[-2] * h.shape[-1])
 
 
-def child_by_child(rows: Array, features: int) -> Array:
-    """`[..., K H] -> [..., K, H]`."""
-    return rows.reshape(*rows.shape[:-1], rows.shape[-1] // features, features)
+def child_by_child(vectors: Array, features: int) -> Array:
+    """Return the children of each node apart: `[..., K H] -> [..., K, H]`."""
+    return vectors.reshape(*vectors.shape[:-1], vectors.shape[-1] // features, features)
 
 
-def filled(array: Array, size: int, axis: int) -> Array:
-    """`array` with zeros after it along `axis`, up to `size`: for children that are absent."""
+def padded_to(array: Array, size: int, axis: int) -> Array:
+    """Return `array` with zeros at its end along `axis`, up to `size`: for absent children."""
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, size - array.shape[axis])
     return jnp.pad(array, widths)

@@ -1,12 +1,12 @@
 """The tree engine: the only module of recursive networks that knows `lax.scan` and `custom_vjp`.
 
 Axes: `N` nodes, `L` leaves, `S` steps, `W` nodes of a step, `K` children of a node, `F` features.
-What a forest is made of, and where states live, is told in `forest.py`.
+`forest.py` describes the parts of a forest, and the slots in which states live.
 
-A cell with a rule goes through the five phases of `rule.Rule`, all but two of them for every node
+A cell with a rule goes through the five phases of `base.Rule`, all but two of them for every node
 of the forest at once. Forward: `project` all inputs, `recur` over the leaves, then step by step.
-Backward: recompute the gates of all nodes from their states, the only thing saved, `linearize`, run
-`backward` over the steps in reverse, then over the leaves, `contract` into the weight gradients.
+Backward: make the gates of all nodes again from their states, which alone are saved, `linearize`,
+run `backward` over the steps in reverse, then over the leaves, `contract` into weight gradients.
 Leaves are given no children (`K = 0`) instead of zero ones, so that nothing is multiplied by zeros.
 """
 
@@ -18,16 +18,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src.base import Params, Rule, prepared, rule_of
+from gatedrnn._src.base import Params, Rule, StepRecord, prepared, rule_of
 from gatedrnn._src.numerics import matrices_as
-from gatedrnn._src.pytree import as_dtypes, as_real_dtypes, vary_alike, wide
+from gatedrnn._src.pytree import as_dtypes, as_real_dtypes, in_accumulator, vary_alike
 from gatedrnn._src.trees.base import RuledTreeCell, State, TreeCell, places
 from gatedrnn._src.trees.forest import Forest
 
 
 @partial(jax.jit, static_argnames=("cell", "by_hand"))
 def run(cell: TreeCell, by_hand: bool, params: Params, xs: Array, forest: Forest) -> State:
-    """The state of every node, `[N, ...]`; `by_hand`: differentiated by the cell's rule.
+    """Return the state of every node, `[N, ...]`; `by_hand`: differentiated by the cell's rule.
 
     Jitted, so that outside `jit` too equal cells and sizes compile once.
     """
@@ -41,46 +41,52 @@ def run(cell: TreeCell, by_hand: bool, params: Params, xs: Array, forest: Forest
 
 
 def _forward(cell: TreeCell, params: Params, xs: Array, forest: Forest) -> State:
-    """The state of every slot, `[L + S W + 1, ...]`, the last of them zeros."""
+    """Return the state of every slot, `[L + S W + 1, ...]`, the last of them zeros."""
     rule = rule_of(cell)
-    pieces = _by_compose(cell, params, forest) if rule is None else _by_rule(cell, rule, params, xs)
+    if rule is None:
+        functions = _functions_of_compose(cell, params, forest)
+    else:
+        functions = _functions_of_rule(cell, rule, params, xs)
     zero = vary_alike(cell.state((1,), xs.dtype), like=(params, xs, forest))
-    leaves = as_real_dtypes(pieces.leaves(zero, _rows(xs, forest.leaves)), zero)
-    inner = pieces.project(_rows(xs, forest.inner))
+    leaves = as_real_dtypes(functions.leaves(zero, _take_or_zeros(xs, forest.leaves)), zero)
+    inner = functions.project(_take_or_zeros(xs, forest.inner))
     size, (steps, width) = len(forest.leaves), forest.inner.shape
     empty = _repeated(zero, steps * width + 1)
     states = jax.tree.map(lambda v, w: jnp.concatenate([v, w]), leaves, empty)
 
     def step(states: State, inputs: tuple) -> tuple[State, None]:
         first, children, a = inputs
-        new = as_real_dtypes(pieces.advance(_take(states, children), a), zero)
+        new = as_real_dtypes(functions.compose(_take(states, children), a), zero)
         return _write(states, new, first), None
 
     first = size + width * jnp.arange(steps, dtype=jnp.int32)
-    return lax.scan(step, states, (first, pieces.children(forest.children), inner))[0]
+    return lax.scan(step, states, (first, functions.children(forest.children), inner))[0]
 
 
-class _Pieces(NamedTuple):
-    """How a cell runs."""
+class _Functions(NamedTuple):
+    """The functions of a cell that the forward pass calls."""
 
     leaves: Callable[[State, Array], State]  # (a zero state, xs of leaves) -> states
-    project: Callable[[Array], Any]  # xs of the other nodes -> what to loop over
-    advance: Callable[[State, Any], State]  # (states of children, that) -> states
-    children: Callable[[Array], Array] = lambda slots: slots  # slots as the cell wants them
+    project: Callable[[Array], Any]  # xs of the other nodes -> inputs of the loop
+    compose: Callable[[State, Any], State]  # (states of children, such an input) -> states
+    children: Callable[[Array], Array] = lambda slots: slots  # slots of children -> for each place
 
 
-def _by_rule(cell: TreeCell, rule: Rule, params: Params, xs: Array) -> _Pieces:
-    ahead, _ = prepared(rule, cell, matrices_as(params, xs.dtype))
+def _functions_of_rule(cell: TreeCell, rule: Rule, params: Params, xs: Array) -> _Functions:
+    forward, _ = prepared(rule, cell, matrices_as(params, xs.dtype))
 
-    def advance(children: State, a: Any) -> State:
-        return rule.recur(cell, ahead, children, a)[0]
+    def compose(children: State, a: Any) -> State:
+        return rule.recur(cell, forward, children, a)[0]
 
-    project = partial(rule.project, cell, ahead)
-    return _Pieces(lambda zero, xs: advance(_no_children(zero, xs), project(xs)), project, advance)
+    def leaves(zero: State, xs: Array) -> State:
+        return compose(_no_children(zero, xs), project(xs))
+
+    project = partial(rule.project, cell, forward)
+    return _Functions(leaves, project, compose)
 
 
-def _by_compose(cell: TreeCell, params: Params, forest: Forest) -> _Pieces:
-    """A cell without a rule sees all its places, at leaves too, with zeros where nothing is."""
+def _functions_of_compose(cell: TreeCell, params: Params, forest: Forest) -> _Functions:
+    """Return the functions of a cell without a rule, which sees zeros at places without a child."""
     given = forest.children.shape[-1]
     count = places(cell) or given
     absent = len(forest.leaves) + forest.inner.size
@@ -89,10 +95,10 @@ def _by_compose(cell: TreeCell, params: Params, forest: Forest) -> _Pieces:
         none = jax.tree.map(lambda v: jnp.broadcast_to(v, (len(xs), count, *v.shape[1:])), zero)
         return cell.compose(params, none, xs)
 
-    return _Pieces(
+    return _Functions(
         leaves,
         project=lambda xs: xs,
-        advance=partial(cell.compose, params),
+        compose=partial(cell.compose, params),
         children=lambda slots: jnp.pad(
             slots, [(0, 0), (0, 0), (0, count - given)], constant_values=absent
         ),
@@ -103,7 +109,7 @@ def _by_compose(cell: TreeCell, params: Params, forest: Forest) -> _Pieces:
 
 
 class Residuals(NamedTuple):
-    """What the forward pass saves for the backward pass."""
+    """The values that the forward pass saves for the backward pass."""
 
     params: Params
     xs: Array
@@ -113,7 +119,7 @@ class Residuals(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnames=("cell",))
 def _ruled(cell: RuledTreeCell, params: Params, xs: Array, forest: Forest) -> State:
-    """The state of every node."""
+    """Return the state of every node."""
     return _of_nodes(_forward(cell, params, xs, forest), forest)
 
 
@@ -128,66 +134,53 @@ def _ruled_bwd(cell: RuledTreeCell, saved: Residuals, dstates: State) -> tuple:
     params, xs, forest, states = saved
     rule, dtype = cell.rule, xs.dtype
     params = matrices_as(params, dtype)
-    _, back = prepared(rule, cell, params)
+    _, reverse = prepared(rule, cell, params)
     (steps, width), slots = forest.inner.shape, forest.inner.size
     count = forest.children.shape[-1]
     of_leaves, of_inner = _apart(states, forest)
 
-    # what each node left for each of its children, and zeros for a root to find
-    zero = vary_alike(wide(cell.state((1,), dtype)), like=saved)
-    left = _repeated(zero, slots * count + 1)
+    # the cotangent of each place of each node, where its child finds it, and zeros for a root
+    zero = vary_alike(in_accumulator(cell.state((1,), dtype)), like=saved)
+    dplaces = _repeated(zero, slots * count + 1)
 
-    def step(left: State, inputs: tuple) -> tuple[State, Any]:
+    def step(dplaces: State, inputs: tuple) -> tuple[State, Any]:
         first, parents, local, direct = inputs
-        dstate = jax.tree.map(jnp.add, direct, _take(left, parents))
-        dchildren, delta = rule.backward(cell, back, local, dstate)
-        flat = jax.tree.map(lambda v: v[:, :count].reshape(width * count, *v.shape[2:]), dchildren)
-        return _write(left, as_dtypes(flat, left), first), delta
+        dstate = jax.tree.map(jnp.add, direct, _take(dplaces, parents))
+        dchildren, delta = rule.backward(cell, reverse, local, dstate)
+        dchildren = jax.tree.map(
+            lambda v: v[:, :count].reshape(width * count, *v.shape[2:]), dchildren
+        )
+        return _write(dplaces, as_dtypes(dchildren, dplaces), first), delta
 
-    inner = _Known.of(
-        cell, params, _rows(xs, forest.inner), _take(states, forest.children), of_inner
-    )
+    xs_of_inner = _take_or_zeros(xs, forest.inner)
+    inner = _record(cell, params, xs_of_inner, _take(states, forest.children), of_inner)
     first = width * count * jnp.arange(steps, dtype=jnp.int32)
-    direct = wide(_rows(dstates, forest.inner))
+    direct = in_accumulator(_take_or_zeros(dstates, forest.inner))
     inputs = (first, forest.inner_parents, inner.local, direct)
-    left, delta = lax.scan(step, left, inputs, reverse=True)
-    dparams, dinner = inner.contract(cell, params, delta)
+    dplaces, delta = lax.scan(step, dplaces, inputs, reverse=True)
+    dparams, dinner = rule.contract(cell, params, inner, delta)
 
-    xs_of_leaves = _rows(xs, forest.leaves)
-    leaves = _Known.of(cell, params, xs_of_leaves, _no_children(zero, xs_of_leaves), of_leaves)
-    direct = wide(_rows(dstates, forest.leaves))
-    dstate = jax.tree.map(jnp.add, direct, _take(left, forest.leaf_parents))
-    _, delta = rule.backward(cell, back, leaves.local, dstate)
-    of_params, dleaves = leaves.contract(cell, params, delta)
+    xs_of_leaves = _take_or_zeros(xs, forest.leaves)
+    leaves = _record(cell, params, xs_of_leaves, _no_children(zero, xs_of_leaves), of_leaves)
+    direct = in_accumulator(_take_or_zeros(dstates, forest.leaves))
+    dstate = jax.tree.map(jnp.add, direct, _take(dplaces, forest.leaf_parents))
+    _, delta = rule.backward(cell, reverse, leaves.local, dstate)
+    of_leaves_alone, dleaves = rule.contract(cell, params, leaves, delta)
 
     features = xs.shape[-1]
     dslots = (dleaves, dinner.reshape(slots, features), jnp.zeros_like(dinner, shape=(1, features)))
     dxs = jnp.concatenate([d.astype(dtype) for d in dslots])
-    dparams = jax.tree.map(jnp.add, dparams, of_params)
+    dparams = jax.tree.map(jnp.add, dparams, of_leaves_alone)
     return as_dtypes(dparams, saved.params), _take(dxs, forest.slots), None
 
 
-class _Known(NamedTuple):
-    """What is known of many nodes after the forward pass."""
-
-    xs: Array
-    children: State
-    states: State
-    gates: Any
-    local: Any
-
-    @staticmethod
-    def of(
-        cell: RuledTreeCell, params: Params, xs: Array, children: State, states: State
-    ) -> "_Known":
-        """Gates computed again, and local derivatives."""
-        _, gates = cell.rule.recur(cell, params, children, cell.rule.project(cell, params, xs))
-        local = cell.rule.linearize(cell, params, children, states, gates)
-        return _Known(xs, children, states, gates, local)
-
-    def contract(self, cell: RuledTreeCell, params: Params, delta: Any) -> tuple[Params, Array]:
-        """Weight gradients and `δxs` of these nodes."""
-        return cell.rule.contract(cell, params, *self, delta)
+def _record(
+    cell: RuledTreeCell, params: Params, xs: Array, children: State, states: State
+) -> StepRecord:
+    """Return the record of nodes, with gates made again, and local derivatives."""
+    _, gates = cell.rule.recur(cell, params, children, cell.rule.project(cell, params, xs))
+    record: StepRecord = StepRecord(xs, children, states, gates)
+    return record._replace(local=cell.rule.linearize(cell, params, record))
 
 
 _ruled.defvjp(_ruled_fwd, _ruled_bwd)
@@ -196,30 +189,30 @@ _ruled.defvjp(_ruled_fwd, _ruled_bwd)
 # -------------------------------------------------------------------------- slots and nodes
 
 
-def _rows(tree: Any, index: Array) -> Any:
-    """The rows of each leaf at `index`, zeros where that is out of range: padding."""
+def _take_or_zeros(tree: Any, index: Array) -> Any:
+    """Return the rows of each leaf at `index`, zeros where `index` is out of range: padding."""
     return jax.tree.map(lambda v: v.at[index].get(mode="fill", fill_value=0), tree)
 
 
 def _take(tree: Any, index: Array) -> Any:
-    """The rows of each leaf at `index`, which is never out of range."""
+    """Return the rows of each leaf at `index`, which is never out of range."""
     return jax.tree.map(lambda v: v.at[index].get(mode="promise_in_bounds"), tree)
 
 
 def _write(tree: Any, rows: Any, first: Array) -> Any:
-    """`tree` with `rows` from row `first` on."""
+    """Return `tree` with `rows` from row `first` on."""
     return jax.tree.map(
         lambda v, new: lax.dynamic_update_slice_in_dim(v, new, first, axis=0), tree, rows
     )
 
 
 def _of_nodes(states: State, forest: Forest) -> State:
-    """The states of slots in the order of the nodes."""
+    """Return the states of slots in the order of the nodes."""
     return _take(states, forest.slots)
 
 
 def _apart(states: State, forest: Forest) -> tuple[State, State]:
-    """The states of leaves, `[L, ...]`, and of the other nodes, `[S, W, ...]`."""
+    """Return the states of leaves, `[L, ...]`, and of the other nodes, `[S, W, ...]`."""
     size = len(forest.leaves)
     shape = forest.inner.shape
     leaves = jax.tree.map(lambda v: v[:size], states)
@@ -227,10 +220,10 @@ def _apart(states: State, forest: Forest) -> tuple[State, State]:
 
 
 def _repeated(zero: State, count: int) -> State:
-    """`count` copies of a state `[1, ...]`."""
+    """Return `count` copies of a state `[1, ...]`."""
     return jax.tree.map(lambda v: jnp.broadcast_to(v, (count, *v.shape[1:])), zero)
 
 
 def _no_children(zero: State, xs: Array) -> State:
-    """The states of no children for each of `xs [L, I]`: `[L, 0, ...]`, in the dtypes of `zero`."""
+    """Return the states of no children, `[L, 0, ...]` for `xs [L, I]`, in the dtypes of `zero`."""
     return jax.tree.map(lambda v: jnp.zeros((len(xs), 0, *v.shape[1:]), v.dtype), zero)

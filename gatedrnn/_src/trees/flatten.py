@@ -9,21 +9,13 @@ import numpy as np
 
 
 def flatten_tree(tree: Any, *, labelled: bool = False) -> tuple[np.ndarray, list]:
-    """A tree of nested tuples as the index array of its children, and the label of each node.
+    """Return the index array of the children of each node of nested tuples, and their labels.
 
-    Nodes are numbered children first, left to right (post-order), so that the root is the last:
-
-        >>> children, labels = flatten_tree((("the", "cat"), "sat"))
-        >>> children.tolist()
-        [[-1, -1], [-1, -1], [0, 1], [-1, -1], [2, 3]]
-        >>> labels
-        ['the', 'cat', None, 'sat', None]
-        >>> flatten_tree(("and", "x", ("not", "y")), labelled=True)[1]
-        ['x', 'y', 'not', 'and']
+    Nodes are numbered children first, left to right (post-order), so that the root is the last.
 
     Args:
-      tree: a tuple of children, each a tree; None for a child that is absent from its place. All
-        that is not a tuple is a leaf and its own label.
+      tree: a tuple of children, each a tree; None for a child that is absent from its place. Any
+        value that is not a tuple is a leaf and its own label.
       labelled: every tuple is `(label, *children)` instead.
 
     Returns:
@@ -33,6 +25,15 @@ def flatten_tree(tree: Any, *, labelled: bool = False) -> tuple[np.ndarray, list
     Raises:
       TypeError: a list, which is no tree and hardly a label, or None for the whole tree.
       ValueError: an empty tuple where every tuple begins with a label.
+
+    Example:
+      >>> children, labels = gr.flatten_tree((("the", "cat"), "sat"))
+      >>> children.tolist()
+      [[-1, -1], [-1, -1], [0, 1], [-1, -1], [2, 3]]
+      >>> labels
+      ['the', 'cat', None, 'sat', None]
+      >>> gr.flatten_tree(("and", "x", ("not", "y")), labelled=True)[1]
+      ['x', 'y', 'not', 'and']
     """
     if tree is None:
         raise TypeError("tree: got None, expected nested tuples, of at least one node")
@@ -61,7 +62,7 @@ def flatten_tree(tree: Any, *, labelled: bool = False) -> tuple[np.ndarray, list
 
 
 def _parts(node: Any, labelled: bool) -> tuple[Any, tuple]:
-    """The label and the children of a node."""
+    """Return the label and the children of a node."""
     if isinstance(node, list):
         raise TypeError(f"tree: got a list, {node!r}, expected nested tuples")
     if not isinstance(node, tuple):

@@ -11,33 +11,26 @@ import numpy as np
 from jax import Array
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Params, rule_of
+from gatedrnn._src.base import C, P, rule_of
 from gatedrnn._src.trees import engine
-from gatedrnn._src.trees.base import State, TreeCell, places
+from gatedrnn._src.trees.base import TreeCell, places
 from gatedrnn._src.trees.forest import Forest
 from gatedrnn._src.trees.forest import forest as forest_of
 from gatedrnn._src.trees.indexes import as_indexes
 
 
 def fold_tree(
-    cell: TreeCell,
-    params: Params,
+    cell: TreeCell[P, C],
+    params: P,
     xs: Array,
     children: Forest | np.ndarray,
     *,
     rule: str | None = None,
-) -> tuple[State, State]:
+) -> tuple[C, C]:
     """Compose every node of a batch of trees from its children, leaves first.
 
     The number of sequential steps is the height of the tallest tree. The gradient is the cell's
     hand-derived rule where it has one; the forward pass then saves nothing but the states.
-
-        trees = [(("the", "cat"), "sat"), ("it", "sat")]
-        forest = gr.forest(trees)  # on the host, once for each batch
-        words = [gr.flatten_tree(tree)[1] for tree in trees]  # None at inner nodes
-        xs = forest.place([[vector_of(word) for word in tree] for tree in words])  # [N, I]
-        roots, states = gr.fold_tree(cell, params, xs, forest)  # roots.h [B, F], states.h [N, F]
-
     For more batch axes (the same trees with other inputs, an ensemble of parameters, forests of
     equal sizes) use `jax.vmap`.
 
@@ -59,7 +52,19 @@ def fold_tree(
     Raises:
       ValueError: a shape or an option that does not fit, more children than the cell has places,
         and what `gr.forest` raises of an index array.
-      TypeError: a dtype that does not fit, or what is no tree cell.
+      TypeError: a dtype that does not fit, or a value that is no tree cell.
+
+    Example:
+      >>> cell = gr.TreeLSTM(3)
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> trees = [(("the", "cat"), "sat"), ("it", "sat")]
+      >>> forest = gr.forest(trees)  # on the host, once for each batch
+      >>> words = [gr.flatten_tree(tree)[1] for tree in trees]  # None at inner nodes
+      >>> vectors = {None: (0, 0), "the": (0, 1), "cat": (1, 0), "sat": (1, 1), "it": (2, 0)}
+      >>> xs = forest.place([[vectors[word] for word in tree] for tree in words])
+      >>> roots, states = gr.fold_tree(cell, params, jnp.asarray(xs, "float32"), forest)
+      >>> xs.shape, roots.h.shape, states.h.shape
+      ((8, 2), (2, 3), (8, 3))
     """
     validation.check_cell(cell, ("init", "state", "compose"), "gr.TreeLSTM(256)")
     checks.option("rule", rule, (None, "hand", "autodiff"))
@@ -84,7 +89,7 @@ def fold_tree(
 
 
 def _one_tree(children: Any) -> Forest:
-    """The forest of one index array."""
+    """Return the forest of one index array."""
     if isinstance(children, list):
         raise TypeError("children: got a list, expected a gr.forest or one index array [N, K]")
     return forest_of([as_indexes("children", children)])

@@ -3,9 +3,9 @@
 Axes: `B` trees, `N` nodes, `L` leaves, `S` steps, `W` nodes of a step, `K` children of a node.
 
 States live in slots: leaves first, then step after step, `W` slots each, so that a step writes a
-slice and only gathers what it reads; after them, slot `L + S W` holds zeros, the state of what is
-absent. A node of a tree has one parent, so cotangents are gathered as well: what reaches a node is
-what its parent left for it, `K` places for each slot of a step, and one more of zeros.
+slice and gathers only its inputs; after them, slot `L + S W` holds zeros, the state of an absent
+child. A node has one parent, so cotangents are gathered as well: every slot of a step has `K`
+places, in which a parent leaves the cotangents of its children, and one more place holds zeros.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,42 +13,79 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gatedrnn._src.describe import documented
 from gatedrnn._src.trees.indexes import Joined, joined
 from gatedrnn._src.trees.schedule import Levels, least_width, levels_of, steps_of
 
 
+@documented
 class ForestSizes(NamedTuple):
-    """The shapes of a forest: forests of equal sizes share a compiled program."""
+    """The shapes of a forest: forests of equal sizes share a compiled program.
 
-    trees: int  # B
-    nodes: int  # N
-    leaves: int  # L
-    steps: int  # S, at least the height of the tallest tree
-    width: int  # W
-    children: int  # K
+    Attributes:
+      trees: `B`, the trees.
+      nodes: `N`, the nodes of all trees.
+      leaves: `L`, the leaves of all trees.
+      steps: `S`, the steps of the loop, at least the height of the tallest tree.
+      width: `W`, the nodes that a step computes together.
+      children: `K`, the places for children of a node.
+
+    Example:
+      >>> sizes = gr.forest([((0, 1), 2), (0, 1)]).sizes
+      >>> sizes.trees, sizes.nodes, sizes.leaves, sizes.steps, sizes.children
+      (2, 8, 5, 2, 2)
+      >>> sizes.rounded().leaves
+      8
+    """
+
+    trees: int
+    nodes: int
+    leaves: int
+    steps: int
+    width: int
+    children: int
 
     def rounded(self) -> "ForestSizes":
-        """Each but `children` rounded up to a power of two, so that few sizes serve a stream."""
+        """Return the sizes, all but `children` rounded up to a power of two, to serve a stream."""
         up = ForestSizes(*(1 << (n - 1).bit_length() if n else 0 for n in self))
         return up._replace(children=self.children)
 
 
+@documented
 class Forest(NamedTuple):
     """Trees and the order in which their nodes are computed: arrays of int32, made by `gr.forest`.
 
     Row `j` of `xs`, and of the states that come back, belongs to node `position[j]` of tree
-    `tree[j]`; trees follow one another, and padding comes last.
+    `tree[j]`; trees follow one another, and padding comes last. The states of nodes are computed in
+    slots: those of the leaves, then those of the steps.
+
+    Attributes:
+      tree: `[N]`, the tree of each node; −1 for padding.
+      position: `[N]`, the number of each node in its tree; −1 for padding.
+      roots: `[B]`, the root of each tree, a node; N for padding.
+      slots: `[N]`, the slot of each node; L + S W for padding.
+      leaves: `[L]`, the node in each slot of the leaves; N for padding.
+      inner: `[S, W]`, the node in each slot of the steps; N for padding.
+      children: `[S, W, K]`, for each node of `inner` the slots of its children; L + S W for a child
+        that is absent.
+      leaf_parents: `[L]`, for each leaf its place with the parent; S W K without a parent.
+      inner_parents: `[S, W]`, the same for each node of `inner`.
+
+    Example:
+      >>> forest = gr.forest([(("the", "cat"), "sat"), ("it", "sat")])
+      >>> forest.roots.tolist(), forest.place([[0, 0, 1, 0, 2], [0, 0, 3]]).tolist()
+      ([4, 7], [0, 0, 1, 0, 2, 0, 0, 3])
     """
 
-    tree: Any  # [N], the tree of each node; −1: padding
-    position: Any  # [N], the number of each node in its tree; −1: padding
-    roots: Any  # [B], the node that is the root of each tree; N: padding
-    slots: Any  # [N], the slot of each node; L + S W: padding
-    leaves: Any  # [L], the node of each slot; N: padding
-    inner: Any  # [S, W], the node of each slot; N: padding
-    children: Any  # [S, W, K], the slot of each child; L + S W: absent
-    leaf_parents: Any  # [L], the place that the parent has for each leaf; S W K: none
-    inner_parents: Any  # [S, W], the same for the other nodes
+    tree: Any
+    position: Any
+    roots: Any
+    slots: Any
+    leaves: Any
+    inner: Any
+    children: Any
+    leaf_parents: Any
+    inner_parents: Any
 
     @property
     def sizes(self) -> ForestSizes:
@@ -58,9 +95,9 @@ class Forest(NamedTuple):
         return ForestSizes(*of_nodes, steps, width, children)
 
     def place(self, values: Sequence[Any]) -> np.ndarray:
-        """What each tree has for its nodes, `[n, ...]` each, as one array `[N, ...]`.
+        """Return the values of each tree's nodes, `[n, ...]` each, as one array `[N, ...]`.
 
-        Inputs, labels or masks; zeros in the padding. On the host.
+        The values are inputs, labels or masks; the padding is zeros. Runs on the host.
 
         Raises:
           ValueError: not an array for each tree, or not a row for each of its nodes.
@@ -83,30 +120,30 @@ class Forest(NamedTuple):
 
 
 def forest(trees: Sequence[Any], sizes: ForestSizes | None = None) -> Forest:
-    """A batch of trees, of any shapes and sizes, laid out for `gr.fold_tree`.
+    """Lay out a batch of trees, of any shapes and sizes, for `gr.fold_tree`.
 
     The leaves of all trees are computed at once, then the other nodes in as many steps as the
     tallest tree is high, however many nodes there are. A step has a fixed width, the least with
     which that many steps suffice. Runs on the host, in NumPy; the result goes into `jit` as an
     argument, and forests of equal sizes share a compiled program.
 
-        >>> trees = [((0, 1), 2), (0, 1)]
-        >>> f = forest(trees)
-        >>> f.tree.tolist(), f.position.tolist()
-        ([0, 0, 0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 4, 0, 1, 2])
-        >>> f.roots.tolist()
-        [4, 7]
-
     Args:
       trees: a list. Each is nested tuples, as in `gr.flatten_tree` (labels are ignored), or an
         index array `[n, K]` of integers: row `j` has the children of node `j`, each below `j`, −1
         for a place that is empty. Every node has one parent but the root, which is the last.
-      sizes: pad to these, as from `gr.forest_sizes`; None: what the trees need.
+      sizes: the sizes to pad to, as from `gr.forest_sizes`; None: the least.
 
     Raises:
-      TypeError: what is no list of trees, or indexes that are not integers.
+      TypeError: a value that is no list of trees, or indexes that are not integers.
       ValueError: a cycle or forward reference, an index out of range, a node with two parents, two
         roots, or trees that do not fit in `sizes`.
+
+    Example:
+      >>> forest = gr.forest([((0, 1), 2), (0, 1)])
+      >>> forest.tree.tolist(), forest.position.tolist()
+      ([0, 0, 0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 4, 0, 1, 2])
+      >>> forest.roots.tolist()
+      [4, 7]
     """
     nodes = joined(trees)
     levels = levels_of(nodes.children)
@@ -119,15 +156,23 @@ def forest(trees: Sequence[Any], sizes: ForestSizes | None = None) -> Forest:
 
 
 def forest_sizes(batches: Iterable[Sequence[Any]]) -> ForestSizes:
-    """The least sizes to which every batch of trees can be padded.
+    """Return the least sizes to which every batch of trees can be padded.
 
-    With them, `gr.forest` makes forests that share one compiled program.
+    With these sizes, `gr.forest` makes forests that share one compiled program.
 
     Args:
       batches: batches of trees, each as in `gr.forest`, whose errors it raises.
 
     Raises:
       ValueError: no batches.
+
+    Example:
+      >>> batches = [[((0, 1), 2), (0, 1)], [(0, 1), (0, (1, (2, 3)))]]
+      >>> sizes = gr.forest_sizes(batches)
+      >>> sizes.nodes, sizes.leaves, sizes.steps
+      (10, 6, 3)
+      >>> all(gr.forest(trees, sizes).sizes == sizes for trees in batches)
+      True
     """
     measured = [
         (levels, _needed(nodes, levels))
@@ -142,7 +187,7 @@ def forest_sizes(batches: Iterable[Sequence[Any]]) -> ForestSizes:
 
 
 def _width(levels: Levels, steps: int) -> int:
-    """The least width, but 2 where 1 would do.
+    """Return the least width, but 2 where 1 would do.
 
     On a CPU, XLA makes a slice of the one row that a step of width 1 gathers, fuses it with the
     write, and then copies all states in every step.
@@ -152,7 +197,7 @@ def _width(levels: Levels, steps: int) -> int:
 
 
 def _needed(nodes: Joined, levels: Levels) -> ForestSizes:
-    """What the trees need; the width, which depends on the steps, is left at 0."""
+    """Return the least sizes, with a width of 0, since the width depends on the steps."""
     return ForestSizes(
         trees=len(nodes.sizes),
         nodes=len(nodes.children),
@@ -175,6 +220,7 @@ def _check_fit(nodes: Joined, levels: Levels, needed: ForestSizes, sizes: Forest
 
 
 def _laid_out(nodes: Joined, levels: Levels, sizes: ForestSizes) -> Forest:
+    """Return the trees, laid out and padded to `sizes`."""
     count, zero_slot = len(nodes.children), sizes.leaves + sizes.steps * sizes.width
     is_leaf = levels.height == 0
     step, place = steps_of(levels, sizes.steps, sizes.width)
@@ -192,7 +238,7 @@ def _laid_out(nodes: Joined, levels: Levels, sizes: ForestSizes) -> Forest:
     parents[nodes.children[node, nth]] = in_steps[node] * sizes.children + nth
 
     def spread(values: np.ndarray, empty: int) -> np.ndarray:
-        """Values `[n, ...]` of the nodes of steps, by slot: `[S, W, ...]`."""
+        """Return the values `[n, ...]` of the nodes of steps, by slot: `[S, W, ...]`."""
         made = np.full((sizes.steps * sizes.width, *values.shape[1:]), empty)
         made[in_steps[inner]] = values
         return made.reshape(sizes.steps, sizes.width, *values.shape[1:])

@@ -20,7 +20,7 @@ class Joined(NamedTuple):
 
 
 def joined(trees: Sequence[Any]) -> Joined:
-    """Trees, each nested tuples or an index array `[n, K]`, as one."""
+    """Return the nodes of trees, each nested tuples or an index array `[n, K]`, as one array."""
     if not isinstance(trees, Sequence) or isinstance(trees, tuple | str):
         raise TypeError(f"trees: got {type(trees).__name__}, expected a list of trees")
     arrays = [as_indexes(f"trees[{i}]", tree) for i, tree in enumerate(trees)]
@@ -35,7 +35,7 @@ def joined(trees: Sequence[Any]) -> Joined:
 
 
 def as_indexes(name: str, tree: Any) -> np.ndarray:
-    """The children of each node of one tree, `[n, K]`, checked."""
+    """Return the children of each node of one tree, `[n, K]`, checked."""
     if isinstance(tree, tuple):
         return flatten_tree(tree)[0]
     if isinstance(tree, jax.core.Tracer):

@@ -1,4 +1,4 @@
-"""Which nodes of a forest are computed together: steps of equal width. NumPy, on the host.
+"""The schedule of a forest: steps of equal width for its nodes. NumPy, on the host.
 
 Axes: `N` nodes, `K` children of a node, `S` steps, `W` nodes of a step.
 
@@ -18,7 +18,7 @@ import numpy as np
 
 
 class Levels(NamedTuple):
-    """Where each node of a forest stands."""
+    """The parent, height and depth of each node of a forest."""
 
     parent: np.ndarray  # [N], −1: a root
     height: np.ndarray  # [N], above the deepest leaf below it; 0: a leaf
@@ -26,7 +26,7 @@ class Levels(NamedTuple):
 
 
 def levels_of(children: np.ndarray) -> Levels:
-    """The levels of a forest `children [N, K]`, each node after its children, −1: absent."""
+    """Return the levels of a forest `children [N, K]`, each node after its children, −1: absent."""
     count = len(children)
     node, place = np.nonzero(children >= 0)
     parent = np.full(count, -1)
@@ -43,7 +43,7 @@ def levels_of(children: np.ndarray) -> Levels:
 
 
 def least_width(levels: Levels, steps: int) -> int:
-    """The least `W` with which `steps` suffice.
+    """Return the least `W` with which `steps` suffice.
 
     A node at depth `d` must be done by step `S − 1 − d`, so `W` times the steps until then must be
     as many as the nodes that are due; for trees that is enough (Hu 1961).
@@ -54,7 +54,7 @@ def least_width(levels: Levels, steps: int) -> int:
 
 
 def steps_of(levels: Levels, steps: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The step of each node and its place in the step, `[N]` each; −1 for leaves.
+    """Return the step of each node and its place in the step, `[N]` each; −1 for leaves.
 
     The deepest nodes first, each as early as its children allow and there is room.
     """

@@ -12,7 +12,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Rule
+from gatedrnn._src.base import Rule, StepRecord
+from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     accumulator,
     affine,
@@ -21,35 +22,56 @@ from gatedrnn._src.numerics import (
     gates_apart,
     lecun_normal,
     orthogonal_gates,
-    outer,
     sigmoid,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
-from gatedrnn._src.trees.common import child_by_child, filled, ruled_compose, side_by_side
+from gatedrnn._src.trees.common import child_by_child, padded_to, ruled_compose, side_by_side
 
 
+@documented
 class TreeLSTMParams(NamedTuple):
-    """Parameters of a Tree-LSTM, gates stacked in the order `i, f, g, o`.
+    """The parameters of a Tree-LSTM, gates stacked in the order `i, f, g, o`.
 
-    The recurrent kernel of a binary one has a forget gate for each child, `i, f_1, f_2, g, o`, and
-    what reads the left child above what reads the right.
+    Attributes:
+      kernel: `W [I, 4H]`, of the input.
+      recurrent_kernel: `U` of the children. Binary: `[2H, 5H]`, the matrix of the left child above
+        that of the right, with a forget gate for each child, `i, f_1, f_2, g, o`. Child-sum:
+        `[H, 4H]`.
+      bias: `b [4H]`, the forget bias included; None without a bias.
+
+    Example:
+      >>> params = gr.TreeLSTM(3).init(jax.random.key(0), in_features=2)
+      >>> params.kernel.shape, params.recurrent_kernel.shape, params.bias.shape
+      ((2, 12), (6, 15), (12,))
     """
 
-    kernel: Array  # [I, 4H]
-    recurrent_kernel: Array  # binary: [2H, 5H]; child-sum: [H, 4H]
-    bias: Array | None  # [4H]
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
 
 
+@documented
 class TreeLSTMState(NamedTuple):
-    """The state of a node: `h [*B, H]` and the memory `c [*B, H]`."""
+    """The state of a node of a Tree-LSTM.
+
+    Attributes:
+      h: the output, `[*B, H]`, in the dtype of the inputs.
+      c: the memory, `[*B, H]`, in at least float32.
+
+    Example:
+      >>> state = gr.TreeLSTM(3).state((4,), jnp.bfloat16)
+      >>> state.h.shape, state.c.shape, state.c.dtype.name
+      ((4, 3), (4, 3), 'float32')
+    """
 
     h: Array
     c: Array
 
 
-class Gates(NamedTuple):
-    """Something for each gate, `[..., H]`; for the forget gates of `k` children `[..., k, H]`."""
+class TreeLSTMGates(NamedTuple):
+    """A value for each gate, `[..., H]`; for the forget gates of `k` children `[..., k, H]`."""
 
     i: Array
     f: Array
@@ -70,18 +92,18 @@ class Gates(NamedTuple):
 
 
 def project(cell: "TreeLSTM", params: TreeLSTMParams, xs: Array) -> Array:
-    """`x W + b`, `[..., 4H]`."""
+    """Return `x W + b`, `[..., 4H]`."""
     return affine(xs, params.kernel, params.bias)
 
 
 def prepare(cell: "TreeLSTM", params: TreeLSTMParams) -> tuple[TreeLSTMParams, TreeLSTMParams]:
-    """Child-sum: what reads the sum of children apart from what reads each. Back: transposed."""
-    ahead = params._replace(recurrent_kernel=_recurrent(cell, params.recurrent_kernel))
-    return ahead, transposed(ahead)
+    """Return `params` with the parts of the recurrent kernel, and the same transposed."""
+    forward = params._replace(recurrent_kernel=_recurrent(cell, params.recurrent_kernel))
+    return forward, transposed(forward)
 
 
 def _recurrent(cell: "TreeLSTM", kernel: Any) -> Any:
-    """The recurrent kernel; child-sum: `U_i, U_g, U_o` side by side, and `U_f`."""
+    """Return the recurrent kernel; child-sum: `U_i, U_g, U_o` side by side, and `U_f`."""
     if cell.kind == "binary" or isinstance(kernel, tuple):
         return kernel
     i, f, g, o = gates_apart(kernel, 4)
@@ -90,8 +112,8 @@ def _recurrent(cell: "TreeLSTM", kernel: Any) -> Any:
 
 def recur(
     cell: "TreeLSTM", params: TreeLSTMParams, children: TreeLSTMState, a: Array
-) -> tuple[TreeLSTMState, Gates]:
-    """Nodes from the projected input `a [..., 4H]`; also their gates."""
+) -> tuple[TreeLSTMState, TreeLSTMGates]:
+    """Return the states and gates of nodes, from the projected input `a [..., 4H]`."""
     a_i, a_f, a_g, a_o = gates_apart(a, 4)
     of_children = _of_children(cell, params, children.h)
     i, o = sigmoid(a_i + of_children.i), sigmoid(a_o + of_children.o)
@@ -99,22 +121,22 @@ def recur(
     g = jnp.tanh(a_g + of_children.g)
     c = i * g + jnp.sum(f * children.c, axis=-2)
     h = o * jnp.tanh(c)
-    return TreeLSTMState(h.astype(children.h.dtype), c), Gates(i, f, g, o)
+    return TreeLSTMState(h.astype(children.h.dtype), c), TreeLSTMGates(i, f, g, o)
 
 
-def _of_children(cell: "TreeLSTM", params: TreeLSTMParams, h: Array) -> Gates:
-    """What each gate reads of the children, `h [..., k, H]`."""
+def _of_children(cell: "TreeLSTM", params: TreeLSTMParams, h: Array) -> TreeLSTMGates:
+    """Return the part of each pre-activation that comes from the children, `h [..., k, H]`."""
     kernel = _recurrent(cell, params.recurrent_kernel)
     if cell.kind == "child_sum":
         i, g, o = gates_apart(dot(_summed(h), kernel[0]), 3)
-        return Gates(i, dot(h, kernel[1]), g, o)
-    row = side_by_side(h)
-    i, f_1, f_2, g, o = gates_apart(dot(row, kernel[: row.shape[-1]]), 5)
-    return Gates(i, jnp.stack([f_1, f_2], axis=-2)[..., : h.shape[-2], :], g, o)
+        return TreeLSTMGates(i, dot(h, kernel[1]), g, o)
+    joined = side_by_side(h)
+    i, f_1, f_2, g, o = gates_apart(dot(joined, kernel[: joined.shape[-1]]), 5)
+    return TreeLSTMGates(i, jnp.stack([f_1, f_2], axis=-2)[..., : h.shape[-2], :], g, o)
 
 
 def _summed(h: Array) -> Array:
-    """`h̃`, `[..., k, H] -> [..., H]`, in at least float32."""
+    """Return `h̃`, `[..., k, H] -> [..., H]`, in at least float32."""
     return jnp.sum(h, axis=-2, dtype=accumulator(h.dtype))
 
 
@@ -134,22 +156,20 @@ def _summed(h: Array) -> Array:
 class TreeLSTMLocal(NamedTuple):
     """The derivatives of nodes that the reverse steps multiply by."""
 
-    gates: Gates  # k of each gate
-    into_memory: Array  # what multiplies δh_p on its way into δc_p, [..., H]
-    keep: Array  # f_k, what multiplies δc_p on its way into δc_k, [..., k, H]
+    gates: TreeLSTMGates  # k of each gate
+    into_memory: Array  # the factor of δh_p in δc_p, [..., H]
+    keep: Array  # f_k, the factor of δc_p in δc_k, [..., k, H]
 
 
 def linearize(
     cell: "TreeLSTM",
     params: TreeLSTMParams,
-    children: TreeLSTMState,
-    states: TreeLSTMState,
-    gates: Gates,
+    record: StepRecord[TreeLSTMState, TreeLSTMGates, None],
 ) -> TreeLSTMLocal:
-    """The local derivatives of nodes, from their children, states and gates."""
-    i, f, g, o = gates
-    tanh_c = jnp.tanh(states.c)
-    k = Gates(
+    """Return the local derivatives of the nodes."""
+    children, (i, f, g, o) = record.before, record.gates
+    tanh_c = jnp.tanh(record.after.c)
+    k = TreeLSTMGates(
         i=g * i * (1 - i),
         f=children.c * f * (1 - f),
         g=i * (1 - g * g),
@@ -158,16 +178,16 @@ def linearize(
     return TreeLSTMLocal(k, o * (1 - tanh_c * tanh_c), f)
 
 
-def _pre_activations(local: TreeLSTMLocal, dstate: TreeLSTMState) -> Gates:
-    """`δa` of each gate, from `δh_p` and `δc_p`."""
+def _pre_activations(local: TreeLSTMLocal, dstate: TreeLSTMState) -> TreeLSTMGates:
+    """Return `δa` of each gate, from `δh_p` and `δc_p`."""
     (dh, dc), k = dstate, local.gates
-    return Gates(dc * k.i, dc[..., None, :] * k.f, dc * k.g, dh * k.o)
+    return TreeLSTMGates(dc * k.i, dc[..., None, :] * k.f, dc * k.g, dh * k.o)
 
 
 def backward(
     cell: "TreeLSTM", params: TreeLSTMParams, local: TreeLSTMLocal, dstate: TreeLSTMState
 ) -> tuple[TreeLSTMState, TreeLSTMState]:
-    """The reverse step, with transposed kernels: `δh_p, δc` -> `δh_k, δc_k`; also `δh_p, δc_p`."""
+    """Return `δh_k, δc_k` and `δh_p, δc_p` from `δh_p, δc`, by the transposed kernels."""
     dh, dc = dstate
     full = TreeLSTMState(dh, dc + dh * local.into_memory)
     da = _pre_activations(local, full)
@@ -181,40 +201,38 @@ def backward(
     return TreeLSTMState(dchildren, full.c[..., None, :] * local.keep), full
 
 
-def _stacked(da: Gates) -> Array:
-    """`i, f_1, f_2, g, o` of a binary Tree-LSTM, `[..., 5H]`, zeros for a child that is absent."""
-    f = side_by_side(filled(da.f, 2, axis=-2))
+def _stacked(da: TreeLSTMGates) -> Array:
+    """Return `i, f_1, f_2, g, o` of a binary Tree-LSTM, `[..., 5H]`, zeros for an absent child."""
+    f = side_by_side(padded_to(da.f, 2, axis=-2))
     return jnp.concatenate([da.i, f, da.g, da.o], axis=-1)
 
 
 def contract(
     cell: "TreeLSTM",
     params: TreeLSTMParams,
-    xs: Array,
-    children: TreeLSTMState,
-    states: TreeLSTMState,
-    gates: Gates,
-    local: TreeLSTMLocal,
+    record: StepRecord[TreeLSTMState, TreeLSTMGates, TreeLSTMLocal],
     dstate: TreeLSTMState,
 ) -> tuple[TreeLSTMParams, Array]:
-    """`δW = Σ xᵀ δa`, `δb = Σ δa`, `δU = Σ [h_1, h_2]ᵀ δa`; `δx = δa Wᵀ`.
+    """Return `δW = Σ xᵀ δa`, `δb = Σ δa`, `δU = Σ [h_1, h_2]ᵀ δa`; and `δx = δa Wᵀ`.
 
     Child-sum: `δU = Σ h̃ᵀ δa` for `i, g, o`, `δU_f = Σ Σ_k h_kᵀ δa^fk`.
     """
-    da = _pre_activations(local, dstate)
-    h = children.h
+    da = _pre_activations(record.local, dstate)
+    h = record.before.h
     if cell.kind == "child_sum":
-        of_sum = outer(_summed(h).astype(h.dtype), jnp.concatenate([da.i, da.g, da.o], axis=-1))
+        of_sum = sum_of_outer(
+            _summed(h).astype(h.dtype), jnp.concatenate([da.i, da.g, da.o], axis=-1)
+        )
         i, g, o = gates_apart(of_sum, 3)
-        recurrent = jnp.concatenate([i, outer(h, da.f), g, o], axis=-1)
+        recurrent = jnp.concatenate([i, sum_of_outer(h, da.f), g, o], axis=-1)
     else:
-        of_children = outer(side_by_side(h), _stacked(da))
-        recurrent = filled(of_children, len(params.recurrent_kernel), axis=0)
+        of_children = sum_of_outer(side_by_side(h), _stacked(da))
+        recurrent = padded_to(of_children, len(params.recurrent_kernel), axis=0)
     da_x = jnp.concatenate([da.i, jnp.sum(da.f, axis=-2), da.g, da.o], axis=-1)
     dparams = TreeLSTMParams(
-        kernel=outer(xs, da_x),
+        kernel=sum_of_outer(record.xs, da_x),
         recurrent_kernel=recurrent,
-        bias=total(da_x) if cell.use_bias else None,
+        bias=sum_leading(da_x) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da_x, params.kernel)
 
@@ -222,15 +240,15 @@ def contract(
 RULE = Rule(project, recur, linearize, backward, contract, prepare)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TreeLSTM:
     """The Tree-LSTM of Tai et al. (2015): a forget gate for each child.
 
     `c_p = i ⊙ g + Σ_k f_k ⊙ c_k`, `h_p = o ⊙ tanh(c_p)`. Binary (eq. 9–14): every gate reads `x_p`
     and the `h` of both children, each through a matrix of its own; a child that is absent has zero
     states. Child-sum (eq. 2–8): `i, g, o` read `x_p` and `Σ_k h_k`, and `f_k` reads `x_p` and
-    `h_k`; with one child it is `gr.LSTM`, parameter for parameter. The forget gates share what they
-    read of `x_p`, and their bias. Gate order `i, f, g, o`; the paper's `u` is `g`.
+    `h_k`; with one child the cell is `gr.LSTM`, parameter for parameter. The forget gates share
+    the matrix for `x_p` and the bias. Gate order `i, f, g, o`; the paper's `u` is `g`.
 
     Attributes:
       features: `H`, the number of memory cells.
@@ -238,10 +256,17 @@ class TreeLSTM:
         order.
       forget_bias: added to the stored bias of the forget gates at `init`, never inside the step.
         None: 1.0 where there is a bias.
-      use_bias: whether the gates have a bias.
+      use_bias: True for gates with a bias.
 
     Raises:
       ValueError: features below 1, an unknown kind, or a forget bias without a bias to live in.
+
+    Example:
+      >>> cell, forest = gr.TreeLSTM(3, "child_sum"), gr.forest([(0, 1, 2), (0, 1)])
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> roots, states = gr.fold_tree(cell, params, jnp.ones((7, 2), "float32"), forest)
+      >>> cell, roots.h.shape, states.h.shape
+      (TreeLSTM(3, kind='child_sum'), (2, 3), (7, 3))
     """
 
     features: int
@@ -250,27 +275,25 @@ class TreeLSTM:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = RULE
+    __repr__ = short_repr
 
     @property
     def children(self) -> int | None:
-        """The places for children: 2, or None for any number."""
+        """The number of places for children: 2, or None for any number."""
         return 2 if self.kind == "binary" else None
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
         checks.option("kind", self.kind, ("binary", "child_sum"))
         checks.flag("use_bias", self.use_bias)
-        if self.forget_bias is not None:
-            checks.number("forget_bias", self.forget_bias)
-            object.__setattr__(self, "forget_bias", float(self.forget_bias))
-            if not self.use_bias:
-                raise ValueError(
-                    f"forget_bias: got {self.forget_bias} with use_bias=False, expected None: "
-                    "it is stored in the bias, and there is none"
-                )
+        forget_bias = checks.forget_bias(self.forget_bias, self.use_bias)
+        object.__setattr__(self, "forget_bias", forget_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> TreeLSTMParams:
-        """Kernels LeCun normal and (semi-)orthogonal per gate, biases zero plus the forget bias."""
+        """Return new parameters: biases zero, but for the forget bias.
+
+        The input kernel is LeCun normal, the recurrent kernel (semi-)orthogonal, gate by gate.
+        """
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
         features = self.features
@@ -287,12 +310,12 @@ class TreeLSTM:
         )
 
     def state(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> TreeLSTMState:
-        """Zeros, for a child that is absent: `h [*B, H]` in `dtype`, `c` in at least float32."""
+        """Return zeros, for an absent child: `h [*B, H]` in `dtype`, `c` in at least float32."""
         return TreeLSTMState(
             h=jnp.zeros((*batch_shape, self.features), dtype),
             c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),
         )
 
     def compose(self, params: TreeLSTMParams, children: TreeLSTMState, x: Array) -> TreeLSTMState:
-        """One node: states of children `[*B, k, H]` and `x [*B, I]` -> its state `[*B, H]`."""
+        """Return the state `[*B, H]` of a node, from children `[*B, k, H]` and `x [*B, I]`."""
         return ruled_compose(self, params, children, x)

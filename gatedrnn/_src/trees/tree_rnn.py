@@ -13,7 +13,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Rule
+from gatedrnn._src.base import Rule, StepRecord
+from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
     affine,
@@ -21,23 +22,44 @@ from gatedrnn._src.numerics import (
     dot_transposed,
     lecun_normal,
     orthogonal_gates,
-    outer,
-    total,
+    sum_leading,
+    sum_of_outer,
     transposed,
 )
-from gatedrnn._src.trees.common import child_by_child, filled, ruled_compose, side_by_side
+from gatedrnn._src.trees.common import child_by_child, padded_to, ruled_compose, side_by_side
 
 
+@documented
 class TreeRNNParams(NamedTuple):
-    """Parameters of a simple recursive network."""
+    """The parameters of a simple recursive network.
 
-    kernel: Array  # U [I, H]
-    recurrent_kernel: Array  # [K H, H], W_k of each place, one above the other
-    bias: Array | None  # b [H]
+    Attributes:
+      kernel: `U [I, H]`, of the input.
+      recurrent_kernel: `W [K H, H]`, the `W_k` of each place, one above the other.
+      bias: `b [H]`, None without a bias.
+
+    Example:
+      >>> params = gr.TreeRNN(3).init(jax.random.key(0), in_features=2)
+      >>> params.kernel.shape, params.recurrent_kernel.shape, params.bias.shape
+      ((2, 3), (6, 3), (3,))
+    """
+
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
 
 
+@documented
 class TreeRNNState(NamedTuple):
-    """The state of a node: `h [*B, H]`."""
+    """The state of a node of a simple recursive network.
+
+    Attributes:
+      h: the hidden state, `[*B, H]`.
+
+    Example:
+      >>> gr.TreeRNN(3).state((4,)).h.shape
+      (4, 3)
+    """
 
     h: Array
 
@@ -49,14 +71,14 @@ class TreeRNNState(NamedTuple):
 
 
 def project(cell: "TreeRNN", params: TreeRNNParams, xs: Array) -> Array:
-    """`x U + b`, `[..., H]`."""
+    """Return `x U + b`, `[..., H]`."""
     return affine(xs, params.kernel, params.bias)
 
 
 def recur(
     cell: "TreeRNN", params: TreeRNNParams, children: TreeRNNState, a: Array
 ) -> tuple[TreeRNNState, None]:
-    """Nodes from the projected input `a [..., H]`; the state tells all there is to know."""
+    """Return the states of nodes from the projected input `a [..., H]`; no gates."""
     h = side_by_side(children.h)
     a = a + dot(h, params.recurrent_kernel[: h.shape[-1]])
     return TreeRNNState(ACTIVATIONS[cell.activation].apply(a).astype(children.h.dtype)), None
@@ -66,29 +88,25 @@ def recur(
 #
 #   δa_p = δh_p ⊙ f'(a_p)        [δh_1, …, δh_K] = δa_p Wᵀ
 #
-# Every f has a derivative that its own value tells, so h_p is enough.
+# The derivative of every f follows from its value, so h_p is enough.
 
 
 def prepare(cell: "TreeRNN", params: TreeRNNParams) -> tuple[TreeRNNParams, TreeRNNParams]:
-    """For the reverse steps, every matrix transposed."""
+    """Return `params` as they are and, for the reverse steps, with every matrix transposed."""
     return params, transposed(params)
 
 
 def linearize(
-    cell: "TreeRNN",
-    params: TreeRNNParams,
-    children: TreeRNNState,
-    states: TreeRNNState,
-    gates: None,
+    cell: "TreeRNN", params: TreeRNNParams, record: StepRecord[TreeRNNState, None, None]
 ) -> Array:
-    """`f'(a_p)`, from `h_p`."""
-    return ACTIVATIONS[cell.activation].slope(states.h)
+    """Return `f'(a_p)`, from `h_p`."""
+    return ACTIVATIONS[cell.activation].slope(record.after.h)
 
 
 def backward(
     cell: "TreeRNN", params: TreeRNNParams, slope: Array, dstate: TreeRNNState
 ) -> tuple[TreeRNNState, Array]:
-    """The reverse step: `δh_p` -> `δh_k` of each place and `δa_p`."""
+    """Return `δh_k` of each place and `δa_p`, from `δh_p`."""
     da = dstate.h * slope.astype(dstate.h.dtype)
     return TreeRNNState(child_by_child(dot(da, params.recurrent_kernel), cell.features)), da
 
@@ -96,24 +114,20 @@ def backward(
 def contract(
     cell: "TreeRNN",
     params: TreeRNNParams,
-    xs: Array,
-    children: TreeRNNState,
-    states: TreeRNNState,
-    gates: None,
-    slope: Array,
+    record: StepRecord[TreeRNNState, None, Array],
     da: Array,
 ) -> tuple[TreeRNNParams, Array]:
-    """`δU = Σ xᵀ δa`, `δW_k = Σ h_kᵀ δa`, `δb = Σ δa`; `δx = δa Uᵀ`."""
-    of_children = outer(side_by_side(children.h), da)
+    """Return `δU = Σ xᵀ δa`, `δW_k = Σ h_kᵀ δa` and `δb = Σ δa`; and `δx = δa Uᵀ`."""
+    of_children = sum_of_outer(side_by_side(record.before.h), da)
     dparams = TreeRNNParams(
-        kernel=outer(xs, da),
-        recurrent_kernel=filled(of_children, len(params.recurrent_kernel), axis=0),
-        bias=total(da) if cell.use_bias else None,
+        kernel=sum_of_outer(record.xs, da),
+        recurrent_kernel=padded_to(of_children, len(params.recurrent_kernel), axis=0),
+        bias=sum_leading(da) if cell.use_bias else None,
     )
     return dparams, dot_transposed(da, params.kernel)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TreeRNN:
     """The simple recursive network: `h_p = f(x_p U + Σ_k h_k W_k + b)`.
 
@@ -125,10 +139,17 @@ class TreeRNN:
       features: `H`.
       children: `K`, the places of a node.
       activation: `f`: `"tanh"`, `"relu"`, `"sigmoid"` or `"identity"`.
-      use_bias: whether there is a `b`.
+      use_bias: True for a `b`.
 
     Raises:
       ValueError: features or children below 1, or an unknown activation.
+
+    Example:
+      >>> cell, forest = gr.TreeRNN(3), gr.forest([((0, 1), 2), (0, 1)])
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> roots, states = gr.fold_tree(cell, params, jnp.ones((8, 2), "float32"), forest)
+      >>> cell, roots.h.shape, states.h.shape
+      (TreeRNN(3), (2, 3), (8, 3))
     """
 
     features: int
@@ -137,6 +158,7 @@ class TreeRNN:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, prepare)
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
@@ -145,9 +167,10 @@ class TreeRNN:
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> TreeRNNParams:
-        """Input kernel LeCun normal, bias zero; the `W_k` together one semi-orthogonal matrix.
+        """Return new parameters: input kernel LeCun normal, bias zero.
 
-        So that with several children, too, states keep their size.
+        The `W_k` together are one semi-orthogonal matrix, so that with several children, too,
+        states keep their size.
         """
         checks.size("in_features", in_features)
         checks.floating("dtype", dtype)
@@ -160,9 +183,9 @@ class TreeRNN:
         )
 
     def state(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> TreeRNNState:
-        """Zeros, `h [*B, H]` in `dtype`: the state of a child that is absent."""
+        """Return zeros, `h [*B, H]` in `dtype`: the state of a child that is absent."""
         return TreeRNNState(jnp.zeros((*batch_shape, self.features), dtype))
 
     def compose(self, params: TreeRNNParams, children: TreeRNNState, x: Array) -> TreeRNNState:
-        """One node: states of children `[*B, k, H]` and `x [*B, I]` -> its state `[*B, H]`."""
+        """Return the state `[*B, H]` of a node, from children `[*B, k, H]` and `x [*B, I]`."""
         return ruled_compose(self, params, children, x)

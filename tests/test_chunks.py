@@ -1,4 +1,4 @@
-"""How long a chunk is, and in which layout the weights reach the steps."""
+"""The size of a chunk, and the layout in which the weights reach the steps."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from jax.extend import core
 from networks import normal, random_params
 
 import gatedrnn as gr
-from gatedrnn._src.time import plan as planning
+from gatedrnn._src.time.chunks import CHUNK_BYTES, CHUNK_SHARE, with_chunk_size
+from gatedrnn._src.time.recurrence import Recurrence, Steps
 
 CELLS = {
     "elman": gr.Elman(6),
@@ -26,8 +27,8 @@ def chunk(length, batch, features, cell=gr.LSTM, in_features=4, bptt=gr.BPTT()):
     xs = jax.ShapeDtypeStruct((length, batch, in_features), jnp.float32)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
     carry = jax.eval_shape(lambda: cell.carry((batch,)))
-    plan = planning.Plan(cell, bptt, reverse=False, every_carry=False)
-    return planning.sized(plan, params, carry, planning.Steps(xs)).chunk
+    recurrence = Recurrence(cell, bptt, reverse=False, every_carry=False)
+    return with_chunk_size(recurrence, params, carry, Steps(xs)).chunk_size
 
 
 def bytes_of_a_step(batch, features):
@@ -42,14 +43,14 @@ def test_a_chunk_is_a_twentieth_of_the_sequence():
 
 def test_a_chunk_is_not_too_small_for_its_overhead():
     """It makes the lower bound, however short the sequence is; or it is the whole sequence."""
-    least = planning.CHUNK_BYTES[0] // bytes_of_a_step(16, 64)
+    least = CHUNK_BYTES[0] // bytes_of_a_step(16, 64)
     assert least // 2 < chunk(100, 16, 64) <= least
     assert chunk(8, 2, 3) == 8
 
 
 def test_a_chunk_is_not_too_large_for_the_caches():
     """It makes no more than the upper bound, however long the sequence is; or is one step."""
-    most = planning.CHUNK_BYTES[1] // bytes_of_a_step(64, 256)
+    most = CHUNK_BYTES[1] // bytes_of_a_step(64, 256)
     assert most // 2 < chunk(10_000, 64, 256) <= most
     assert chunk(10_000, 4096, 4096) == 1
 
@@ -57,7 +58,7 @@ def test_a_chunk_is_not_too_large_for_the_caches():
 @pytest.mark.parametrize("length", [997, 1000, 1001, 1024])
 def test_a_chunk_divides_the_sequence_where_it_can(length):
     """A remainder costs a copy; at most half of the chunk is given up to avoid one."""
-    wanted = length // planning.CHUNK_SHARE
+    wanted = length // CHUNK_SHARE
     size = chunk(length, 16, 64)
     divisors = [n for n in range(wanted // 2 + 1, wanted + 1) if length % n == 0]
     assert size == (max(divisors) if divisors else wanted)
