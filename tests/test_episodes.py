@@ -1,5 +1,7 @@
 """Which steps start an episode, and their numbers, against counting by hand."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
@@ -17,7 +19,8 @@ def by_hand(first, mask, resets, reverse):
     order = [t for t in range(len(mask)) if mask[t]]
     boundaries = {t for t in order if resets[t]}
     if reverse:
-        boundaries = {before for before, t in zip(order, order[1:], strict=False) if resets[t]}
+        pairs = itertools.pairwise(order)
+        boundaries = {before for before, t in pairs if resets[t]}
         order = order[::-1]
     numbers, number = {}, first
     for t in order:

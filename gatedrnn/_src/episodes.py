@@ -54,6 +54,8 @@ def step_numbers(
     before, total = through - valid, jnp.sum(valid, axis=0, dtype=jnp.int32)
     if starts is None:
         return StepNumbers(first + before, first + total)
+    if mask is not None:
+        starts = starts & mask  # in reverse, padding before a boundary is said to start too
     # −first: as if this episode had begun so many steps before
     since = jnp.where(starts, before, jnp.broadcast_to(-first, before.shape))
     since = lax.cummax(since, axis=0, reverse=reverse)
