@@ -5,7 +5,7 @@ The cells implement this interface and the engine runs it; neither imports the o
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax import Array
@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 Params = Any  # a pytree of arrays
 Carry = Any  # a pytree of arrays [*B, ...]
+Route = Literal["hand", "autodiff"]  # which of the two backward passes runs
 
 
 class Rule(NamedTuple):

@@ -16,6 +16,7 @@ from gatedrnn._src.base import Rule
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
+    ActivationName,
     affine,
     dot,
     dot_transposed,
@@ -132,7 +133,7 @@ class Elman:
     """
 
     features: int
-    activation: str = "tanh"
+    activation: ActivationName = "tanh"
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(
@@ -141,7 +142,7 @@ class Elman:
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
-        checks.option("activation", self.activation, tuple(ACTIVATIONS))
+        checks.option("activation", self.activation, ActivationName)
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> ElmanParams:

@@ -4,7 +4,7 @@ Axes: `*B` batch, `I` input features, `H` features (memory cells), `k` children 
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -221,6 +221,8 @@ def contract(
 
 RULE = Rule(project, recur, linearize, backward, contract, prepare)
 
+Kind = Literal["binary", "child_sum"]
+
 
 @dataclasses.dataclass(frozen=True)
 class TreeLSTM:
@@ -245,7 +247,7 @@ class TreeLSTM:
     """
 
     features: int
-    kind: str = "binary"
+    kind: Kind = "binary"
     forget_bias: float | None = None
     use_bias: bool = True
 
@@ -258,16 +260,10 @@ class TreeLSTM:
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
-        checks.option("kind", self.kind, ("binary", "child_sum"))
+        checks.option("kind", self.kind, Kind)
         checks.flag("use_bias", self.use_bias)
-        if self.forget_bias is not None:
-            checks.number("forget_bias", self.forget_bias)
-            object.__setattr__(self, "forget_bias", float(self.forget_bias))
-            if not self.use_bias:
-                raise ValueError(
-                    f"forget_bias: got {self.forget_bias} with use_bias=False, expected None: "
-                    "it is stored in the bias, and there is none"
-                )
+        forget_bias = checks.forget_bias(self.forget_bias, self.use_bias)
+        object.__setattr__(self, "forget_bias", forget_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> TreeLSTMParams:
         """Kernels LeCun normal and (semi-)orthogonal per gate, biases zero plus the forget bias."""

@@ -16,6 +16,7 @@ from gatedrnn._src import checks
 from gatedrnn._src.base import Rule
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
+    ActivationName,
     affine,
     dot,
     dot_transposed,
@@ -133,7 +134,7 @@ class TreeRNN:
 
     features: int
     children: int = 2
-    activation: str = "tanh"
+    activation: ActivationName = "tanh"
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, prepare)
@@ -141,7 +142,7 @@ class TreeRNN:
     def __post_init__(self) -> None:
         checks.size("features", self.features)
         checks.size("children", self.children)
-        checks.option("activation", self.activation, tuple(ACTIVATIONS))
+        checks.option("activation", self.activation, ActivationName)
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> TreeRNNParams:
