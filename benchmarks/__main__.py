@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.environment import ROOT, device_name, environment
 from benchmarks.measure import DISAGREES, first_line, warm_up
-from benchmarks.problem import CELLS, GRID, TINY
+from benchmarks.problem import GRID, REFUSED, TINY, cells
 from benchmarks.settings import Settings
 from benchmarks.store import Store
 from benchmarks.tables import TABLES, registry
@@ -74,7 +74,14 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_positive, help=f"of timed rounds for a row; default {Settings.seconds:g}"
     )
     parser.add_argument("--candidates", nargs="+", metavar="NAME", choices=registry.NAMES)
-    parser.add_argument("--cells", nargs="+", metavar="CELL", choices=list(CELLS))
+    not_timed = ", ".join(f"{name} ({why})" for name, why in REFUSED.items())
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        metavar="CELL",
+        choices=list(cells()),
+        help=f"of {', '.join(cells())}; not timed: {not_timed}",
+    )
     parser.add_argument("--points", nargs="+", metavar="POINT", choices=list(GRID))
     return parser
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from benchmarks.problem import CELLS, GRID
+from benchmarks.problem import GRID, cells
 from benchmarks.tables import length
 from benchmarks.tables.grid_markdown import against
 from benchmarks.tables.registry import FLOOR, OURS
@@ -28,16 +28,16 @@ def draw(data: dict[str, Any], path: Path) -> None:
     tables = {name: held["rows"] for name, held in data["tables"].items()}
     train = [row for row in tables.get("grid", []) if row["of"].get("kind") == "train"]
     train = [row for row in train if figure(row, OURS) is not None]
-    cells = [cell for cell in CELLS if any(row["of"]["cell"] == cell for row in train)] or [None]
+    drawn = [cell for cell in cells() if any(row["of"]["cell"] == cell for row in train)] or [None]
     points = [p for p in GRID if any(row["of"]["point"] == p for row in train)]
     height = 2.6 + 1.05 * max(len(points), 3)
-    canvas = Figure(figsize=(3.0 * len(cells) + 4.6, height), layout="constrained")
+    canvas = Figure(figsize=(3.0 * len(drawn) + 4.6, height), layout="constrained")
     FigureCanvasAgg(canvas)
-    widths = [3.0] * len(cells) + [3.6]
-    panels = canvas.subplots(1, len(cells) + 1, gridspec_kw={"width_ratios": widths})
+    widths = [3.0] * len(drawn) + [3.6]
+    panels = canvas.subplots(1, len(drawn) + 1, gridspec_kw={"width_ratios": widths})
     names = [name for name in names_in(train) if name != OURS]
     styles = dict(zip(names, STYLES * (len(names) // len(STYLES) + 1), strict=False))
-    for panel, cell in zip(panels[:-1], cells, strict=True):
+    for panel, cell in zip(panels[:-1], drawn, strict=True):
         rows = [row for row in train if row["of"]["cell"] == cell]
         _times(panel, rows, points, styles)
         panel.set_title(f"{cell}" if cell else "Training step", fontsize=11, color=INK, loc="left")
@@ -56,7 +56,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
             handles.values(),
             handles.keys(),
             loc="outside lower center",
-            ncols=min(len(handles), 3 + 2 * len(cells)),
+            ncols=min(len(handles), 3 + 2 * len(drawn)),
             frameon=False,
             fontsize=9.5,
             handletextpad=0.3,

@@ -10,14 +10,28 @@ from typing import Any
 import jax
 import numpy as np
 
-import gatedrnn as gr
+from gatedrnn._registry.cells import over_time
 
-CELLS: dict[str, Callable[[int], Any]] = {
-    "LSTM": lambda features: gr.LSTM(features),
-    "GRU after": lambda features: gr.GRU(features, reset="after", update="keeps"),
-    "GRU before": lambda features: gr.GRU(features, reset="before", update="writes"),
-    "Elman": lambda features: gr.Elman(features),
+REFUSED = {
+    "Jordan": "no other library has one, and the floor has not its products",
+    "LayerNormLSTM": "no other library has one",
+    "LayerNormGRU": "no other library has one",
+    "Attention": "it is around another cell, and needs a memory",
+    "Zoneout": "it is around another cell",
+    "RecurrentDropout": "it is around another cell",
 }
+"""Cells for sequences that are not timed, and why; all others in the registry are."""
+
+
+def cells() -> dict[str, Callable[[int], Any]]:
+    """Return, by name, what makes each cell that is timed, of so many features."""
+    return {
+        name: make
+        for row in over_time()
+        if row.name not in REFUSED
+        for name, make in row.timed().items()
+    }
+
 
 GRID: dict[str, tuple[int, int, int, int]] = {
     "long-small": (1000, 16, 64, 64),
@@ -43,7 +57,7 @@ class Problem:
 
     def ours(self) -> Any:
         """Our cell."""
-        return CELLS[self.cell](self.H)
+        return cells()[self.cell](self.H)
 
     def weights(self) -> Any:
         """Our parameters for it, random, the biases too: every candidate converts these."""

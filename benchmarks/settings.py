@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from benchmarks.problem import CELLS, GRID, TINY, Problem
+from benchmarks.problem import GRID, TINY, Problem, cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Settings:
         return {name: points[name] for name in self.points or default}
 
     def problems(
-        self, cells: tuple[str, ...] = tuple(CELLS), dtype: str = "float32"
+        self, default: tuple[str, ...] | None = None, dtype: str = "float32"
     ) -> Iterator[tuple[dict[str, str], Problem]]:
-        """`(what it is, the problem)` for each cell at each point; `cells` is the default."""
-        for cell in self.cells or cells:
+        """`(what it is, the problem)` for each cell at each point; all cells by default."""
+        for cell in self.cells or default or cells():
             for point, sizes in self.grid().items():
                 yield {"cell": cell, "point": point}, Problem(cell, *sizes, dtype=dtype)

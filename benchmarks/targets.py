@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks import markdown as md
-from benchmarks.problem import CELLS, GRID, TINY
+from benchmarks.problem import GRID, TINY, cells
 from benchmarks.tables import compiling, masks, readout, registry
 from benchmarks.tables.grid_markdown import against, against_least, flax, rivals
 from benchmarks.tables.task import described
@@ -55,12 +55,12 @@ def _grid(rows: list[Row], points: int) -> Iterable[Target]:
     train = [row for row in rows if row["of"]["kind"] == "train"]
     forward = [row for row in rows if row["of"]["kind"] == "forward"]
     against_rivals = lambda row: against_least(row, rivals(row))  # noqa: E731
-    for cell in CELLS:
+    for cell in cells():
         mean, worst = (0.60, 0.90) if cell == "LSTM" else (0.70, 0.95)
         ratios = _ratios(_where(train, cell=cell), against_rivals)
         name = f"training step, {cell}: time over the fastest JAX rival's"
         yield Target(name, ratios, points, mean, worst)
-    for cell in CELLS:
+    for cell in cells():
         ratios = _ratios(_where(forward, cell=cell), against_rivals)
         name = f"forward, {cell}: time over the fastest JAX rival's"
         yield Target(name, ratios, points, 0.90, 1.05)
@@ -73,7 +73,7 @@ def _grid(rows: list[Row], points: int) -> Iterable[Target]:
         yield Target(name, ratios, TORCH_CELLS, worst=bound)
     ratios = _ratios(train, lambda row: against(row, registry.FLOOR))
     name = "training step: time over the floor's, the products alone"
-    yield Target(name, ratios, points * len(CELLS), mean=1.4)
+    yield Target(name, ratios, points * len(cells()), mean=1.4)
     ratios = _ratios(train, lambda row: against_least(row, flax(row), "compile_seconds"))
     name = "training step: compilation over flax's, each compiled once"
     yield Target(name, ratios, points * FLAX_CELLS, mean=1.3)

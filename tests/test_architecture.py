@@ -205,11 +205,32 @@ for name in ("optax", "orbax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypo
 for name in ("flax", "torch", "keras", "equinox", "haiku", "onnx", "onnxruntime"):
     sys.modules[name] = None
 import gatedrnn
-assert not [name for name in sys.modules if name.startswith("gatedrnn._app")]
+assert not [name for name in sys.modules if name.startswith(("gatedrnn._app", "gatedrnn._reg"))]
 assert gatedrnn.LSTM(3).carry((2,)).h.shape == (2, 3)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# The registry of cells --------------------------------------------------------------------------
+
+REGISTRY = sorted((PACKAGE / "_registry").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", REGISTRY, ids=ids(PACKAGE / "_registry"))
+def test_the_registry_imports_the_library_alone(path):
+    """Not what takes its list from it; the library knows nothing of it."""
+    allowed = {*SOURCES, *REGISTRY, PACKAGE / "__init__.py"}
+    assert {found for name in imports(path) if (found := path_of(name))} <= allowed
+
+
+@pytest.mark.parametrize("name", ["equations", "tree_equations"])
+def test_the_equations_share_nothing_with_the_library(name):
+    """They are NumPy's."""
+    found = imports(PACKAGE / "_registry" / f"{name}.py")
+    ours = {name for name in found if name.startswith("gatedrnn")}
+    assert {name.split(".")[0] for name in found - ours} <= {"numpy"} | sys.stdlib_module_names
+    assert all("_registry" in name for name in ours)
 
 
 # Size -------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from benchmarks import __main__ as command
 from benchmarks import hlo, profiling, report, store, targets, timing
 from benchmarks import markdown as md
 from benchmarks.measure import DISAGREES, measure
-from benchmarks.problem import CELLS, GRID, Problem
+from benchmarks.problem import GRID, REFUSED, Problem, cells
 from benchmarks.program import Program
 from benchmarks.settings import Settings
 from benchmarks.tables import TABLES, registry
+from gatedrnn._registry.cells import over_time
 
 ROOT = Path(__file__).parent.parent
 PNG = b"\x89PNG\r\n"
@@ -100,12 +101,19 @@ def test_nothing_is_accepted_and_ignored(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_every_cell_is_timed_or_refused_by_name():
+    """A cell around a cell has no sizes of its own: it cannot but be refused."""
+    names = {row.name for row in over_time()}
+    assert set(REFUSED) <= names
+    assert all(row.timed() for row in over_time() if row.name not in REFUSED)
+
+
 def test_every_table_says_which_rows_it_has():
     """Full size: no two alike, and small enough an identity to be written to JSON."""
     for name, table in TABLES.items():
         rows = [json.dumps(task.of) for task in table.tasks(Settings())]
         assert len(rows) == len(set(rows)) > 0, name
-    assert len(list(TABLES["grid"].tasks(Settings()))) == 2 * len(CELLS) * len(GRID)
+    assert len(list(TABLES["grid"].tasks(Settings()))) == 2 * len(cells()) * len(GRID)
 
 
 # --------------------------------------------------------------------------------- figures
@@ -115,7 +123,7 @@ def fabricated(ours=0.5):
     """A whole grid in which ours takes `ours` of what each rival takes."""
     others = {"flax linen": 1.0, "flax nnx": 2.0, "torch": 1.0, "floor": 0.4}
     rows = []
-    for cell, point, kind in itertools.product(CELLS, GRID, ("forward", "train")):
+    for cell, point, kind in itertools.product(cells(), GRID, ("forward", "train")):
         times = {"gatedrnn": ours} | others
         figures = {
             name: {"median": time, "compile_seconds": time, "temporary_bytes": int(1e6 * time)}
@@ -185,8 +193,11 @@ def test_report_again_from_the_figures(tmp_path):
     assert (
         "| pixels | 500 | **0.50** | **0.25** | **0.50** | 1.25 | **0.50** (flax linen) |" in text
     )
-    assert "keras: ModuleNotFoundError: keras is not installed (LSTM, long-small, forward)" in text
-    assert "ValueError: no (LSTM, long-small, train)" in text
+    first = next(iter(cells()))
+    assert (
+        f"keras: ModuleNotFoundError: keras is not installed ({first}, long-small, forwar" in text
+    )
+    assert f"ValueError: no ({first}, long-small, train)" in text
     assert "abc+dirty" in text
     assert path.with_suffix(".png").read_bytes().startswith(PNG)
     written = path.with_suffix(".md").stat().st_size, text

@@ -1,18 +1,23 @@
 """The cells: their step is the published equations, their parameters start as documented."""
 
+import dataclasses
 import functools
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from reference import ALL_CELLS, CELLS, random_carry, random_params
+from reference import ALL_CELLS, FEW, TREE_CELLS, random_carry, random_params
 
 import gatedrnn as gr
+from gatedrnn._registry import cells as registry
+from gatedrnn._src import checks
+from gatedrnn._src.numerics import ACTIVATIONS, ActivationName
 
 all_cells = pytest.mark.parametrize("cell", ALL_CELLS.values(), ids=ALL_CELLS)
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+few_cells = pytest.mark.parametrize("cell", FEW.values(), ids=FEW)
 
 
 def normal(*shape, seed=2, dtype=np.float64):
@@ -35,11 +40,11 @@ def test_step_is_the_equations(cell, batch):
     params, carry = random_params(cell), random_carry(cell, batch)
     x = normal(*batch, reference.IN_FEATURES)
     got = cell.step(params, carry, x)
-    assert_trees_close(got, reference.step(cell, params, carry, x))
+    assert_trees_close(got, reference.one_step(cell, params, carry, x))
     assert jax.tree.all(jax.tree.map(lambda leaf: leaf.dtype == jnp.float64, got))
 
 
-@cells
+@all_cells
 def test_unroll_is_the_equations_step_after_step(cell):
     params, carry = random_params(cell), random_carry(cell, (2,))
     xs = normal(3, 2, reference.IN_FEATURES)
@@ -47,7 +52,7 @@ def test_unroll_is_the_equations_step_after_step(cell):
     assert_trees_close(got, reference.unroll(cell, params, xs, carry))
 
 
-@pytest.mark.parametrize("cell", [gr.Elman(4), gr.Jordan(4, 3), gr.LSTM(4), gr.GRU(4)], ids=repr)
+@few_cells
 def test_unroll_starts_from_zeros(cell):
     params, xs = random_params(cell), normal(3, 2, reference.IN_FEATURES)
     assert_trees_close(gr.unroll(cell, params, xs), reference.unroll(cell, params, xs))
@@ -98,26 +103,28 @@ def test_the_slope_of_relu_at_zero_is_zero(rule):
 # Initial values ---------------------------------------------------------------------------------
 
 H, IN, P, OUT = 64, 96, 24, 40
-LARGE = {
-    "elman": gr.Elman(H),
+SIZES = {"features": H, "out_features": OUT, "projection": P}
+
+
+def enlarged(cell):
+    """The cell with sizes that statistics can be made of."""
+    sizes = {name: size for name, size in SIZES.items() if getattr(cell, name, None) is not None}
+    return dataclasses.replace(cell, **sizes)
+
+
+LARGE = {name: enlarged(cell) for name, cell in FEW.items() if not hasattr(cell, "cell")} | {
     "jordan": gr.Jordan(H, OUT),
     "lstm": gr.LSTM(H, peephole="diagonal"),
     "lstm-full": gr.LSTM(H, peephole="full"),
     "lstm-projected": gr.LSTM(H, projection=P),
     "lstm-projected-up": gr.LSTM(H, projection=H + 16),
-    "gru": gr.GRU(H, reset="after"),
 }
 large = pytest.mark.parametrize("name", LARGE)
 
 
 @functools.cache
-def all_initial():
-    make = jax.jit(lambda key: {name: cell.init(key, IN) for name, cell in LARGE.items()})
-    return make(jax.random.key(3))
-
-
 def initial(name):
-    return all_initial()[name]
+    return LARGE[name].init(jax.random.key(3), IN)
 
 
 def assert_lecun_normal(kernel):
@@ -147,14 +154,28 @@ def test_recurrent_kernels_start_orthogonal_per_gate(name):
     assert len({gate.tobytes() for gate in gates}) == len(gates)  # each its own draw
 
 
-def test_biases_start_at_zero():
-    for bias in (
-        initial("elman").bias,
-        initial("jordan").bias,
-        initial("jordan").output_bias,
-        initial("gru").bias,
-        initial("gru").recurrent_bias,
-    ):
+def paths_of(tree):
+    """The leaves of a tree by their paths."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def without_forget_bias(cell):
+    """The cell, or one around it, with a forget bias of zero where it has one."""
+    changes = {"forget_bias": 0.0} if hasattr(cell, "forget_bias") else {}
+    if hasattr(cell, "cell"):
+        changes["cell"] = without_forget_bias(cell.cell)
+    return dataclasses.replace(cell, **changes)
+
+
+@few_cells
+def test_biases_start_at_zero(cell):
+    params = paths_of(without_forget_bias(cell).init(jax.random.key(0), 5))
+    biases = [leaf for name, leaf in params.items() if name.endswith("bias")]
+    assert biases
+    for bias in biases:
         np.testing.assert_array_equal(bias, np.zeros_like(bias))
 
 
@@ -184,53 +205,14 @@ def test_peepholes_start_at_zero_if_diagonal_and_orthogonal_per_gate_if_full():
         np.testing.assert_allclose(gate.T @ gate, np.eye(H), atol=1e-5)
 
 
-@all_cells
+EVERYWHERE = ALL_CELLS | TREE_CELLS
+
+
+@pytest.mark.parametrize("cell", EVERYWHERE.values(), ids=EVERYWHERE)
 def test_only_the_arrays_that_the_options_name_exist(cell):
-    got = {
-        field: leaf.shape
-        for field, leaf in random_params(cell)._asdict().items()
-        if leaf is not None
-    }
-    assert got == expected_shapes(cell)
-
-
-def expected_shapes(cell):
-    n, m = reference.FEATURES, reference.IN_FEATURES
-    if isinstance(cell, gr.Zoneout | gr.RecurrentDropout):
-        return expected_shapes(cell.cell)
-    biased = cell.use_bias
-    match cell:
-        case gr.LayerNormLSTM():
-            shapes = {"kernel": (m, 4 * n), "recurrent_kernel": (n, 4 * n), "scale": (4 * n,)}
-            shapes |= {"recurrent_scale": (4 * n,), "memory_scale": (n,)}
-            return shapes | ({"bias": (4 * n,), "memory_bias": (n,)} if biased else {})
-        case gr.LayerNormGRU():
-            shapes = {"kernel": (m, 3 * n), "recurrent_kernel": (n, 3 * n), "scale": (3 * n,)}
-            shapes |= {"recurrent_scale": (3 * n,)}
-            return shapes | ({"bias": (3 * n,), "recurrent_bias": (n,)} if biased else {})
-        case gr.Elman():
-            shapes = {"kernel": (m, n), "recurrent_kernel": (n, n)}
-            return shapes | ({"bias": (n,)} if biased else {})
-        case gr.Jordan(out_features=out):
-            kernels = {"kernel": (m, n), "recurrent_kernel": (out, n), "output_kernel": (n, out)}
-            return kernels | ({"bias": (n,), "output_bias": (out,)} if biased else {})
-        case gr.GRU():
-            shapes = {"kernel": (m, 3 * n), "recurrent_kernel": (n, 3 * n)}
-            shapes |= {"bias": (3 * n,)} if biased else {}
-            return shapes | ({"recurrent_bias": (n,)} if biased and cell.reset == "after" else {})
-        case gr.LSTM(peephole=peephole, projection=projection):
-            gates = 3 if cell.coupled else 4
-            peeping = gates - 2
-            shapes = {"kernel": (m, gates * n), "recurrent_kernel": (projection or n, gates * n)}
-            if biased:
-                shapes["bias"] = (gates * n,)
-            if peephole == "diagonal":
-                shapes |= {"peephole": (peeping * n,), "output_peephole": (n,)}
-            if peephole == "full":
-                shapes |= {"peephole": (n, peeping * n), "output_peephole": (n, n)}
-            if projection:
-                shapes["projection_kernel"] = (n, projection)
-            return shapes
+    params = paths_of(random_params(cell))
+    got = {name: leaf.shape for name, leaf in params.items() if not name.startswith("memory.")}
+    assert got == registry.shapes_of(cell, reference.IN_FEATURES)
 
 
 def test_init_is_a_function_of_its_key():
@@ -242,41 +224,33 @@ def test_init_is_a_function_of_its_key():
 
 # Dtypes -----------------------------------------------------------------------------------------
 
-DTYPED = [
-    gr.Elman(4),
-    gr.Jordan(4, 3),
-    gr.LSTM(4, peephole="diagonal", projection=3),
-    gr.LSTM(4, peephole="full", coupled=True),
-    gr.GRU(4),
-    gr.GRU(4, reset="after", update="keeps"),
-    gr.LayerNormLSTM(4),
-    gr.LayerNormGRU(4),
-    gr.Zoneout(gr.LSTM(4), h=0.2, c=0.4),
-]
-dtyped = pytest.mark.parametrize("cell", DTYPED, ids=repr)
 LOWER = {jnp.float32: 2e-6, jnp.bfloat16: 3e-2}  # with the tolerance of each
 
 
 def carry_dtypes(cell, dtype):
-    """What a carry holds for inputs of `dtype`: the same, but the LSTM's `c` at least float32."""
+    """What a carry holds for inputs of `dtype`: the same, but a memory `c` at least float32."""
     dtype = jnp.dtype(dtype)
-    cell = cell.cell if isinstance(cell, gr.Zoneout) else cell
-    if isinstance(cell, gr.LSTM | gr.LayerNormLSTM):
-        return (dtype, jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype)
-    return (dtype,)
+    wide = jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
+    names = paths_of(cell.carry(()))
+    return tuple(wide if name.split(".")[-1] == "c" else dtype for name in names)
+
+
+def dtypes_of(carry):
+    return tuple(leaf.dtype for leaf in jax.tree.leaves(carry))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, *LOWER], ids=lambda dtype: dtype.__name__)
-@dtyped
+@few_cells
 def test_parameters_are_in_the_dtype_of_init_and_the_carry_in_its_own(cell, dtype):
     params = jax.eval_shape(lambda key: cell.init(key, 5, dtype=dtype), jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
     carry = cell.carry((2,), dtype=dtype)
-    assert tuple(leaf.dtype for leaf in carry) == carry_dtypes(cell, dtype)
-    np.testing.assert_array_equal(np.concatenate(carry, axis=-1), 0)
+    assert dtypes_of(carry) == carry_dtypes(cell, dtype)
+    for leaf in jax.tree.leaves(carry):
+        np.testing.assert_array_equal(leaf, 0)
 
 
-@dtyped
+@few_cells
 def test_the_default_dtype_is_float32(cell):
     params = jax.eval_shape(lambda key: cell.init(key, 5), jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves((params, cell.carry((2,))))} == {
@@ -285,7 +259,7 @@ def test_the_default_dtype_is_float32(cell):
 
 
 @pytest.mark.parametrize("dtype", LOWER, ids=lambda dtype: dtype.__name__)
-@dtyped
+@few_cells
 def test_outputs_are_in_the_dtype_of_the_input_and_close_to_float64(cell, dtype):
     """Parameters in float32 serve inputs of either precision."""
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), random_params(cell))
@@ -294,17 +268,17 @@ def test_outputs_are_in_the_dtype_of_the_input_and_close_to_float64(cell, dtype)
     want_carry, want_ys = reference.unroll(cell, params, xs.astype(jnp.float64))
     carry, ys = gr.unroll(cell, params, xs)
     assert ys.dtype == dtype
-    assert tuple(leaf.dtype for leaf in carry) == carry_dtypes(cell, dtype)
+    assert dtypes_of(carry) == carry_dtypes(cell, dtype)
     as_float64 = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (carry, ys))
     tolerance = LOWER[dtype]
     assert_trees_close(as_float64, (want_carry, want_ys), rtol=tolerance, atol=tolerance)
 
     carry, y = cell.step(params, cell.carry((2,), dtype=dtype), xs[0])
     assert y.dtype == dtype
-    assert tuple(leaf.dtype for leaf in carry) == carry_dtypes(cell, dtype)
+    assert dtypes_of(carry) == carry_dtypes(cell, dtype)
 
 
-@pytest.mark.parametrize("cell", [DTYPED[2], DTYPED[4]], ids=repr)
+@pytest.mark.parametrize("cell", [gr.LSTM(4, "diagonal", 3), gr.GRU(4)], ids=repr)
 def test_gradients_are_in_the_dtype_of_what_they_belong_to_and_close_to_float64(cell):
     params, carry = random_params(cell), random_carry(cell, (2,))
     xs = normal(4, 2, reference.IN_FEATURES)
@@ -344,7 +318,7 @@ def test_any_other_mixture_of_dtypes_raises(params_dtype, xs_dtype):
 
 @all_cells
 def test_a_cell_prints_as_what_makes_it(cell):
-    again = eval(repr(cell), vars(gr))
+    again = eval(repr(cell), vars(gr) | {type(cell).__name__: type(cell)})
     assert again == cell
     assert hash(again) == hash(cell)
 
@@ -363,50 +337,67 @@ def test_carries_are_zeros_of_the_batch_shape(batch):
     assert (h.shape, c.shape) == ((*batch, 3), (*batch, 4))
     (o,) = gr.Jordan(4, 3).carry(batch)
     assert o.shape == (*batch, 3)
-    for cell in (gr.Elman(4), gr.GRU(4)):
-        (h,) = cell.carry(batch)
-        assert h.shape == (*batch, 4)
-        np.testing.assert_array_equal(h, np.zeros(h.shape))
+    for cell in FEW.values():
+        for leaf in jax.tree.leaves(cell.carry(batch)):
+            np.testing.assert_array_equal(leaf, np.zeros((*batch, leaf.shape[-1])), strict=False)
+            assert leaf.shape[:-1] == batch
 
 
 # Errors -----------------------------------------------------------------------------------------
 
-BAD = [
-    (gr.Elman, (4,), {"activation": "softplus"}, "activation"),
-    (gr.Jordan, (4, 3), {"activation": "softplus"}, "activation"),
-    (gr.Jordan, (4, 3), {"output_activation": "softmax"}, "output_activation"),
-    (gr.LSTM, (4,), {"peephole": "dense"}, "peephole"),
-    (gr.GRU, (4,), {"reset": "during"}, "reset"),
-    (gr.GRU, (4,), {"update": "forgets"}, "update"),
-    (gr.Elman, (0,), {}, "features"),
-    (gr.LSTM, (-1,), {}, "features"),
-    (gr.GRU, (0,), {}, "features"),
-    (gr.Jordan, (0, 3), {}, "features"),
-    (gr.Jordan, (4, 0), {}, "out_features"),
-    (gr.LSTM, (4,), {"projection": 0}, "projection"),
-]
+
+def bad_values():
+    """For every option and size of every cell: its annotation, and values that it cannot have."""
+    for row in registry.ROWS:
+        for name in row.options() if row.enumerated else ():
+            annotation = get_type_hints(row.cell)[name]
+            if name in row.initial:
+                continue
+            if int in (annotation, *get_args(annotation)):
+                values = (0, -1, 2.5, True, "8")
+            else:
+                values = (1,) if annotation is bool else ("no such", True, jnp.tanh)
+            yield from ((row, name, annotation, value) for value in values)
 
 
 @pytest.mark.parametrize(
-    ("make", "sizes", "options", "name"),
-    BAD,
-    ids=[f"{make.__name__}{sizes}{options}" for make, sizes, options, _ in BAD],
+    ("row", "name", "annotation", "value"),
+    [
+        pytest.param(*case, id=f"{case[0].name} {case[1]}={str(case[-1]).split(' ')[0]}")
+        for case in bad_values()
+    ],
 )
-def test_a_bad_option_names_the_argument_what_it_got_and_what_it_expected(
-    make, sizes, options, name
+def test_a_bad_value_names_the_argument_what_it_got_and_what_it_expected(
+    row, name, annotation, value
 ):
+    options = {field: values[0] for field, values in row.options().items()}
     with pytest.raises(ValueError, match="expected") as error:
-        make(*sizes, **options)
+        row.cell(**options | {name: value})
     message = str(error.value)
-    got = options.get(name, sizes[1 if name == "out_features" else 0])
-    assert name in message
-    assert repr(got) in message
-    if isinstance(got, str):  # the message lists what would have been right
-        assert repr(getattr(make(*sizes), name)) in message
+    assert message.startswith(f"{name}: got {value!r}, expected ")
+    if not {int, bool} & {annotation, *get_args(annotation)}:
+        assert all(repr(right) in message for right in checks.choices(annotation))
 
 
-@pytest.mark.parametrize("coupled", [False, True])
+def test_the_names_of_activations_are_those_that_there_are():
+    assert checks.choices(ActivationName) == tuple(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("cell", (FEW | TREE_CELLS).values(), ids=FEW | TREE_CELLS)
+def test_no_features_and_no_floats_are_refused(cell):
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="in_features: got 0, expected an integer of at least 1"):
+        cell.init(key, 0)
+    with pytest.raises(TypeError, match="dtype: got int32, expected a floating-point dtype"):
+        cell.init(key, 3, dtype=jnp.int32)
+
+
+FORGETFUL = {row.name: row.cell for row in registry.ROWS if "forget_bias" in row.initial}
+FORGETFUL["coupled"] = functools.partial(gr.LSTM, coupled=True)
+
+
+@pytest.mark.parametrize("cell", FORGETFUL.values(), ids=FORGETFUL)
 @pytest.mark.parametrize("forget_bias", [0.0, 1.0])
-def test_a_forget_bias_needs_a_bias(forget_bias, coupled):
+def test_a_forget_bias_needs_a_bias(forget_bias, cell):
     with pytest.raises(ValueError, match=r"forget_bias.*use_bias"):
-        gr.LSTM(4, forget_bias=forget_bias, coupled=coupled, use_bias=False)
+        cell(4, forget_bias=forget_bias, use_bias=False)

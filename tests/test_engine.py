@@ -10,21 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import random_carry, random_params
+from reference import FEW, random_carry, random_params
 
 import gatedrnn as gr
+from gatedrnn._registry.row import name_of
 
 I = 3
-CELLS = {
-    "elman": gr.Elman(4),
-    "jordan": gr.Jordan(4, 3, output_activation="tanh"),
-    "lstm": gr.LSTM(4, peephole="diagonal", projection=3),
-    "lstm-full-coupled": gr.LSTM(4, peephole="full", coupled=True),
-    "gru-before": gr.GRU(4),
-    "gru-after": gr.GRU(4, reset="after", update="keeps"),
-    "layer-norm-lstm": gr.LayerNormLSTM(4),
-    "layer-norm-gru": gr.LayerNormGRU(4),
-}
+CELLS = {name: cell for name, cell in FEW.items() if not hasattr(cell, "cell")}
+LSTM = gr.LSTM(4, peephole="diagonal", projection=3)
+GRU_AFTER = gr.GRU(4, reset="after", update="keeps")
 
 
 def normal(seed, *shape):
@@ -167,7 +161,7 @@ AUTODIFF = gr.BPTT(rule="autodiff", truncate=3, clip=0.7, save="gates")
 @given(data=st.data())
 def test_rule_is_autodiff_for_any_shape(data):
     """Any T (0 and 1 too), batch axes, chunk, mode of saving, mask, resets and direction."""
-    cell = data.draw(st.sampled_from([CELLS["lstm"], CELLS["gru-before"]]))
+    cell = data.draw(st.sampled_from([LSTM, gr.GRU(4)]))
     length = data.draw(st.integers(0, 7))
     batch = data.draw(st.sampled_from([(), (1,), (3,), (2, 2), (0,)]))
     flags = st.one_of(st.none(), st.floats(0, 1))
@@ -191,7 +185,7 @@ def test_rule_is_autodiff_for_any_shape(data):
 
 
 @pytest.mark.parametrize("rule", ["hand", "autodiff"])
-@pytest.mark.parametrize("cell", [CELLS["lstm"], CELLS["gru-after"]], ids=["lstm", "gru"])
+@pytest.mark.parametrize("cell", [LSTM, GRU_AFTER], ids=["lstm", "gru"])
 def test_nan_in_the_padding_changes_nothing(cell, rule):
     """Whatever a masked step holds reaches no output, carry or gradient."""
     length, batch = 5, (3,)
@@ -205,7 +199,7 @@ def test_nan_in_the_padding_changes_nothing(cell, rule):
 
 def test_lengths_are_masks():
     """`lengths` says the same as the mask that it stands for."""
-    cell, length, batch = CELLS["gru-before"], 5, (3,)
+    cell, length, batch = gr.GRU(4), 5, (3,)
     params, carry, xs, _ = problem(cell, length, batch)
     got = gr.unroll(cell, params, xs, carry, lengths=jnp.array([5, 0, 3]))
     expected = gr.unroll(cell, params, xs, carry, mask=MASKS["ragged"](length, batch))
@@ -213,7 +207,7 @@ def test_lengths_are_masks():
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("cell", [CELLS["lstm"], CELLS["elman"]], ids=["lstm", "elman"])
+@pytest.mark.parametrize("cell", [LSTM, gr.Elman(4)], ids=["lstm", "elman"])
 def test_truncation_is_windows_run_apart(cell, reverse):
     """`truncate=k`: the k-step windows run apart, the state carried and stopped between them."""
     length, k = 7, 3
@@ -260,12 +254,12 @@ def test_clip_bounds_the_recurrent_cotangent(rule):
 
 
 @pytest.mark.parametrize(
-    ("name", "save"),
-    [*((name, "carries") for name in CELLS), ("lstm", "gates"), ("lstm", "boundaries")],
+    ("cell", "save"),
+    [*((cell, "carries") for cell in CELLS.values()), (LSTM, "gates"), (LSTM, "boundaries")],
+    ids=lambda value: value if isinstance(value, str) else name_of(value),
 )
-def test_bfloat16_stays_close(name, save):
+def test_bfloat16_stays_close(cell, save):
     """In bfloat16 the rule's gradient is float64's, within what eight bits can hold."""
-    cell = CELLS[name]
     params, carry, xs, _ = problem(cell, 6, (4,))
     bptt = gr.BPTT(save=save, chunk=4)
 
@@ -289,7 +283,7 @@ def test_bfloat16_stays_close(name, save):
 
 def test_trajectory_ends_with_what_unroll_returns():
     """The last of all carries is the final one, and a mask repeats the carry that it keeps."""
-    cell = CELLS["lstm"]
+    cell = LSTM
     params, carry, xs, _ = problem(cell, 5, (3,))
     mask = MASKS["ragged"](5, (3,))
     final, ys = gr.unroll(cell, params, xs, carry, mask=mask)
@@ -305,7 +299,7 @@ def random_row(tree, row):
 
 def test_ensembles():
     """`vmap` over parameters is a loop over them, values and gradients."""
-    cell = CELLS["gru-after"]
+    cell = GRU_AFTER
     _, carry, xs, _ = problem(cell, 5, (2,))
     members = [random_params(cell, I, seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *v: jnp.stack(v), *members)

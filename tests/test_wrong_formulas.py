@@ -20,9 +20,10 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from reference import random_carry, random_params, sigmoid
+from reference import random_carry, random_params
 
 import gatedrnn as gr
+from gatedrnn._registry.equations import sigmoid
 
 T, B, IN, H, OUT = 5, 2, 3, 4, 2
 XS, DYS = (np.random.default_rng(seed).normal(size=(T, B, n)) for seed, n in ((7, IN), (8, H)))

@@ -27,7 +27,9 @@ LAYERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 
 
-def programs(problem: Problem) -> dict[str, Callable[[], Program]]:
+def programs(problem: Problem) -> dict[str, Callable[[], Program]] | None:
+    if problem.cell not in LAYERS:
+        return None
     if keras.backend.backend() != "jax":
         raise RuntimeError(
             f"keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax before it is imported"

@@ -6,7 +6,7 @@ other.
 """
 
 import dataclasses
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 from jax import Array
@@ -16,6 +16,7 @@ from gatedrnn._src.describe import documented
 
 Params = Any  # a pytree of arrays
 Carry = Any  # a pytree of arrays [*B, ...]
+Route = Literal["hand", "autodiff"]  # which of the two backward passes runs
 
 P = TypeVar("P")  # the parameters of a cell
 C = TypeVar("C")  # the carry of a cell, or the state of a cell of trees

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Cell, rule_of
+from gatedrnn._src.base import Cell, Route, rule_of
 from gatedrnn._src.time.bptt import BPTT
 from gatedrnn._src.time.unroll import trajectory
 from gatedrnn._src.trees.base import State, TreeCell, places
@@ -148,7 +148,7 @@ def _normal(noise: np.random.Generator, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: 0.5 * noise.normal(size=leaf.shape), tree)
 
 
-def _reached(cell: Cell, bptt: BPTT, rule: str, point: dict) -> Any:
+def _reached(cell: Cell, bptt: BPTT, rule: Route, point: dict) -> Any:
     """All that a loss can reach: the carry and the output of every step."""
     bptt = dataclasses.replace(bptt, rule=rule)
     return trajectory(cell, point["params"], point["xs"], point["carry"], bptt=bptt)
@@ -263,7 +263,7 @@ def _trees(count: int) -> list[tuple]:
     return [(full, *full[1:]), tuple(alone), ()]
 
 
-def _tree_reached(cell: TreeCell, laid_out: Forest, rule: str, point: dict) -> State:
+def _tree_reached(cell: TreeCell, laid_out: Forest, rule: Route, point: dict) -> State:
     return fold_tree(cell, point["params"], point["xs"], laid_out, rule=rule)[1]
 
 

@@ -1,6 +1,7 @@
 """Checks of plain values: each error names the argument, what it got and what it expected."""
 
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +19,23 @@ def count(name: str, value: Any) -> None:
         raise ValueError(f"{name}: got {value!r}, expected an integer of at least 0")
 
 
-def option(name: str, value: Any, options: tuple[Any, ...]) -> None:
-    """Raise unless `value` is one of `options`."""
+def option(name: str, value: Any, options: Any) -> None:
+    """Raise unless `value` is one of `options`: a `Literal`, `Literal[...] | None`, or a tuple."""
+    options = options if isinstance(options, tuple) else choices(options)
     if not any(value is o or (type(value) is type(o) and value == o) for o in options):
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, options))}")
+
+
+def choices(options: Any) -> tuple[Any, ...]:
+    """Return the values that a `Literal` or `Literal[...] | None` allows, None first."""
+    if options is NoneType:
+        return (None,)
+    values = get_args(options)
+    if not values:
+        raise TypeError(f"options: got {options!r}, expected a Literal")
+    if NoneType not in values:
+        return values
+    return (None, *(value for part in values if part is not NoneType for value in choices(part)))
 
 
 def flag(name: str, value: Any) -> None:

@@ -7,7 +7,7 @@ Products take their operands in the dtype of the kernel and accumulate in at lea
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +121,9 @@ class Activation(NamedTuple):
     steepest: float  # the largest slope
 
 
-ACTIVATIONS = {
+ActivationName = Literal["tanh", "relu", "sigmoid", "identity"]
+
+ACTIVATIONS: dict[ActivationName, Activation] = {
     "tanh": Activation(jnp.tanh, lambda y: 1 - y * y, 1.0),
     "relu": Activation(jax.nn.relu, lambda y: (y > 0).astype(y.dtype), 1.0),
     "sigmoid": Activation(sigmoid, lambda y: y * (1 - y), 0.25),

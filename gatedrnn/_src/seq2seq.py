@@ -5,7 +5,7 @@ Axes: `S` source steps, `T` target steps, `*B` any batch axes, `V` outputs of th
 
 import dataclasses
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class Seq2Seq:
         check_layer("decoder", self.decoder)
         if not self.decoder.causal:
             raise ValueError(f"decoder: got {self.decoder!r}, expected a causal layer")
-        checks.option("bridge", self.bridge, (*get_args(Bridge), None))
+        checks.option("bridge", self.bridge, Bridge | None)
 
     def init(
         self,

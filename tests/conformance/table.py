@@ -20,10 +20,12 @@ HEAD = """# What agrees with what
 
 Our networks, converted by `gr.interop`, run by the other library: the largest difference of any
 entry from ours, relative to the largest entry of its array, rounded up to a power of ten. Random
-weights and inputs, initial states that are not zero. *Round trip*: the weights there and back, 0 is
-to the bit. *Gradients* are for all parameters, the inputs and the initial state. *Ragged lengths*
-and *bidirectional* are the worst of outputs, final states and gradients; steps in the padding are
-left out. `tests/test_conformance.py` measures it anew and fails where a figure has become worse;
+weights and inputs, initial states that are not zero. Rows are the cells of the registry with the
+options that are not their defaults (a GRU resets before the product, its update gate writes), of
+one layer where they do not say. *Round trip*: the weights there and back, 0 is to the bit.
+*Gradients* are for all parameters, the inputs and the initial state. *Ragged lengths* and
+*bidirectional* are the worst of outputs, final states and gradients; steps in the padding are left
+out. `tests/test_conformance.py` measures it anew and fails where a figure has become worse;
 `cd tests; python -m conformance` writes it.
 """
 
@@ -65,9 +67,14 @@ def markdown(table: dict[str, dict[str, Row]]) -> str:
         refused = {case: row["refused"] for case, row in rows.items() if "refused" in row}
         sections.append(_section(name, {c: r for c, r in rows.items() if c not in refused}))
         if refused:
-            lines = [f"- {case}: {why}" for case, why in refused.items()]
-            sections.append("Refused:\n\n" + "\n".join(lines) + "\n")
+            sections.append("Refused:\n\n" + "\n".join(_refusals(refused)) + "\n")
     return "\n".join(sections)
+
+
+def _refusals(refused: dict[str, str]) -> list[str]:
+    """A line for each reason, with all that it holds for."""
+    cases = {why: [c for c, other in refused.items() if other == why] for why in refused.values()}
+    return [f"- {why}: {'; '.join(found)}" for why, found in cases.items()]
 
 
 def _section(name: str, rows: dict[str, Row]) -> str:

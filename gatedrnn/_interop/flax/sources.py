@@ -20,13 +20,14 @@ from gatedrnn._src.cells.gru import GRU
 from gatedrnn._src.cells.lstm import LSTM
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.pointwise import Dense, DenseParams
+from gatedrnn._src.numerics import ActivationName
 
 CELLS = ("SimpleCell", "LSTMCell", "OptimizedLSTMCell", "GRUCell")
 ABSENT = {
     "MGUCell": "no cell of ours has one gate that both forgets and resets",
     "ConvLSTMCell": "no cell of ours convolves",
 }
-ACTIVATIONS = {
+ACTIVATIONS: dict[ActivationName, Any] = {
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
     "sigmoid": jax.nn.sigmoid,
@@ -183,7 +184,7 @@ def _run(flax: Flax, module: Any, arrays: Arrays, path: str, in_features: int | 
     return Run(cell, params, None)
 
 
-def _activation(function: Any) -> str:
+def _activation(function: Any) -> ActivationName:
     """Our name of an activation."""
     for name, known in ACTIVATIONS.items():
         if function is known:

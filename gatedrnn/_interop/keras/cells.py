@@ -15,11 +15,17 @@ from gatedrnn._interop.forms import Forms, gru_params
 from gatedrnn._interop.keras.chain import refusal
 from gatedrnn._src.base import Cell, Params
 from gatedrnn._src.cells.elman import Elman, ElmanParams
-from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.gru import GRU, GRUParams, Reset
 from gatedrnn._src.cells.lstm import LSTM, LSTMParams
 from gatedrnn._src.cells.recurrent_dropout import RecurrentDropout
+from gatedrnn._src.numerics import ActivationName
 
-ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "linear": "identity"}
+ACTIVATIONS: dict[str, ActivationName] = {
+    "tanh": "tanh",
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "linear": "identity",
+}
 FORMS = Forms(
     "a keras model", elman=tuple(ACTIVATIONS.values()), lstm=True, gru=("after", "before")
 )
@@ -87,7 +93,7 @@ def cell_from(keras: Any, source: Any) -> tuple[Cell, Params, float]:
         both, shared = bias, 2 * features
         bias = jnp.concatenate([both[0, :shared] + both[1, :shared], both[0, shared:]])
         inside = both[1, shared:]
-    reset = "after" if source.reset_after else "before"
+    reset: Reset = "after" if source.reset_after else "before"
     gru = GRU(features, reset=reset, update="keeps", use_bias=use_bias)
     return gru, GRUParams(kernel, recurrent, bias, inside), dropout
 

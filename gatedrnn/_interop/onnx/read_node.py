@@ -19,6 +19,7 @@ from gatedrnn._interop.parts import Run
 from gatedrnn._src.cells.elman import Elman, ElmanParams
 from gatedrnn._src.cells.gru import GRU, GRUParams
 from gatedrnn._src.cells.lstm import LSTM, LSTMParams
+from gatedrnn._src.numerics import ActivationName
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 ATTRIBUTES = {
@@ -29,7 +30,12 @@ ATTRIBUTES = {
 SHARED = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size"}
 # those of each direction, where the node does not say
 DEFAULTS = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
-ELMAN = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "affine": "identity"}
+ELMAN: dict[str, ActivationName] = {
+    "tanh": "tanh",
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "affine": "identity",
+}
 # what activations of ONNX take from activation_alpha and activation_beta, in the nodes' order
 TAKES_ALPHA = {"affine", "elu", "hardsigmoid", "leakyrelu", "scaledtanh", "thresholdedrelu"}
 TAKES_BETA = {"affine", "hardsigmoid", "scaledtanh"}
@@ -140,7 +146,7 @@ def _read(
     recurrent: Array,
     biases: tuple[Array, ...] | None,
     peephole: Array | None,
-    activation: str,
+    activation: Any,
 ) -> tuple[Any, Any]:
     """The cell and its parameters of one direction: `[I, nH]`, `[H, nH]`, two `[nH]`, `[3H]`."""
     features = recurrent.shape[0]

@@ -17,6 +17,7 @@ from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
+    ActivationName,
     affine,
     dot,
     dot_transposed,
@@ -157,7 +158,7 @@ class Elman:
     """
 
     features: int
-    activation: str = "tanh"
+    activation: ActivationName = "tanh"
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(
@@ -167,7 +168,7 @@ class Elman:
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
-        checks.option("activation", self.activation, tuple(ACTIVATIONS))
+        checks.option("activation", self.activation, ActivationName)
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> ElmanParams:

@@ -4,7 +4,7 @@ Axes: `*B` batch, `I` input features, `H` features.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -268,6 +268,9 @@ RULE = Rule(
     gate_names=("r", "z"),
 )
 
+Reset = Literal["before", "after"]
+Update = Literal["writes", "keeps"]
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GRU:
@@ -300,8 +303,8 @@ class GRU:
     """
 
     features: int
-    reset: str = "before"
-    update: str = "writes"
+    reset: Reset = "before"
+    update: Update = "writes"
     use_bias: bool = True
 
     rule: ClassVar[Rule] = RULE
@@ -309,8 +312,8 @@ class GRU:
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
-        checks.option("reset", self.reset, ("before", "after"))
-        checks.option("update", self.update, ("writes", "keeps"))
+        checks.option("reset", self.reset, Reset)
+        checks.option("update", self.update, Update)
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> GRUParams:

@@ -17,6 +17,7 @@ from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
+    ActivationName,
     affine,
     dot,
     dot_transposed,
@@ -179,8 +180,8 @@ class Jordan:
 
     features: int
     out_features: int
-    activation: str = "tanh"
-    output_activation: str = "identity"
+    activation: ActivationName = "tanh"
+    output_activation: ActivationName = "identity"
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(
@@ -191,8 +192,8 @@ class Jordan:
     def __post_init__(self) -> None:
         checks.size("features", self.features)
         checks.size("out_features", self.out_features)
-        checks.option("activation", self.activation, tuple(ACTIVATIONS))
-        checks.option("output_activation", self.output_activation, tuple(ACTIVATIONS))
+        checks.option("activation", self.activation, ActivationName)
+        checks.option("output_activation", self.output_activation, ActivationName)
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> JordanParams:

@@ -6,7 +6,7 @@ Axes: `*B` batch, `I` input features, `H` features (memory cells), `P` projected
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -301,6 +301,8 @@ RULE = Rule(
     gate_names=("i", "f", "o"),
 )
 
+Peephole = Literal["diagonal", "full"]
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LSTM:
@@ -332,7 +334,7 @@ class LSTM:
     """
 
     features: int
-    peephole: str | None = None
+    peephole: Peephole | None = None
     projection: int | None = None
     coupled: bool = False
     forget_bias: float | None = None
@@ -348,7 +350,7 @@ class LSTM:
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
-        checks.option("peephole", self.peephole, (None, "diagonal", "full"))
+        checks.option("peephole", self.peephole, Peephole | None)
         if self.projection is not None:
             checks.size("projection", self.projection)
         checks.flag("coupled", self.coupled)

@@ -4,6 +4,7 @@ Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output 
 """
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from gatedrnn._src.diagnostics.vectors import row_size, unflatten
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.time.bptt import BPTT
 from gatedrnn._src.time.unroll import checked_inputs, trajectory, unroll
+
+Reach = Literal["inputs", "carry"]
 
 
 def carry_gradients(
@@ -133,7 +136,7 @@ def gradient_reach(
     cells: Mapping[str, tuple[Cell, Params]],
     xs: Array,
     *,
-    of: str = "inputs",
+    of: Reach = "inputs",
     bptt: BPTT = BPTT(),
 ) -> dict[str, Array]:
     """How far back the last output's gradient reaches, for several cells side by side.
@@ -154,7 +157,7 @@ def gradient_reach(
       ValueError: another `of`, no steps, and what `gr.unroll` raises.
       TypeError: what `gr.unroll` raises.
     """
-    checks.option("of", of, ("inputs", "carry"))
+    checks.option("of", of, Reach)
     reach = {}
     for name, (cell, params) in cells.items():
         validation.check_cell(cell)
@@ -165,7 +168,7 @@ def gradient_reach(
     return reach
 
 
-def _reach(cell: Cell, params: Params, xs: Array, of: str, bptt: BPTT) -> Array:
+def _reach(cell: Cell, params: Params, xs: Array, of: Reach, bptt: BPTT) -> Array:
     def last(point: Array) -> Array:
         if of == "inputs":
             return unroll(cell, params, point, bptt=bptt)[1][-1]

@@ -6,7 +6,7 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ class Bidirectional(Layer):
             check_layer(name, layer)
             if not layer.causal:
                 raise ValueError(f"{name}: got {layer!r}, expected a causal layer or a cell")
-        checks.option("merge", self.merge, get_args(Merge))
+        checks.option("merge", self.merge, Merge)
 
     @property
     def reads_tokens(self) -> bool:

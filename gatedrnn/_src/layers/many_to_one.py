@@ -4,7 +4,7 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 """
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -99,7 +99,7 @@ class Pool(Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.option("how", self.how, get_args(How))
+        checks.option("how", self.how, How)
 
     @property
     def why_not(self) -> str:

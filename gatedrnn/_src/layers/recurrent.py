@@ -4,7 +4,7 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ class Recurrent(Layer):
     def __post_init__(self) -> None:
         validation.check_cell(self.cell)
         check_bptt(self.cell, self.bptt)
-        checks.option("initial", self.initial, get_args(Initial))
+        checks.option("initial", self.initial, Initial)
         checks.flag("reverse", self.reverse)
 
     @property

@@ -1,10 +1,13 @@
 """How the backward pass through time runs: one frozen value."""
 
 import dataclasses
+from typing import Literal
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Cell, rule_of
+from gatedrnn._src.base import Cell, Route, rule_of
 from gatedrnn._src.describe import short_repr
+
+Saved = Literal["carries", "gates", "boundaries"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -43,15 +46,15 @@ class BPTT:
       ValueError: an unknown option, or a number out of range.
     """
 
-    rule: str | None = None
+    rule: Route | None = None
     chunk: int | None = None
     truncate: int | None = None
     cell_path_only: bool = False
     clip: float | None = None
-    save: str = "carries"
+    save: Saved = "carries"
 
     def __post_init__(self) -> None:
-        checks.option("rule", self.rule, (None, "hand", "autodiff"))
+        checks.option("rule", self.rule, Route | None)
         if self.chunk is not None:
             checks.size("chunk", self.chunk)
         if self.truncate is not None:
@@ -60,7 +63,7 @@ class BPTT:
         if self.clip is not None:
             checks.number("clip", self.clip, above=0)
             object.__setattr__(self, "clip", float(self.clip))  # NumPy's would promote
-        checks.option("save", self.save, ("carries", "gates", "boundaries"))
+        checks.option("save", self.save, Saved)
 
     def __repr__(self) -> str:
         """The call that makes the value, with what differs from the defaults."""

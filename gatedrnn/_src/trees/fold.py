@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import C, P, rule_of
+from gatedrnn._src.base import C, P, Route, rule_of
 from gatedrnn._src.trees import engine
 from gatedrnn._src.trees.base import TreeCell, places
 from gatedrnn._src.trees.forest import Forest
@@ -25,7 +25,7 @@ def fold_tree(
     xs: Array,
     children: Forest | np.ndarray,
     *,
-    rule: str | None = None,
+    rule: Route | None = None,
 ) -> tuple[C, C]:
     """Compose every node of a batch of trees from its children, leaves first.
 
@@ -67,7 +67,7 @@ def fold_tree(
       ((8, 2), (2, 3), (8, 3))
     """
     validation.check_cell(cell, ("init", "state", "compose"), "gr.TreeLSTM(256)")
-    checks.option("rule", rule, (None, "hand", "autodiff"))
+    checks.option("rule", rule, Route | None)
     if rule == "hand" and rule_of(cell) is None:
         raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")
     forest = children if isinstance(children, Forest) else _one_tree(children)

@@ -4,7 +4,7 @@ Axes: `*B` batch, `I` input features, `H` features (memory cells), `k` children 
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -239,6 +239,8 @@ def contract(
 
 RULE = Rule(project, recur, linearize, backward, contract, prepare)
 
+Kind = Literal["binary", "child_sum"]
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class TreeLSTM:
@@ -270,7 +272,7 @@ class TreeLSTM:
     """
 
     features: int
-    kind: str = "binary"
+    kind: Kind = "binary"
     forget_bias: float | None = None
     use_bias: bool = True
 
@@ -284,7 +286,7 @@ class TreeLSTM:
 
     def __post_init__(self) -> None:
         checks.size("features", self.features)
-        checks.option("kind", self.kind, ("binary", "child_sum"))
+        checks.option("kind", self.kind, Kind)
         checks.flag("use_bias", self.use_bias)
         forget_bias = checks.forget_bias(self.forget_bias, self.use_bias)
         object.__setattr__(self, "forget_bias", forget_bias)

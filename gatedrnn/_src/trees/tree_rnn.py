@@ -17,6 +17,7 @@ from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
+    ActivationName,
     affine,
     dot,
     dot_transposed,
@@ -154,7 +155,7 @@ class TreeRNN:
 
     features: int
     children: int = 2
-    activation: str = "tanh"
+    activation: ActivationName = "tanh"
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(project, recur, linearize, backward, contract, prepare)
@@ -163,7 +164,7 @@ class TreeRNN:
     def __post_init__(self) -> None:
         checks.size("features", self.features)
         checks.size("children", self.children)
-        checks.option("activation", self.activation, tuple(ACTIVATIONS))
+        checks.option("activation", self.activation, ActivationName)
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> TreeRNNParams:
