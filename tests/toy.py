@@ -12,7 +12,7 @@ from gatedrnn._registry.equations import Step
 from gatedrnn._registry.row import Row
 from gatedrnn._src import checks
 from gatedrnn._src.cells.common import ruled_step
-from gatedrnn._src.numerics import lecun_normal, orthogonal_gates
+from gatedrnn._src.numerics import accumulator, lecun_normal, orthogonal_gates
 
 Pace = Literal["slow", "fast"]
 RATES = {"slow": 0.25, "fast": 0.5}
@@ -42,8 +42,8 @@ def recur(cell, params, carry, a, *, mask=None):
     return ToyCarry(carry.h + RATES[cell.pace] * (n - carry.h)), n
 
 
-def linearize(cell, params, before, after, n):
-    return RATES[cell.pace] * (1 - n * n)
+def linearize(cell, params, record):
+    return RATES[cell.pace] * (1 - record.gates**2)
 
 
 def prepare(cell, params):
@@ -57,16 +57,16 @@ def backward(cell, transposed, slope, dcarry, *, mask=None):
     return ToyCarry((1 - RATES[cell.pace]) * dcarry.h + through), da
 
 
-def contract(cell, params, xs, before, after, n, slope, da, *, mask=None):
-    read = before.h if mask is None else before.h * mask
-    wide = jnp.float32 if da.dtype.itemsize < 4 else da.dtype  # what is summed over many steps
-    xs, read, da = (v.astype(wide) for v in (xs, read, da))
+def contract(cell, params, record, da, *, mask=None):
+    read = record.before.h if mask is None else record.before.h * mask
+    dtype = accumulator(da.dtype)
+    xs, read, da = (v.astype(dtype) for v in (record.xs, read, da))
     dparams = ToyParams(
         jnp.einsum("...i,...o->io", xs, da),
         jnp.einsum("...i,...o->io", read, da),
         jnp.einsum("...o->o", da) if cell.use_bias else None,
     )
-    return dparams, da @ params.kernel.T.astype(wide)
+    return dparams, da @ params.kernel.T.astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Toy:
         checks.flag("use_bias", self.use_bias)
 
     def init(self, key, in_features, dtype=jnp.float32):
+        checks.size("in_features", in_features)
+        checks.floating("dtype", dtype)
         keys, features = jax.random.split(key), self.features
         return ToyParams(
             lecun_normal(keys[0], (in_features, features), dtype),
