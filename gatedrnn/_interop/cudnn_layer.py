@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._interop.cudnn import FORMS, directions_of, equal_layers, levels_of, packed
-from gatedrnn._interop.forms import cannot
-from gatedrnn._interop.states import carry_from_states, states_from_carry
+from gatedrnn._interop.carries import carry_from_states, states_from_carry
+from gatedrnn._interop.conventions import CUDNN
+from gatedrnn._interop.cudnn import equal_layers, levels_of, packed
+from gatedrnn._interop.networks import directions_of
+from gatedrnn._interop.supported import cannot
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Params
 from gatedrnn._src.layers.base import Layer, as_sequence, check_layer, is_causal
@@ -35,7 +37,7 @@ class CuDNN:
             for one in directions_of(part):
                 if one.bptt != BPTT():
                     raise cannot(
-                        self.layer, FORMS.target, f"its backward pass has no options, {one.bptt!r}"
+                        self.layer, CUDNN, f"its backward pass has no options, {one.bptt!r}"
                     )
 
     @property

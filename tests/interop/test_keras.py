@@ -703,7 +703,7 @@ def test_keras_is_needed(monkeypatch):
     def without_backend(*names):
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
-    monkeypatch.setattr(converters, "library", without_backend)
+    monkeypatch.setattr(converters, "require", without_backend)
     with pytest.raises(ModuleNotFoundError, match=r"tensorflow, which is not .* KERAS_BACKEND=jax"):
         gr.interop.to_keras(layer, randomised(layer))
 

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from gatedrnn._interop.networks import children
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.layers.base import Layer, reads_tokens
-from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.combinators import Final, Pool, Repeat, Residual, Stack
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent, lift
 from gatedrnn._src.masks import draws
@@ -40,17 +39,14 @@ def as_cell(cell: Any) -> Cell:
 
 
 def may_draw(layer: Any) -> bool:
-    """Whether a key may change what `layer` does; that of a layer of someone's own always may."""
+    """Return whether a key may change the output; that of a layer of one's own always may."""
     if isinstance(layer, Dropout):
         return layer.rate > 0
     if isinstance(layer, Recurrent):
         return draws(layer.cell)
-    if isinstance(layer, Bidirectional):
-        return may_draw(layer.forward) or may_draw(layer.backward)
-    if isinstance(layer, Stack):
-        return any(map(may_draw, layer.layers))
-    if isinstance(layer, Repeat | Residual | Final | Pool):
-        return may_draw(layer.layer)
+    inside = children(layer)
+    if inside:
+        return any(may_draw(one) for _, one in inside)
     return not isinstance(layer, Dense | Embed)
 
 

@@ -23,9 +23,13 @@ def to_tree(params: Params) -> dict[str, Any]:
     Args:
       params: the parameters of a layer or cell.
     """
+    return nest({_names(path): leaf for path, leaf in jax.tree.leaves_with_path(params)})
+
+
+def nest(leaves: Mapping[Names, Any]) -> dict[str, Any]:
+    """Nested dictionaries from leaves by the names on the way to them."""
     tree: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *above, name = _names(path)
+    for (*above, name), leaf in leaves.items():
         branch = tree
         for key in above:
             branch = branch.setdefault(key, {})

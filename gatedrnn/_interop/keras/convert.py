@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gatedrnn._interop.carries import (
+    carry_from_leaves,
+    carry_of_layer,
+    cells_of,
+    leaves_of_cells,
+)
 from gatedrnn._interop.keras.build import keras_weights, model_of, sequence
-from gatedrnn._interop.keras.cells import array_of, cell_from
-from gatedrnn._interop.keras.chain import chain, refusal
-from gatedrnn._interop.keras.layers import layers_from
-from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import carry_of_row, is_cell, joined, row
-from gatedrnn._interop.states import carry_from_states, carry_of_part, cells_of, leaves_of_cells
+from gatedrnn._interop.keras.read import array_of, cell_from, chain, layers_from, refusal
+from gatedrnn._interop.networks import is_cell, join_network, layers_of, network_of
+from gatedrnn._interop.require import require
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.layers.combinators import Final
@@ -28,7 +31,7 @@ from gatedrnn._src.layers.combinators import Final
 def _keras() -> Any:
     """keras, or an error that says what is missing: the package, or the backend that it chose."""
     try:
-        return library("keras", "keras", "keras")
+        return require("keras", "keras", "keras")
     except ModuleNotFoundError as error:
         if error.name == "keras":
             raise
@@ -79,7 +82,7 @@ def from_keras(source: Any) -> tuple[Any, Any]:
         return cell, cell_params
     parts = chain(keras, source)
     found = [pair for part in parts for pair in layers_from(keras, part)]
-    layer, params = joined([layer for layer, _ in found], [p for _, p in found])
+    layer, params = network_of([layer for layer, _ in found], [p for _, p in found])
     ends = not all(getattr(part, "return_sequences", True) for part in parts)
     return (Final(layer) if ends else layer), params
 
@@ -133,19 +136,20 @@ def from_keras_carry(layer: Any, states: Any) -> Carry:
     found = jax.tree.leaves(states)
     leaves = [array_of(keras, f"states[{k}]", leaf) for k, leaf in enumerate(found)]
     inside = sequence(layer)
-    parts = row(inside)
-    count = sum(_count(cell) for part in parts for cell in cells_of(part))
+    layers = layers_of(inside)
+    count = sum(_count(cell) for one in layers for cell in cells_of(one))
     if len(leaves) != count:
         raise ValueError(f"states: got {len(leaves)}, expected {count} for {layer!r}")
+    batch_shape = jnp.shape(leaves[0])[:-1] if leaves else ()
     left = iter(leaves)
     carries: list[Any] = []
-    for part in parts:
+    for one in layers:
         own = [
-            carry_from_states(cell, list(itertools.islice(left, _count(cell))))
-            for cell in cells_of(part)
+            carry_from_leaves(cell, list(itertools.islice(left, _count(cell))))
+            for cell in cells_of(one)
         ]
-        carries.append(carry_of_part(part, own))
-    return carries[0] if is_cell(layer) else carry_of_row(inside, carries)
+        carries.append(carry_of_layer(one, own, batch_shape))
+    return carries[0] if is_cell(layer) else join_network(inside, carries)
 
 
 def _count(cell: Cell) -> int:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from gatedrnn._interop.libraries import library
+from gatedrnn._interop.networks import network_of
 from gatedrnn._interop.onnx import read_axes, read_joins, read_layers, read_masks
 from gatedrnn._interop.onnx.read_fold import can_fold, fold, stand_ins
 from gatedrnn._interop.onnx.read_graph import Graph, Node, node_of, refused
@@ -22,7 +22,7 @@ from gatedrnn._interop.onnx.read_values import (
     settled,
     steps_of,
 )
-from gatedrnn._interop.parts import joined
+from gatedrnn._interop.require import require
 from gatedrnn._src.layers.combinators import Final, Pool
 
 OLDEST = 7  # of the versions of the operators: before, broadcasting was an attribute
@@ -97,11 +97,11 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
         network of ours, or would change its function (`clip`, other activations, a reverse node
         alone, initial states that differ between rows), by name and why; shapes that do not fit.
     """
-    onnx = library("onnx", "onnx", "onnx")
+    onnx = require("onnx", "onnx", "onnx")
     model = _loaded(onnx, model)
     opset = _opset(model)
     if model.functions:
-        model = library("onnx.inliner", "onnx", "onnx").inline_local_functions(model)
+        model = require("onnx.inliner", "onnx", "onnx").inline_local_functions(model)
     graph = _inputs(onnx, model.graph)
     nodes = [node_of(onnx, proto) for proto in model.graph.node]
     needed = {output.name for output in model.graph.output}
@@ -116,7 +116,7 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
 
 def _loaded(onnx: Any, model: Any) -> Any:
     """A model with all its weights."""
-    decode_error = library("google.protobuf.message", "protobuf", "onnx").DecodeError
+    decode_error = require("google.protobuf.message", "protobuf", "onnx").DecodeError
     try:
         if isinstance(model, str | os.PathLike):
             return onnx.load(os.fspath(model))
@@ -230,7 +230,7 @@ def _network(outputs: dict[str, Flow]) -> tuple[Any, Any]:
                 f"model, output {other!r}: got states of a node that output {name!r} does not "
                 "depend on, expected one network"
             )
-    layer, params = joined([step.layer for step in steps], [step.params for step in steps])
+    layer, params = network_of([step.layer for step in steps], [step.params for step in steps])
     if flow.end == "final":
         layer = Final(layer)
     elif flow.end:

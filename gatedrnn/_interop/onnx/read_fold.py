@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gatedrnn._interop.libraries import library
 from gatedrnn._interop.onnx.read_graph import Graph, Node, refused
 from gatedrnn._interop.onnx.read_values import Known, Value
+from gatedrnn._interop.require import require
 
 FOLDED = """
     Add And Cast CastLike Ceil Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather
@@ -46,7 +46,7 @@ def fold(graph: Graph, node: Node, opset: int) -> list[Value]:
         for names in (node.inputs, node.outputs)
     )
     whole = onnx.helper.make_graph([node.proto], "constant", inputs, outputs)
-    reference = library("onnx.reference", "onnx", "onnx")
+    reference = require("onnx.reference", "onnx", "onnx")
     evaluator = reference.ReferenceEvaluator(whole, opsets={"": opset})
     try:
         arrays = evaluator.run(None, feeds)

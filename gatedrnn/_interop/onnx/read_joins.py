@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gatedrnn._interop.networks import layer_of, network_of
 from gatedrnn._interop.onnx.read_axes import axis_number, ends_with_last_step
 from gatedrnn._interop.onnx.read_graph import Graph, Node, refused
 from gatedrnn._interop.onnx.read_layers import add_bias
@@ -28,7 +29,6 @@ from gatedrnn._interop.onnx.read_values import (
     size_of,
     steps_of,
 )
-from gatedrnn._interop.parts import joined, recurrent_of
 from gatedrnn._src.layers.base import is_stepwise
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.combinators import Residual
@@ -69,7 +69,7 @@ def _side_by_side(node: Node, ahead: Flow, back: Flow, pair: Pair, k: int) -> Fl
     if (ahead.axes[k], back.axes[k]) == (pair.features, features):
         if size_of(ahead.axes[k]) != size_of(back.axes[k]):
             both = axis_of(size_of(ahead.axes[k]) + size_of(back.axes[k]))
-            net = Step(pair.below, *recurrent_of(pair.runs), both, pair.nodes)
+            net = Step(pair.below, *layer_of(pair.recurrences), both, pair.nodes)
             return ahead._replace(net=net, axes=replaced(ahead.axes, k, both))
     elif ahead.axes[k] or back.axes[k]:
         raise refused(node, f"it joins two directions along axis {k}, which is not of features")
@@ -122,7 +122,7 @@ def _residual(node: Node, one: Flow, two: Flow) -> Flow:
         if not reads or not _fits(below, above):
             continue
         inner = steps[reads[0] :]
-        layer, params = joined([s.layer for s in inner], [s.params for s in inner])
+        layer, params = network_of([s.layer for s in inner], [s.params for s in inner])
         nodes = frozenset().union(*(step.nodes for step in inner))
         net = Step(below.net, Residual(layer), params, inner[-1].features, nodes)
         # of other layers, the final output is not that of a step, which is what can be added to

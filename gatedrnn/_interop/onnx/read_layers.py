@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from gatedrnn._interop.arrays import Arrays, as_array
+from gatedrnn._interop.networks import layer_of
 from gatedrnn._interop.onnx.read_graph import Frame, Graph, Node, refused
-from gatedrnn._interop.onnx.read_node import read_runs
+from gatedrnn._interop.onnx.read_node import read_recurrences
 from gatedrnn._interop.onnx.read_values import (
     Axes,
     Axis,
@@ -27,7 +28,6 @@ from gatedrnn._interop.onnx.read_values import (
     size_of,
     steps_of,
 )
-from gatedrnn._interop.parts import recurrent_of
 from gatedrnn._src.layers.pointwise import Dense, DenseParams, Dropout, Embed, EmbedParams
 
 
@@ -162,20 +162,20 @@ def recurrent(graph: Graph, node: Node) -> list[Value]:
     arrays = {name: array for name, array in arrays.items() if array is not None}
     initial = _initial(graph, node, flow, batch_major)
     in_features = size_of(flow.axes[2]) if is_stated(flow.axes[2]) else None
-    runs = read_runs(node, Arrays(f"model, {node}", arrays), in_features, initial)
-    check_features(node, flow, 2, runs[0].params.kernel.shape[0])
-    features = axis_of(runs[0].params.recurrent_kernel.shape[0])
+    recurrences = read_recurrences(node, Arrays(f"model, {node}", arrays), in_features, initial)
+    check_features(node, flow, 2, recurrences[0].params.kernel.shape[0])
+    features = axis_of(recurrences[0].params.recurrent_kernel.shape[0])
     ahead, back = (frozenset({f"{id(node)} {way}"}) for way in ("forward", "reverse"))
     direction = node.attributes.get("direction", "forward")
     net: Net
     both: Axis = ()
     if direction == "bidirectional":
-        net = Pair(flow.net, runs, features, ahead, back)
+        net = Pair(flow.net, recurrences, features, ahead, back)
         both = (net.directions,)
     elif direction == "reverse":
-        net = Backward(flow.net, runs[0], features, back)
+        net = Backward(flow.net, recurrences[0], features, back)
     else:
-        net = Step(flow.net, *recurrent_of(runs), features, ahead)
+        net = Step(flow.net, *layer_of(recurrences), features, ahead)
     names = frozenset(node.inputs[k] for k in STATES.values() if k < len(node.inputs))
     for name in net.nodes:
         graph.starts[name] = names

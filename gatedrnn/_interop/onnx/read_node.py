@@ -1,26 +1,24 @@
 """One `RNN`, `LSTM` or `GRU` node as one or two recurrences of ours.
 
-ONNX's gates are rows, in the order `i, o, f, c` and `z, r, h`; peepholes `i, o, f`; the biases of
-the input's product and of the recurrent one follow each other; a GRU's update gate keeps.
-
 Axes: `D` directions, `I` inputs, `H` features, `n` gates.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gatedrnn._interop.arrays import Arrays, as_array, reorder
+from gatedrnn._interop.arrays import Arrays, as_array
+from gatedrnn._interop.conventions import ONNX
+from gatedrnn._interop.layouts import cell_of, from_arrays, shapes_of
+from gatedrnn._interop.networks import Recurrence
 from gatedrnn._interop.onnx.read_graph import Node, refused
-from gatedrnn._interop.parts import Run
-from gatedrnn._src.cells.elman import Elman, ElmanParams
-from gatedrnn._src.cells.gru import GRU, GRUParams
-from gatedrnn._src.cells.lstm import LSTM, LSTMParams
+from gatedrnn._src.cells.elman import Elman
+from gatedrnn._src.cells.gru import GRU
+from gatedrnn._src.cells.lstm import LSTM
 
-GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 ATTRIBUTES = {
     "RNN": set(),
     "GRU": {"linear_before_reset"},
@@ -29,16 +27,16 @@ ATTRIBUTES = {
 SHARED = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size"}
 # those of each direction, where the node does not say
 DEFAULTS = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
-ELMAN = {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "affine": "identity"}
+ELMAN = {theirs.lower(): ours for ours, theirs in ONNX.row("RNN").activations.items()}
 # what activations of ONNX take from activation_alpha and activation_beta, in the nodes' order
 TAKES_ALPHA = {"affine", "elu", "hardsigmoid", "leakyrelu", "scaledtanh", "thresholdedrelu"}
 TAKES_BETA = {"affine", "hardsigmoid", "scaledtanh"}
 
 
-def read_runs(
+def read_recurrences(
     node: Node, arrays: Arrays, in_features: int | None, initial: dict[str, np.ndarray]
-) -> tuple[Run, ...]:
-    """The runs of a node, one for each direction.
+) -> tuple[Recurrence, ...]:
+    """The cells of a node with their parameters, one for each direction.
 
     Args:
       node: of the three kinds.
@@ -47,31 +45,28 @@ def read_runs(
       initial: its initial states that are constants, and not zeros, `[D, H]`.
     """
     _check(node)
-    gates = GATES[node.op]
+    row = ONNX.row(node.op)
     directions = 2 if node.attributes.get("direction") == "bidirectional" else 1
     features = node.attributes.get("hidden_size") or (arrays.shape("R") or (0,))[-1]
-    kernel = arrays.take("W", (directions, gates * features, in_features))
-    recurrent = arrays.take("R", (directions, gates * features, features))
-    bias = peephole = None
-    if "B" in arrays:
-        bias = arrays.take("B", (directions, 2 * gates * features))
-    if "P" in arrays:
-        peephole = arrays.take("P", (directions, 3 * features))
+    options: dict[str, Any] = {}
+    if row.cell is GRU:
+        after = node.attributes.get("linear_before_reset", 0)
+        options["reset"] = "after" if after else "before"
+    if row.cell is LSTM:
+        options["coupled"] = bool(node.attributes.get("input_forget", 0))
+        options["peephole"] = "diagonal" if "P" in arrays else None
+    cell = cell_of(row, features, "B" in arrays, **options)
+    shapes = shapes_of(row, cell, in_features)
+    taken = {name: arrays.take(name, (directions, *shape)) for name, shape in shapes.items()}
     arrays.close()
     starts = {name: _start(node, name, s, (directions, features)) for name, s in initial.items()}
-    activations = list(_activations(node, directions))
-    runs = []
-    for d in range(directions):
-        cell, params = _read(
-            node,
-            kernel[d].T,
-            recurrent[d].T,
-            None if bias is None else tuple(jnp.split(bias[d], 2)),
-            None if peephole is None else peephole[d],
-            activations[d],
-        )
-        runs.append(Run(cell, params, _carry(cell, {k: v[d] for k, v in starts.items()}, kernel)))
-    return tuple(runs)
+    found = []
+    for d, activation in enumerate(_activations(node, directions)):
+        own = dataclasses.replace(cell, activation=activation) if row.cell is Elman else cell
+        params = from_arrays(row, own, {name: array[d] for name, array in taken.items()})
+        carry = _carry(own, {name: state[d] for name, state in starts.items()}, taken["W"])
+        found.append(Recurrence(own, params, carry))
+    return tuple(found)
 
 
 def _check(node: Node) -> None:
@@ -132,50 +127,3 @@ def _activations(node: Node, directions: int) -> Iterator[str]:
         raise refused(
             node, "activation_alpha or activation_beta are more than its activations take"
         )
-
-
-def _read(
-    node: Node,
-    kernel: Array,
-    recurrent: Array,
-    biases: tuple[Array, ...] | None,
-    peephole: Array | None,
-    activation: str,
-) -> tuple[Any, Any]:
-    """The cell and its parameters of one direction: `[I, nH]`, `[H, nH]`, two `[nH]`, `[3H]`."""
-    features = recurrent.shape[0]
-    bias = None if biases is None else biases[0] + biases[1]
-    if node.op == "RNN":
-        return Elman(features, activation, bias is not None), ElmanParams(kernel, recurrent, bias)
-    if node.op == "LSTM":
-        return _lstm(node, kernel, recurrent, bias, peephole)
-    order, inside = ("zrn", "rzn"), None
-    after = bool(node.attributes.get("linear_before_reset", 0))
-    if biases is not None and bias is not None:
-        if after:  # n's two biases are apart in ours as well
-            inside = biases[1][2 * features :]
-            bias = jnp.concatenate([bias[: 2 * features], biases[0][2 * features :]])
-        bias = reorder(bias, *order)
-    gru = GRU(features, "after" if after else "before", "keeps", bias is not None)
-    return gru, GRUParams(reorder(kernel, *order), reorder(recurrent, *order), bias, inside)
-
-
-def _lstm(
-    node: Node, kernel: Array, recurrent: Array, bias: Array | None, peephole: Array | None
-) -> tuple[LSTM, LSTMParams]:
-    """Coupled, `f` is `1 − i`, and what the node holds for it has no effect."""
-    coupled = bool(node.attributes.get("input_forget", 0))
-    order = ("iofg", "igo" if coupled else "ifgo")
-    read, written = None, None
-    if peephole is not None:
-        read = reorder(peephole, "iof", "i" if coupled else "if")
-        written = reorder(peephole, "iof", "o")
-    cell = LSTM(
-        recurrent.shape[0],
-        peephole=None if peephole is None else "diagonal",
-        coupled=coupled,
-        use_bias=bias is not None,
-    )
-    kernels = reorder(kernel, *order), reorder(recurrent, *order)
-    biases = None if bias is None else reorder(bias, *order)
-    return cell, LSTMParams(*kernels, biases, read, written, None)

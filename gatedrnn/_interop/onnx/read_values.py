@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 
-from gatedrnn._interop.parts import Run, recurrent_of, runs
+from gatedrnn._interop.networks import Recurrence, layer_of, recurrences_of
 from gatedrnn._src.layers.recurrent import Recurrent
 
 
@@ -129,7 +129,7 @@ class Backward:
     """A recurrence backward in time, for which alone we have no layer."""
 
     below: "Net"
-    run: Run
+    recurrence: Recurrence
     features: Axis
     nodes: Nodes
 
@@ -139,7 +139,7 @@ class Pair:
     """Two directions that are not merged yet."""
 
     below: "Net"
-    runs: tuple[Run, ...]
+    recurrences: tuple[Recurrence, ...]
     features: Axis  # of either
     forward: Nodes
     backward: Nodes
@@ -153,14 +153,14 @@ class Pair:
     def half(self, backward: bool) -> "Step | Backward":
         """One of the directions."""
         if backward:
-            return Backward(self.below, self.runs[1], self.features, self.backward)
-        return Step(self.below, *recurrent_of(self.runs[:1]), self.features, self.forward)
+            return Backward(self.below, self.recurrences[1], self.features, self.backward)
+        return Step(self.below, *layer_of(self.recurrences[:1]), self.features, self.forward)
 
     def merged(self, merge: str) -> Step:
         """Both as one layer, for each merge always the same one."""
         if merge not in self._layers:
             both = (self.directions,) if merge == "concat" else ()
-            layer, params = recurrent_of(self.runs, merge)
+            layer, params = layer_of(self.recurrences, merge)
             self._layers[merge] = Step(self.below, layer, params, both + self.features, self.nodes)
         return self._layers[merge]
 
@@ -225,8 +225,8 @@ def both_ways(ahead: Net, back: Net) -> Pair | None:
         return None
     if not isinstance(back, Backward) or ahead.below is not back.below:
         return None
-    (run,) = runs(ahead.layer, ahead.params)
-    return Pair(ahead.below, (run, back.run), ahead.features, ahead.nodes, back.nodes)
+    (forward,) = recurrences_of(ahead.layer, ahead.params)
+    return Pair(ahead.below, (forward, back.recurrence), ahead.features, ahead.nodes, back.nodes)
 
 
 def steps_of(net: Net) -> list[Step]:

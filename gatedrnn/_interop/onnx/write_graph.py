@@ -12,7 +12,7 @@ import numpy as np
 REDUCE_AXES_INPUT = {"ReduceSum": 13, "ReduceMax": 18, "ReduceProd": 18}
 
 
-class Graph:
+class GraphBuilder:
     """Nodes, constants, inputs and outputs; a value is known by its name.
 
     Args:
@@ -119,7 +119,7 @@ class Graph:
 class Sizes:
     """`T` and `B` while the graph runs."""
 
-    def __init__(self, graph: Graph, xs: str) -> None:
+    def __init__(self, graph: GraphBuilder, xs: str) -> None:
         self._graph, self._xs = graph, xs
 
     @functools.cached_property
@@ -144,7 +144,7 @@ class Lengths:
     it is replaced.
     """
 
-    def __init__(self, graph: Graph, sizes: Sizes, lengths: str) -> None:
+    def __init__(self, graph: GraphBuilder, sizes: Sizes, lengths: str) -> None:
         self._graph, self._sizes, self._lengths = graph, sizes, lengths
 
     @functools.cached_property

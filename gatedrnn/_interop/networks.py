@@ -1,0 +1,209 @@
+"""A network as other libraries have it: layers one after another, of one or two directions each.
+
+A bare cell counts as its layer, stacks within stacks as one row of layers, `gr.repeat` as that many
+layers.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
+from gatedrnn._src.layers.combinators import Final, Pool, Repeat, Residual, Stack
+from gatedrnn._src.layers.recurrent import Recurrent, RecurrentParams, lift
+
+Kind = Literal["params", "carry"]
+
+
+class Recurrence(NamedTuple):
+    """A cell with its parameters, run over time in one direction."""
+
+    cell: Any  # one of ours; the library's row says more
+    params: Any
+    initial: Carry | None  # without batch axes, where it is learned
+
+
+def is_cell(network: Any) -> bool:
+    """Return whether this is a bare cell."""
+    return not hasattr(network, "apply")
+
+
+def is_sequence(network: Any) -> bool:
+    """Return whether this is a stack or repeat, also one of a single layer."""
+    return isinstance(network, Stack | Repeat)
+
+
+# Directions --------------------------------------------------------------------------------------
+
+
+def runs_forward(layer: Any) -> bool:
+    """Return whether this is a cell over time, from the first step to the last."""
+    return isinstance(layer, Recurrent) and not getattr(layer, "reverse", False)
+
+
+def directions_of(layer: Any) -> tuple[Recurrent, ...]:
+    """The one or two cells over time of a recurrent layer, forward before backward.
+
+    None of a layer of another kind, nor of one whose directions are something else: no other
+    library has such a one.
+    """
+    if isinstance(layer, Bidirectional):  # it runs `backward` backward by itself
+        both = (layer.forward, layer.backward)
+        return both if all(map(runs_forward, both)) else ()
+    return (layer,) if runs_forward(layer) else ()
+
+
+def recurrences_of(layer: Any, params: Any) -> tuple[Recurrence, ...]:
+    """The one or two directions of a recurrent layer, with their parameters.
+
+    Raises:
+      ValueError: `params` are those of another layer.
+    """
+    layers = directions_of(layer)
+    each = split(layer, params, "params") if len(layers) == 2 else [params]
+    for one, own in zip(layers, each, strict=True):
+        one.check(own)
+    pairs = zip(layers, each, strict=True)
+    return tuple(Recurrence(one.cell, own.cell, own.initial) for one, own in pairs)
+
+
+def layer_of(recurrences: tuple[Recurrence, ...], merge: str = "concat") -> tuple[Any, Any]:
+    """A recurrent or bidirectional layer and its parameters; `recurrences_of` undone."""
+    initial = ["zeros" if one.initial is None else "learned" for one in recurrences]
+    layers = [Recurrent(one.cell, initial=i) for one, i in zip(recurrences, initial, strict=True)]
+    params = [RecurrentParams(one.params, one.initial) for one in recurrences]
+    if len(layers) == 1:
+        return layers[0], params[0]
+    return Bidirectional(layers[0], layers[1], merge), Directions(*params)
+
+
+# Layers inside layers ----------------------------------------------------------------------------
+
+
+def children(layer: Any) -> list[tuple[str, Any]]:
+    """The layers inside a layer and their names; none of a layer by itself.
+
+    The name is empty where the one inside has the parameters and the carry of the whole.
+    """
+    match layer:
+        case Stack():
+            return [(str(k), part) for k, part in enumerate(layer.layers)]
+        case Repeat():
+            return [(str(k), layer.layer) for k in range(layer.n)]
+        case Bidirectional():
+            return [(name, getattr(layer, name)) for name in Directions._fields]
+        case Residual() | Final() | Pool():
+            return [("", layer.layer)]
+    return []
+
+
+def split(layer: Any, tree: Any, kind: Kind) -> list[Any]:
+    """The parameters or the carry of each of the `children`.
+
+    Raises:
+      ValueError: `tree` is that of another layer.
+    """
+    match layer:
+        case Stack() if not isinstance(tree, tuple) or len(tree) != len(layer.layers):
+            raise ValueError(
+                f"{kind}: got {type(tree).__name__}, expected a tuple of {len(layer.layers)} for "
+                f"{layer!r}"
+            )
+        case Bidirectional() if not _is_pair(tree, kind):
+            raise ValueError(
+                f"{kind}: got {type(tree).__name__}, expected Directions(forward, backward)"
+            )
+        case Stack() | Bidirectional():
+            return list(tree)
+        case Repeat() if kind == "carry":
+            return carries_of_repeat(layer, tree)
+        case Repeat():
+            layer.check(kind, tree)
+            return [jax.tree.map(lambda leaf, k=k: leaf[k], tree) for k in range(layer.n)]
+    return [tree]
+
+
+def _is_pair(tree: Any, kind: Kind) -> bool:
+    """Return whether these are two directions; parameters may be any tuple, as layers take them."""
+    return isinstance(tree, Directions if kind == "carry" else tuple) and len(tree) == 2
+
+
+def join(layer: Any, carries: list[Carry]) -> Carry:
+    """The carry of a layer from those of its `children`; `split` undone."""
+    match layer:
+        case Stack():
+            return tuple(carries)
+        case Repeat():
+            return carry_of_repeat(layer, carries)
+        case Bidirectional():
+            return Directions(*carries)
+    return carries[0]
+
+
+# these two alone know where the carry of a repeat has the axis of its layers
+
+
+def carries_of_repeat(layer: Repeat, carry: Carry) -> list[Carry]:
+    """The carry of each layer of a repeat."""
+    layer.check("carry", carry)
+    return [jax.tree.map(lambda leaf, k=k: leaf[k], carry) for k in range(layer.n)]
+
+
+def carry_of_repeat(layer: Repeat, carries: list[Carry]) -> Carry:
+    """The carry of a repeat from those of its layers."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *carries)
+
+
+# Networks ----------------------------------------------------------------------------------------
+
+
+def layers_of(network: Any) -> list[Any]:
+    """The layers of a network in order, none of them a stack, a repeat or a bare cell."""
+    network = lift(network)
+    if is_sequence(network):
+        return [layer for _, part in children(network) for layer in layers_of(part)]
+    return [network]
+
+
+def split_network(network: Any, tree: Any, kind: Kind) -> list[Any]:
+    """The parameters or the carry of each of the `layers_of` a network.
+
+    Raises:
+      ValueError: `tree` is that of another network.
+    """
+    if is_cell(network):
+        return [RecurrentParams(tree, None) if kind == "params" else tree]
+    if not is_sequence(network):
+        return [tree]
+    parts = zip(children(network), split(network, tree, kind), strict=True)
+    return [found for (_, part), own in parts for found in split_network(part, own, kind)]
+
+
+def layers_with_params(network: Any, params: Params) -> list[tuple[Any, Any]]:
+    """The `layers_of` a network, each with its parameters.
+
+    Raises:
+      ValueError: `params` are those of another network.
+    """
+    return list(zip(layers_of(network), split_network(network, params, "params"), strict=True))
+
+
+def join_network(network: Any, carries: list[Carry]) -> Carry:
+    """The carry of a network from those of its `layers_of`."""
+    left = iter(carries)
+
+    def joined(layer: Any) -> Carry:
+        if is_sequence(layer):
+            return join(layer, [joined(part) for _, part in children(layer)])
+        return next(left)
+
+    return joined(network)
+
+
+def network_of(layers: list[Any], params: list[Any]) -> tuple[Any, Any]:
+    """One layer and its parameters as they are, several as a stack of them."""
+    if len(layers) == 1:
+        return layers[0], params[0]
+    return Stack(tuple(layers)), tuple(params)
