@@ -3,6 +3,7 @@
 Axes: `L` layers, `D` directions, `*B` batch, `R` recurrent features.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -23,11 +24,8 @@ from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
-from gatedrnn._src.layers.recurrent import lift
 from gatedrnn._src.masks import draws_each_step
 from gatedrnn._src.numerics import accumulator
-
-# One cell, one layer -----------------------------------------------------------------------------
 
 
 def cells_of(layer: Any) -> tuple[Cell, ...]:
@@ -59,7 +57,7 @@ def leaves_of(cell: Cell, carry: Carry) -> tuple[Array, ...]:
     return tuple(carry)
 
 
-def carry_from_leaves(cell: Cell, leaves: list[Array]) -> Carry:
+def carry_of(cell: Cell, leaves: list[Array]) -> Carry:
     """The carry of a cell from its leaves in our order; `leaves_of` undone.
 
     Raises:
@@ -80,15 +78,11 @@ def carry_from_leaves(cell: Cell, leaves: list[Array]) -> Carry:
     return type(like)(*cast)
 
 
-def carry_of_layer(layer: Any, carries: list[Carry], batch_shape: tuple[int, ...]) -> Carry:
-    """The carry of a layer from those of its cells, one for each direction."""
-    if len(carries) == 2:
-        return Directions(*carries)
-    return carries[0] if carries else layer.carry(batch_shape)
+# A network: the leaves of all its cells, layers in order, in each the forward direction first -----
 
 
 def leaves_of_cells(network: Any, carry: Carry) -> list[tuple[Array, ...]]:
-    """The leaves of the carry of each cell, layers in order, forward before backward.
+    """The leaves of the carry of each cell.
 
     Raises:
       ValueError: `carry` is that of another network, or a layer has other states.
@@ -101,7 +95,22 @@ def leaves_of_cells(network: Any, carry: Carry) -> list[tuple[Array, ...]]:
     return found
 
 
-# States of all layers in one array ---------------------------------------------------------------
+def carry_of_cells(network: Any, leaves: Iterable[list[Array]]) -> Carry:
+    """The carry of a network from the leaves of each of its cells; `leaves_of_cells` undone.
+
+    Raises:
+      ValueError: other leaves than a cell has.
+    """
+    each, carries = list(leaves), []
+    batch_shape = jnp.shape(each[0][0])[:-1] if each and each[0] else ()
+    left = iter(each)
+    for layer in layers_of(network):
+        own = [carry_of(cell, next(left)) for cell in cells_of(layer)]
+        if len(own) == 2:
+            carries.append(Directions(*own))
+        else:
+            carries.append(own[0] if own else layer.carry(batch_shape))
+    return carries[0] if is_cell(network) else join_network(network, carries)
 
 
 def carry_from_states(network: Any, states: list[Array]) -> Carry:
@@ -114,23 +123,15 @@ def carry_from_states(network: Any, states: list[Array]) -> Carry:
       ValueError: as many states, layers or directions as the network does not have, or other sizes.
     """
     if is_cell(network):
-        return carry_from_leaves(network, states)
-    layers = layers_of(network)
-    count = sum(len(cells_of(layer)) for layer in layers)
+        return carry_of(network, states)
+    count = sum(len(cells_of(layer)) for layer in layers_of(network))
     for k, state in enumerate(states):
         if jnp.ndim(state) < 2 or len(state) != count:
             raise ValueError(
                 f"states[{k}]: got shape {jnp.shape(state)}, expected {count} layers and "
                 f"directions on the first axis for {network!r}"
             )
-    batch_shape = jnp.shape(states[0])[1:-1] if states else ()
-    rows = iter(range(count))
-    carries = []
-    for layer in layers:
-        each = zip(cells_of(layer), rows, strict=False)
-        own = [carry_from_leaves(cell, [state[k] for state in states]) for cell, k in each]
-        carries.append(carry_of_layer(layer, own, batch_shape))
-    return join_network(network, carries)
+    return carry_of_cells(network, ([state[k] for state in states] for k in range(count)))
 
 
 def states_from_carry(network: Any, carry: Carry) -> list[Array]:
@@ -147,7 +148,7 @@ def states_from_carry(network: Any, carry: Carry) -> list[Array]:
     return [jnp.stack(leaves) for leaves in zip(*cells, strict=True)]
 
 
-# States cell by cell -----------------------------------------------------------------------------
+# A network of one direction, as equinox and haiku have it: a state for each cell ------------------
 
 
 def carry_from_cells(network: Any, states: Any) -> Carry:
@@ -158,19 +159,17 @@ def carry_from_cells(network: Any, states: Any) -> Carry:
     Raises:
       ValueError: states that do not fit.
     """
-    if not is_sequence(network):
-        return carry_from_leaves(_cell_of(lift(network)), _arrays("states", states))
     layers = layers_of(network)
-    if not isinstance(states, tuple | list) or len(states) != len(layers):
-        got = len(states) if isinstance(states, tuple | list) else type(states).__name__
-        raise ValueError(
-            f"states: got {got}, expected {len(layers)}, one for each cell of {network!r}"
-        )
-    carries = [
-        carry_from_leaves(_cell_of(layer), _arrays(f"states[{k}]", state))
-        for k, (layer, state) in enumerate(zip(layers, states, strict=True))
-    ]
-    return join_network(network, carries)
+    each, names = [states], ["states"]
+    if is_sequence(network):
+        each, names = states, [f"states[{k}]" for k in range(len(layers))]
+        if not isinstance(states, tuple | list) or len(states) != len(layers):
+            got = len(states) if isinstance(states, tuple | list) else type(states).__name__
+            raise ValueError(
+                f"states: got {got}, expected {len(layers)}, one for each cell of {network!r}"
+            )
+    _check_single(layers)
+    return carry_of_cells(network, map(_leaves, names, each))
 
 
 def cells_from_carry(network: Any, carry: Carry) -> list[tuple[Array, ...]]:
@@ -179,18 +178,18 @@ def cells_from_carry(network: Any, carry: Carry) -> list[tuple[Array, ...]]:
     Raises:
       ValueError: `carry` is that of another network.
     """
-    pairs = zip(layers_of(network), split_network(network, carry, "carry"), strict=True)
-    return [leaves_of(_cell_of(layer), own) for layer, own in pairs]
+    _check_single(layers_of(network))
+    return leaves_of_cells(network, carry)
 
 
-def _cell_of(layer: Any) -> Cell:
-    cells = cells_of(layer)
-    if len(cells) != 1:
-        raise ValueError(f"layer: got {layer!r}, expected a cell or gr.recurrent(cell)")
-    return cells[0]
+def _check_single(layers: list[Any]) -> None:
+    """Raise unless every layer has one cell."""
+    for layer in layers:
+        if len(cells_of(layer)) != 1:
+            raise ValueError(f"layer: got {layer!r}, expected a cell or gr.recurrent(cell)")
 
 
-def _arrays(name: str, state: Any) -> list[Array]:
+def _leaves(name: str, state: Any) -> list[Array]:
     if isinstance(state, tuple | list):
         return [as_array(f"{name}[{k}]", leaf) for k, leaf in enumerate(state)]
     return [as_array(name, state)]

@@ -99,126 +99,105 @@ class LibraryConvention:
         return next(row for row in self.cells if module in row.modules)
 
 
-def _arrays(gate_axis: str, **names: str) -> Any:
+def _arrays(
+    gate_axis: str, kernel: str, recurrent_kernel: str, bias: str, recurrent_bias: str = ""
+) -> Any:
     """Return the fields of a row that say where arrays are; spaces part the names of gates."""
+    names = {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}
+    names["recurrent_bias"] = recurrent_bias
     return {"gate_axis": gate_axis} | {field: tuple(own.split()) for field, own in names.items()}
 
 
 _ACTIVATIONS = {name: name for name in ("tanh", "relu", "sigmoid", "identity")}
+_MERGES = {name: name for name in ("concat", "sum", "mean", "mul")}
+_HC: Any = {"carry": ("h", "c")}
+_CH: Any = {"carry": ("c", "h")}
 _AFTER: Any = {"resets": ("after",), "updates": ("keeps",)}  # cuDNN's GRU, and most others'
+_BIASED: Any = {"bias_optional": False}
 
-# Ours --------------------------------------------------------------------------------------------
+# Ours
 
-_FUSED = _arrays("columns", kernel="kernel", recurrent_kernel="recurrent_kernel", bias="bias")
+_FUSED = _arrays("columns", "kernel", "recurrent_kernel", "bias")
 OURS = LibraryConvention(
     name="gatedrnn",
     module="gatedrnn",
     target="a network of ours",
-    merges={name: name for name in ("concat", "sum", "mean", "mul")},
+    merges=_MERGES,
     dense=True,
     cells=(
-        CellConvention(Elman, ("Elman",), gates="h", activations=_ACTIVATIONS, **_FUSED),
+        CellConvention(Elman, ("Elman",), "h", activations=_ACTIVATIONS, **_FUSED),
         CellConvention(
             LSTM,
             ("LSTM",),
-            gates="ifgo",
+            "ifgo",
             peephole={"peephole": "if", "output_peephole": "o"},
             projection="projection_kernel",
             coupled=True,
-            carry=("h", "c"),
+            **_HC,
             **_FUSED,
         ),
         CellConvention(
             GRU,
             ("GRU",),
-            gates="rzn",
-            recurrent_bias=("recurrent_bias",),
+            "rzn",
             recurrent_bias_gates="n",
             updates=("writes", "keeps"),
             resets=("before", "after"),
-            **_FUSED,
+            **_FUSED | {"recurrent_bias": ("recurrent_bias",)},
         ),
     ),
 )
 
-# torch -------------------------------------------------------------------------------------------
+# torch
 
-_TORCH = _arrays(
-    "rows",
-    kernel="weight_ih",
-    recurrent_kernel="weight_hh",
-    bias="bias_ih",
-    recurrent_bias="bias_hh",
-)
-_TORCH_LSTM = CellConvention(LSTM, ("LSTMCell",), gates="ifgo", carry=("h", "c"), **_TORCH)
+_TORCH = _arrays("rows", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_TANH_OR_RELU = {"tanh": "tanh", "relu": "relu"}
 TORCH = LibraryConvention(
     name="torch",
     module="torch",
     target="a torch module",
     cells=(
-        CellConvention(
-            Elman,
-            ("RNN", "RNNCell"),
-            gates="h",
-            activations={"tanh": "tanh", "relu": "relu"},
-            **_TORCH,
-        ),
-        dataclasses.replace(_TORCH_LSTM, modules=("LSTM",), projection="weight_hr"),
-        _TORCH_LSTM,
-        CellConvention(GRU, ("GRU", "GRUCell"), gates="rzn", **_AFTER, **_TORCH),
+        CellConvention(Elman, ("RNN", "RNNCell"), "h", activations=_TANH_OR_RELU, **_TORCH),
+        CellConvention(LSTM, ("LSTM",), "ifgo", projection="weight_hr", **_HC, **_TORCH),
+        CellConvention(LSTM, ("LSTMCell",), "ifgo", **_HC, **_TORCH),
+        CellConvention(GRU, ("GRU", "GRUCell"), "rzn", **_AFTER, **_TORCH),
     ),
 )
 
-# keras: its gates are `i, f, c, o` and `z, r, h` --------------------------------------------------
+# keras, whose gates are `i, f, c, o` and `z, r, h`
 
-_KERAS_GRU = CellConvention(
-    GRU,
-    ("GRU(reset_after=False)",),
-    gates="zrn",
-    updates=("keeps",),
-    resets=("before",),
-    **_FUSED,
-)
+_LINEAR = _ACTIVATIONS | {"identity": "linear"}
+_PAIR = {"recurrent_bias": ("bias",), "bias_pair": "rows"}
+_BEFORE: Any = {"resets": ("before",), "updates": ("keeps",)}
 KERAS = LibraryConvention(
     name="keras",
     module="keras",
     target="a keras model",
-    merges={"concat": "concat", "sum": "sum", "mean": "ave", "mul": "mul"},
+    merges=_MERGES | {"mean": "ave"},
     dense=True,
     cells=(
-        CellConvention(
-            Elman,
-            ("SimpleRNN", "SimpleRNNCell"),
-            gates="h",
-            activations=_ACTIVATIONS | {"identity": "linear"},
-            **_FUSED,
-        ),
-        CellConvention(LSTM, ("LSTM", "LSTMCell"), gates="ifgo", carry=("h", "c"), **_FUSED),
-        dataclasses.replace(
-            _KERAS_GRU,
-            modules=("GRU", "GRUCell"),
-            resets=("after",),
-            recurrent_bias=_KERAS_GRU.bias,
-            bias_pair="rows",
-        ),
-        _KERAS_GRU,
+        CellConvention(Elman, ("SimpleRNN", "SimpleRNNCell"), "h", activations=_LINEAR, **_FUSED),
+        CellConvention(LSTM, ("LSTM", "LSTMCell"), "ifgo", **_HC, **_FUSED),
+        CellConvention(GRU, ("GRU", "GRUCell"), "zrn", **_AFTER, **_FUSED | _PAIR),
+        CellConvention(GRU, ("GRU(reset_after=False)",), "zrn", **_BEFORE, **_FUSED),
     ),
 )
 
-# flax --------------------------------------------------------------------------------------------
+# flax
 
-_LINEN_LSTM = CellConvention(
-    LSTM,
-    ("LSTMCell", "OptimizedLSTMCell"),
-    gates="ifgo",
-    bias_optional=False,
-    carry=("c", "h"),
-    **_arrays(
-        "columns",
-        kernel="ii/kernel if/kernel ig/kernel io/kernel",
-        recurrent_kernel="hi/kernel hf/kernel hg/kernel ho/kernel",
-        bias="hi/bias hf/bias hg/bias ho/bias",
-    ),
+_LINEN_SIMPLE = _arrays("columns", "i/kernel", "h/kernel", "i/bias")
+_LINEN_LSTM = _arrays(
+    "columns",
+    "ii/kernel if/kernel ig/kernel io/kernel",
+    "hi/kernel hf/kernel hg/kernel ho/kernel",
+    "hi/bias hf/bias hg/bias ho/bias",
+)
+_LINEN_GRU = _arrays(
+    "columns",
+    "ir/kernel iz/kernel in/kernel",
+    "hr/kernel hz/kernel hn/kernel",
+    "ir/bias iz/bias in/bias",
+    "hn/bias",
 )
 LINEN = LibraryConvention(
     name="linen",
@@ -227,154 +206,91 @@ LINEN = LibraryConvention(
     dense=True,
     cells=(
         CellConvention(
-            Elman,
-            ("SimpleCell",),
-            gates="h",
-            bias_optional=False,
-            activations=_ACTIVATIONS,
-            **_arrays("columns", kernel="i/kernel", recurrent_kernel="h/kernel", bias="i/bias"),
+            Elman, ("SimpleCell",), "h", activations=_ACTIVATIONS, **_BIASED, **_LINEN_SIMPLE
         ),
-        _LINEN_LSTM,
         CellConvention(
-            GRU,
-            ("GRUCell",),
-            gates="rzn",
-            bias_optional=False,
-            recurrent_bias_gates="n",
-            **_AFTER,
-            **_arrays(
-                "columns",
-                kernel="ir/kernel iz/kernel in/kernel",
-                recurrent_kernel="hr/kernel hz/kernel hn/kernel",
-                bias="ir/bias iz/bias in/bias",
-                recurrent_bias="hn/bias",
-            ),
+            LSTM, ("LSTMCell", "OptimizedLSTMCell"), "ifgo", **_CH, **_BIASED, **_LINEN_LSTM
+        ),
+        CellConvention(
+            GRU, ("GRUCell",), "rzn", recurrent_bias_gates="n", **_AFTER, **_BIASED, **_LINEN_GRU
         ),
     ),
 )
 
-_NNX = _arrays(
-    "columns",
-    kernel="dense_i/kernel",
-    recurrent_kernel="dense_h/kernel",
-    bias="dense_i/bias",
-)
+_NNX = _arrays("columns", "dense_i/kernel", "dense_h/kernel", "dense_i/bias")
+_NNX_LSTM = _LINEN_LSTM | {"kernel": ("ii/kernel", "if_/kernel", "ig/kernel", "io/kernel")}
+_NNX_OPTIMIZED = _NNX | {"bias": ("dense_h/bias",)}
 NNX = LibraryConvention(
     name="nnx",
     module="flax.nnx",
     target="an nnx module",
     dense=True,
     cells=(
-        CellConvention(
-            Elman,
-            ("SimpleCell",),
-            gates="h",
-            bias_optional=False,
-            activations=_ACTIVATIONS,
-            **_NNX,
-        ),
-        dataclasses.replace(
-            _LINEN_LSTM,
-            modules=("LSTMCell",),
-            kernel=("ii/kernel", "if_/kernel", "ig/kernel", "io/kernel"),
-        ),
-        CellConvention(
-            LSTM,
-            ("OptimizedLSTMCell",),
-            gates="ifgo",
-            bias_optional=False,
-            carry=("c", "h"),
-            **_NNX | {"bias": ("dense_h/bias",)},
-        ),
-        CellConvention(GRU, ("GRUCell",), gates="rzn", bias_optional=False, **_AFTER, **_NNX),
+        CellConvention(Elman, ("SimpleCell",), "h", activations=_ACTIVATIONS, **_BIASED, **_NNX),
+        CellConvention(LSTM, ("LSTMCell",), "ifgo", **_CH, **_BIASED, **_NNX_LSTM),
+        CellConvention(LSTM, ("OptimizedLSTMCell",), "ifgo", **_CH, **_BIASED, **_NNX_OPTIMIZED),
+        CellConvention(GRU, ("GRUCell",), "rzn", **_AFTER, **_BIASED, **_NNX),
     ),
 )
 
-# equinox -----------------------------------------------------------------------------------------
+# equinox
 
-_EQUINOX = _arrays("rows", kernel="weight_ih", recurrent_kernel="weight_hh", bias="bias")
+_EQUINOX = _arrays("rows", "weight_ih", "weight_hh", "bias")
+_BIAS_N = {"recurrent_bias": ("bias_n",), "recurrent_bias_gates": "n"}
 EQUINOX = LibraryConvention(
     name="equinox",
     module="equinox",
     target="an equinox cell",
     merges={},
     cells=(
-        CellConvention(LSTM, ("LSTMCell",), gates="ifgo", carry=("h", "c"), **_EQUINOX),
-        CellConvention(
-            GRU,
-            ("GRUCell",),
-            gates="rzn",
-            recurrent_bias=("bias_n",),
-            recurrent_bias_gates="n",
-            **_AFTER,
-            **_EQUINOX,
-        ),
+        CellConvention(LSTM, ("LSTMCell",), "ifgo", **_HC, **_EQUINOX),
+        CellConvention(GRU, ("GRUCell",), "rzn", **_AFTER, **_EQUINOX | _BIAS_N),
     ),
 )
 
-# haiku: the gates of its GRU are `z, r, a` --------------------------------------------------------
+# haiku, whose GRU has the gates `z, r, a`
 
-_HAIKU_SIMPLE = CellConvention(
-    Elman,
-    ("VanillaRNN(double_bias=False)",),
-    gates="h",
-    bias_optional=False,
-    activations={"relu": "relu"},
-    **_arrays("columns", kernel="linear/w", recurrent_kernel="linear_1/w", bias="linear/b"),
-)
+_HAIKU_SIMPLE = _arrays("columns", "linear/w", "linear_1/w", "linear/b", "linear_1/b")
+_HAIKU_LSTM = _arrays("columns", "linear/w", "linear/w", "linear/b")
+_HAIKU_GRU: Any = {"resets": ("before",), "updates": ("writes",)}
+_RELU = {"relu": "relu"}
 HAIKU = LibraryConvention(
     name="haiku",
     module="haiku",
     target="a haiku core",
     merges={},
     cells=(
-        dataclasses.replace(_HAIKU_SIMPLE, modules=("VanillaRNN",), recurrent_bias=("linear_1/b",)),
-        _HAIKU_SIMPLE,
+        CellConvention(Elman, ("VanillaRNN",), "h", activations=_RELU, **_BIASED, **_HAIKU_SIMPLE),
         CellConvention(
-            LSTM,
-            ("LSTM",),
-            gates="igfo",
-            bias_optional=False,
-            forget_shift=1,
-            carry=("h", "c"),
-            **_arrays("columns", kernel="linear/w", recurrent_kernel="linear/w", bias="linear/b"),
+            Elman,
+            ("VanillaRNN(double_bias=False)",),
+            "h",
+            activations=_RELU,
+            **_BIASED,
+            **_HAIKU_SIMPLE | {"recurrent_bias": ()},
         ),
+        CellConvention(LSTM, ("LSTM",), "igfo", forget_shift=1, **_HC, **_BIASED, **_HAIKU_LSTM),
         CellConvention(
-            GRU,
-            ("GRU",),
-            gates="zrn",
-            bias_optional=False,
-            updates=("writes",),
-            resets=("before",),
-            **_arrays("columns", kernel="w_i", recurrent_kernel="w_h", bias="b"),
+            GRU, ("GRU",), "zrn", **_HAIKU_GRU, **_BIASED, **_arrays("columns", "w_i", "w_h", "b")
         ),
     ),
 )
 
-# cuDNN, as `jax.experimental.rnn` has it: one vector, in which no array has a name ----------------
+# cuDNN, as `jax.experimental.rnn` has it: one vector, in which no array has a name
 
+_CUDNN = _arrays("rows", "W_ih", "W_hh", "b_ih", "b_hh")
 CUDNN = LibraryConvention(
     name="cudnn",
     module="jax.experimental.rnn",
     target="cuDNN's LSTM",
-    cells=(
-        CellConvention(
-            LSTM,
-            ("lstm",),
-            gates="ifgo",
-            bias_optional=False,
-            carry=("h", "c"),
-            **_arrays(
-                "rows", kernel="W_ih", recurrent_kernel="W_hh", bias="b_ih", recurrent_bias="b_hh"
-            ),
-        ),
-    ),
+    cells=(CellConvention(LSTM, ("lstm",), "ifgo", **_HC, **_BIASED, **_CUDNN),),
 )
 
-# ONNX: its gates are `i, o, f, c` and `z, r, h` ---------------------------------------------------
+# ONNX, whose gates are `i, o, f, c` and `z, r, h`
 
-_ONNX = _arrays("rows", kernel="W", recurrent_kernel="R", bias="B", recurrent_bias="B")
-_ONNX["bias_pair"] = "halves"
+_ONNX = _arrays("rows", "W", "R", "B", "B") | {"bias_pair": "halves"}
+_AFFINE = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Affine"}
+_EITHER: Any = {"resets": ("before", "after"), "updates": ("keeps",)}
 ONNX = LibraryConvention(
     name="onnx",
     module="onnx",
@@ -382,35 +298,11 @@ ONNX = LibraryConvention(
     merges={"concat": "Concat", "sum": "ReduceSum", "mean": "ReduceMean", "mul": "ReduceProd"},
     dense=True,
     cells=(
+        CellConvention(Elman, ("RNN",), "h", activations=_AFFINE, **_ONNX),
         CellConvention(
-            Elman,
-            ("RNN",),
-            gates="h",
-            activations={
-                "tanh": "Tanh",
-                "relu": "Relu",
-                "sigmoid": "Sigmoid",
-                "identity": "Affine",
-            },
-            **_ONNX,
+            LSTM, ("LSTM",), "iofg", peephole={"P": "iof"}, coupled=True, **_HC, **_ONNX
         ),
-        CellConvention(
-            LSTM,
-            ("LSTM",),
-            gates="iofg",
-            peephole={"P": "iof"},
-            coupled=True,
-            carry=("h", "c"),
-            **_ONNX,
-        ),
-        CellConvention(
-            GRU,
-            ("GRU",),
-            gates="zrn",
-            updates=("keeps",),
-            resets=("before", "after"),
-            **_ONNX,
-        ),
+        CellConvention(GRU, ("GRU",), "zrn", **_EITHER, **_ONNX),
     ),
 )
 

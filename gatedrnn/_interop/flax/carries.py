@@ -6,18 +6,12 @@ of a network of several layers is a tuple, with `()` for a dense one.
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+from jax import Array
 
 from gatedrnn._interop.arrays import as_array
-from gatedrnn._interop.carries import (
-    carry_from_leaves,
-    carry_of_layer,
-    cells_of,
-    leaves_of,
-)
+from gatedrnn._interop.carries import carry_of_cells, cells_of, leaves_of
 from gatedrnn._interop.conventions import LINEN
-from gatedrnn._interop.networks import is_cell, join_network, layers_of, split_network
+from gatedrnn._interop.networks import layers_of, split_network
 from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.cells.lstm import LSTM, LSTMCarry
 from gatedrnn._src.layers.bidirectional import Directions
@@ -27,32 +21,27 @@ ORDER = LINEN.row("LSTMCell").carry  # nnx's too
 
 def from_flax_carry(layer: Any, states: Any) -> Carry:
     """The carry of `layer` that stands for flax's `states`."""
-    if is_cell(layer):
-        return _from_cell("states", layer, states)
     layers = layers_of(layer)
     each, names = [states], ["states"]
     if len(layers) > 1:
         each = _several("states", states, len(layers))
         names = [f"states[{k}]" for k in range(len(layers))]
-    batch_shape = next((jnp.shape(leaf)[:-1] for leaf in jax.tree.leaves(states)), ())
-    carries = []
+    leaves = []
     for name, one, own in zip(names, layers, each, strict=True):
         cells = cells_of(one)
         if len(cells) == 1:
-            found = [_from_cell(name, cells[0], own)]
+            leaves.append(_leaves(name, cells[0], own))
         else:
             pairs = zip(Directions._fields, cells, _several(name, own, len(cells)), strict=False)
-            found = [_from_cell(f"{name}, {way}", cell, state) for way, cell, state in pairs]
-        carries.append(carry_of_layer(one, found, batch_shape))
-    return join_network(layer, carries)
+            leaves += [_leaves(f"{name}, {way}", cell, state) for way, cell, state in pairs]
+    return carry_of_cells(layer, leaves)
 
 
-def _from_cell(name: str, cell: Cell, states: Any) -> Carry:
+def _leaves(name: str, cell: Cell, states: Any) -> list[Array]:
     if not isinstance(cell, LSTM):
-        return carry_from_leaves(cell, [as_array(name, states)])
+        return [as_array(name, states)]
     leaves = dict(zip(ORDER, _several(name, states, 2), strict=True))
-    own = [as_array(f"{name}, {leaf}", leaves[leaf]) for leaf in LSTMCarry._fields]
-    return carry_from_leaves(cell, own)
+    return [as_array(f"{name}, {leaf}", leaves[leaf]) for leaf in LSTMCarry._fields]
 
 
 def _several(name: str, states: Any, count: int) -> Any:
@@ -65,24 +54,22 @@ def _several(name: str, states: Any, count: int) -> Any:
 
 def to_flax_carry(layer: Any, carry: Carry) -> Any:
     """Flax's states for a `carry` of `layer`; `from_flax_carry` undone."""
-    if is_cell(layer):
-        return _to_cell(layer, carry)
     pairs = zip(layers_of(layer), split_network(layer, carry, "carry"), strict=True)
-    states = tuple(_to_layer(one, own) for one, own in pairs)
+    states = tuple(_states(one, own) for one, own in pairs)
     return states if len(states) > 1 else states[0]
 
 
-def _to_layer(layer: Any, carry: Carry) -> Any:
+def _states(layer: Any, carry: Carry) -> Any:
+    """Those of one layer."""
     cells = cells_of(layer)
-    if len(cells) == 1:
-        return _to_cell(cells[0], carry)
-    each = zip(cells, _several("carry", carry, len(cells)), strict=True) if cells else ()
-    return tuple(_to_cell(cell, own) for cell, own in each)
+    each = _several("carry", carry, 2) if len(cells) == 2 else [carry]
+    states = tuple(_state(*leaves_of(cell, own)) for cell, own in zip(cells, each, strict=False))
+    return states[0] if len(states) == 1 else states
 
 
-def _to_cell(cell: Cell, carry: Carry) -> Any:
-    leaves = leaves_of(cell, carry)
-    if not isinstance(cell, LSTM):
-        return leaves[0]
-    own = LSTMCarry(*leaves)  # in one dtype, for flax's scan
-    return tuple(getattr(own, leaf).astype(own.h.dtype) for leaf in ORDER)
+def _state(h: Array, c: Array | None = None) -> Any:
+    """That of one cell."""
+    if c is None:
+        return h
+    carry = LSTMCarry(h, c.astype(h.dtype))  # in one dtype, for flax's scan
+    return tuple(getattr(carry, leaf) for leaf in ORDER)

@@ -13,15 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gatedrnn._interop.carries import (
-    carry_from_leaves,
-    carry_of_layer,
-    cells_of,
-    leaves_of_cells,
-)
+from gatedrnn._interop.carries import carry_of_cells, cells_of, leaves_of_cells
 from gatedrnn._interop.keras.build import keras_weights, model_of, sequence
 from gatedrnn._interop.keras.read import array_of, cell_from, chain, layers_from, refusal
-from gatedrnn._interop.networks import is_cell, join_network, layers_of, network_of
+from gatedrnn._interop.networks import layers_of, network_of
 from gatedrnn._interop.require import require
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Cell
@@ -136,20 +131,11 @@ def from_keras_carry(layer: Any, states: Any) -> Carry:
     found = jax.tree.leaves(states)
     leaves = [array_of(keras, f"states[{k}]", leaf) for k, leaf in enumerate(found)]
     inside = sequence(layer)
-    layers = layers_of(inside)
-    count = sum(_count(cell) for one in layers for cell in cells_of(one))
-    if len(leaves) != count:
-        raise ValueError(f"states: got {len(leaves)}, expected {count} for {layer!r}")
-    batch_shape = jnp.shape(leaves[0])[:-1] if leaves else ()
+    counts = [_count(cell) for one in layers_of(inside) for cell in cells_of(one)]
+    if len(leaves) != sum(counts):
+        raise ValueError(f"states: got {len(leaves)}, expected {sum(counts)} for {layer!r}")
     left = iter(leaves)
-    carries: list[Any] = []
-    for one in layers:
-        own = [
-            carry_from_leaves(cell, list(itertools.islice(left, _count(cell))))
-            for cell in cells_of(one)
-        ]
-        carries.append(carry_of_layer(one, own, batch_shape))
-    return carries[0] if is_cell(layer) else join_network(inside, carries)
+    return carry_of_cells(inside, (list(itertools.islice(left, count)) for count in counts))
 
 
 def _count(cell: Cell) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from gatedrnn._interop.arrays import Arrays
-from gatedrnn._interop.carries import carry_from_leaves
+from gatedrnn._interop.carries import carry_of
 from gatedrnn._interop.conventions import ONNX
 from gatedrnn._interop.networks import children, join, split
 from gatedrnn._interop.supported import row_of
@@ -96,7 +96,7 @@ def _taken(
         row_of(ONNX, layer.cell)
         fields = type(layer.cell.carry(()))._fields
         leaves = [arrays.take(state_name(kind, path, f), (None, None)) for f in fields]
-        return carry_from_leaves(layer.cell, leaves)
+        return carry_of(layer.cell, leaves)
     inside = children(layer)
     if not inside:
         return layer.carry(batch_shape)
