@@ -59,6 +59,12 @@ def from_cudnn(
     Raises:
       TypeError: weights that are not floating, or of a precision that JAX would round here.
       ValueError: as many weights as such a network does not have.
+
+    Example:
+      >>> sizes = {"input_size": 3, "hidden_size": 4, "num_layers": 1, "bidirectional": False}
+      >>> layer, params = gr.interop.from_cudnn(jnp.zeros(144), **sizes)
+      >>> params.cell.kernel.shape
+      (3, 16)
     """
     for name, size in (
         ("input_size", input_size),
@@ -104,6 +110,11 @@ def to_cudnn(layer: Any, params: Any) -> Array:
 
     Raises:
       ValueError: cuDNN has no such network, and why; or `params` are those of another.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> gr.interop.to_cudnn(layer, layer.init(jax.random.key(0), 3)).shape
+      (144,)
     """
     levels = levels_of(layer, params)
     check_initial(layer, itertools.chain(*levels), CUDNN)
@@ -181,6 +192,11 @@ def from_cudnn_carry(layer: Any, states: Any) -> Carry:
     Raises:
       ValueError: as many states, layers or directions as `layer` does not have, or a layer that
         is none of cuDNN's.
+
+    Example:
+      >>> states = jnp.zeros((1, 2, 4)), jnp.zeros((1, 2, 4))
+      >>> gr.interop.from_cudnn_carry(gr.recurrent(gr.LSTM(4)), states).h.shape
+      (2, 4)
     """
     equal_layers(layer)
     leaves = [as_array(f"states[{k}]", state) for k, state in enumerate(states)]
@@ -196,6 +212,12 @@ def to_cudnn_carry(layer: Any, carry: Carry) -> tuple[Array, Array]:
 
     Raises:
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> layer = gr.bidirectional(gr.LSTM(4))
+      >>> h, c = gr.interop.to_cudnn_carry(layer, layer.carry((2,)))
+      >>> h.shape
+      (2, 2, 4)
     """
     equal_layers(layer)
     h, c = states_from_carry(lift(layer), carry)

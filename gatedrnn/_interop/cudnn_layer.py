@@ -42,11 +42,11 @@ class CuDNN:
 
     @property
     def causal(self) -> bool:
-        """Whether the layer is."""
+        """Return whether the layer inside is causal."""
         return is_causal(self.layer)
 
     def out_features(self, in_features: int | None) -> int | None:
-        """As many as the layer makes."""
+        """Return the number of features that the layer inside makes."""
         return self.layer.out_features(in_features)
 
     def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
@@ -73,7 +73,7 @@ class CuDNN:
         resets: Array | None = None,
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
-        """What the layer makes of `xs [T, *B, I]`: the final carry and `ys [T, *B, F]`."""
+        """Run the kernel over `xs [T, *B, I]`: the final carry and `ys [T, *B, F]`."""
         carry, ys, _ = self._run(params, xs, carry, lengths, mask, resets)
         return carry, ys
 
@@ -221,5 +221,10 @@ def cudnn(layer: Any) -> CuDNN:
       ValueError: a layer that cuDNN does not have, and why; at `apply`, resets, or what does not
         fit `layer`.
       RuntimeError: at `apply`, no NVIDIA GPU.
+
+    Example:
+      >>> net = gr.cudnn(gr.stack(gr.LSTM(4), gr.LSTM(4)))
+      >>> net.out_features(3)  # runs on an NVIDIA GPU
+      4
     """
     return CuDNN(lift(layer))

@@ -32,6 +32,12 @@ def from_equinox(source: Any) -> tuple[Any, Any]:
       TypeError: not a cell; arrays that are not floating, or of a precision that JAX would round
         here.
       ValueError: no cell, arrays that are missing, shapes that do not fit.
+
+    Example:
+      >>> import equinox as eqx
+      >>> cell, params = gr.interop.from_equinox(eqx.nn.GRUCell(3, 4, key=jax.random.key(0)))
+      >>> params.kernel.shape
+      (3, 12)
     """
     eqx = require("equinox", "equinox", "equinox")
     if not isinstance(source, list | tuple):
@@ -81,6 +87,11 @@ def to_equinox(layer: Any, params: Any) -> Any:
       ModuleNotFoundError: equinox is not installed.
       TypeError: parameters of several dtypes.
       ValueError: equinox has no such cell, and why; or `params` are those of another.
+
+    Example:
+      >>> cell = gr.LSTM(4)
+      >>> gr.interop.to_equinox(cell, cell.init(jax.random.key(0), 3)).weight_ih.shape
+      (16, 3)
     """
     eqx = require("equinox", "equinox", "equinox")
     found: list[Any] = checked_layers(layer, layers_with_params(layer, params), EQUINOX)
@@ -112,6 +123,10 @@ def from_equinox_carry(layer: Any, states: Any) -> Carry:
 
     Raises:
       ValueError: states that do not fit `layer`.
+
+    Example:
+      >>> gr.interop.from_equinox_carry(gr.LSTM(4), (jnp.zeros((2, 4)), jnp.zeros((2, 4)))).h.shape
+      (2, 4)
     """
     return carry_from_cells(layer, states)
 
@@ -125,6 +140,11 @@ def to_equinox_carry(layer: Any, carry: Carry) -> Any:
 
     Raises:
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> h, c = gr.interop.to_equinox_carry(gr.LSTM(4), gr.LSTM(4).carry((2,)))
+      >>> h.shape
+      (2, 4)
     """
     states = [leaves if len(leaves) > 1 else leaves[0] for leaves in cells_from_carry(layer, carry)]
     return states if is_sequence(layer) else states[0]

@@ -52,6 +52,12 @@ def from_haiku(
       TypeError: arrays that are not floating, or of a precision that JAX would round here.
       ValueError: no core of that path, several without `modules`, names that are missing or too
         many, shapes that do not fit.
+
+    Example:
+      >>> gru = {"w_i": jnp.ones((3, 12)), "w_h": jnp.ones((4, 12)), "b": jnp.ones(12)}
+      >>> cell, params = gr.interop.from_haiku({"net/~/gru": gru})
+      >>> cell.features, cell.update
+      (4, 'writes')
     """
     if modules is None:
         modules = _only(params)
@@ -163,6 +169,12 @@ def to_haiku(
       TypeError: parameters of several dtypes.
       ValueError: haiku has no such core, and why; `params` are those of another; paths that are
         too few, too many or equal; `double_bias=False` without an `hk.VanillaRNN`.
+
+    Example:
+      >>> cell = gr.LSTM(4)
+      >>> params = gr.interop.to_haiku(cell, cell.init(jax.random.key(0), 3))
+      >>> params["lstm/linear"]["w"].shape
+      (7, 16)
     """
     checks.flag("double_bias", double_bias)
     each: list[Any] = checked_layers(layer, layers_with_params(layer, params), HAIKU)
@@ -179,7 +191,7 @@ def to_haiku(
 
 
 def _paths(layer: Any, found: list[Recurrence], modules: Any) -> list[str]:
-    """Where each core is."""
+    """The path of each core."""
     if modules is None:
         names = [NAMES[type(one.cell)] for one in found]
         before = [names[:k].count(name) for k, name in enumerate(names)]
@@ -201,6 +213,12 @@ def from_haiku_carry(layer: Any, states: Any) -> Carry:
 
     Raises:
       ValueError: states that do not fit `layer`.
+
+    Example:
+      >>> import haiku as hk
+      >>> state = hk.LSTMState(hidden=jnp.zeros((2, 4)), cell=jnp.zeros((2, 4)))
+      >>> gr.interop.from_haiku_carry(gr.LSTM(4), state).h.shape
+      (2, 4)
     """
     return carry_from_cells(layer, states)
 
@@ -215,6 +233,10 @@ def to_haiku_carry(layer: Any, carry: Carry) -> Any:
     Raises:
       ModuleNotFoundError: haiku is not installed, whose `hk.LSTMState` an LSTM needs.
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> gr.interop.to_haiku_carry(gr.LSTM(4), gr.LSTM(4).carry((2,))).hidden.shape
+      (2, 4)
     """
     states = tuple(
         leaves[0] if len(leaves) == 1 else require("haiku", "dm-haiku", "haiku").LSTMState(*leaves)

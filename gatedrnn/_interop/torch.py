@@ -61,6 +61,12 @@ def from_torch(
         would round here.
       ValueError: names that are missing or too many, shapes that do not fit; an option that
         `source` has no use for; a module whose dropout leaves nothing.
+
+    Example:
+      >>> import torch
+      >>> layer, params = gr.interop.from_torch(torch.nn.LSTM(3, 4, bidirectional=True))
+      >>> params.backward.cell.kernel.shape
+      (3, 16)
     """
     state, nonlinearity, dropout = _state(source, prefix, nonlinearity)
     own = {k.removeprefix(prefix): _numpy(v) for k, v in state.items() if k.startswith(prefix)}
@@ -168,6 +174,11 @@ def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
       ModuleNotFoundError: torch is not installed.
       TypeError: parameters of several dtypes.
       ValueError: torch has no such network, and why; or `params` are those of another.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> gr.interop.to_torch(layer, layer.init(jax.random.key(0), 3))
+      LSTM(3, 4)
     """
     torch = require("torch", "torch", "torch")
     checks.flag("batch_first", batch_first)
@@ -258,6 +269,12 @@ def from_torch_carry(layer: Any, states: Any) -> Carry:
     Raises:
       TypeError: states that are not floating.
       ValueError: as many states, layers or directions as `layer` does not have, or other sizes.
+
+    Example:
+      >>> import torch
+      >>> states = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)
+      >>> gr.interop.from_torch_carry(gr.recurrent(gr.LSTM(4)), states).h.shape
+      (2, 4)
     """
     states = tuple(states) if isinstance(states, tuple | list) else (states,)
     leaves = [as_array(f"states[{k}]", _numpy(state)) for k, state in enumerate(states)]
@@ -274,6 +291,11 @@ def to_torch_carry(layer: Any, carry: Carry) -> Any:
     Raises:
       ModuleNotFoundError: torch is not installed.
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> [state.shape for state in gr.interop.to_torch_carry(layer, layer.carry((2,)))]
+      [torch.Size([1, 2, 4]), torch.Size([1, 2, 4])]
     """
     torch = require("torch", "torch", "torch")
     states = tuple(_tensor(torch, leaf) for leaf in states_from_carry(layer, carry))

@@ -778,7 +778,7 @@ def test_keras_repeats_outputs_in_the_padding():
 
 
 def test_keras_ends_a_row_without_steps_in_its_initial_state():
-    """Where `gr.final` has zeros."""
+    """It is what keras gives in place of the zeros of `gr.final`."""
     source = weighed(K.GRU(H))
     layer, params = gr.interop.from_keras(source)
     carry = carry_of(layer, dtype="float32")

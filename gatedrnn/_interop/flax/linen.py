@@ -48,6 +48,14 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
         `dtype` that is not the parameters', products of another kind (`precision`, `dot_general`);
         `reverse=True` outside `nn.Bidirectional`; layers that share parameters, or of a Sequential
         that do not fit together (several `time_major`, a carry returned on the way).
+
+    Example:
+      >>> import flax.linen as nn
+      >>> module = nn.RNN(nn.LSTMCell(4))
+      >>> variables = module.init(jax.random.key(0), jnp.ones((2, 5, 3)))
+      >>> layer, params = gr.interop.from_linen(module, variables)
+      >>> params.cell.kernel.shape
+      (3, 16)
     """
     flax = _interface()
     if not isinstance(variables, Mapping) or set(variables) != {"params"}:
@@ -89,6 +97,12 @@ def to_linen(
       TypeError: parameters of several dtypes.
       ValueError: linen has no such network, and why; `params` are those of another; an option
         that the network has no use for.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> module, variables = gr.interop.to_linen(layer, layer.init(jax.random.key(0), 3))
+      >>> module.apply(variables, jnp.ones((5, 2, 3))).shape
+      (5, 2, 4)
     """
     options = optimized, time_major, return_carry
     module, arrays = to_module(_interface(), layer, params, *options)
@@ -106,6 +120,11 @@ def from_linen_carry(layer: Any, states: Any) -> Carry:
 
     Raises:
       ValueError: as many states, layers or directions as `layer` does not have, or other sizes.
+
+    Example:
+      >>> c_and_h = jnp.zeros((2, 4)), jnp.ones((2, 4))
+      >>> gr.interop.from_linen_carry(gr.LSTM(4), c_and_h).h.shape
+      (2, 4)
     """
     return from_flax_carry(layer, states)
 
@@ -121,5 +140,10 @@ def to_linen_carry(layer: Any, carry: Carry) -> Any:
 
     Raises:
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> c, h = gr.interop.to_linen_carry(gr.LSTM(4), gr.LSTM(4).carry((2,)))
+      >>> h.shape
+      (2, 4)
     """
     return to_flax_carry(layer, carry)

@@ -51,7 +51,7 @@ def may_draw(layer: Any) -> bool:
 
 
 def features_of_step(layer: Any, x: Array) -> int | None:
-    """How many features `layer` reads in `x [..., I]`; None for tokens `[...]`."""
+    """Return the number of features in `x [..., I]`; None for tokens `[...]`."""
     if reads_tokens(layer):
         return None
     if jnp.ndim(x) == 0:

@@ -33,15 +33,10 @@ def _interface() -> Interface:
 def from_nnx(module: Any) -> tuple[Any, Any]:
     """The network of an nnx module: `(layer, params)`.
 
-    A cell becomes a cell, `nnx.RNN` `gr.recurrent`, `nnx.Bidirectional` `gr.bidirectional`,
-    `nnx.Linear` `gr.dense`, and `nnx.Sequential` of those a stack. What is lost is how flax calls
-    them, and what its variables know of sharding: `unroll`, `state_axes`, `rngs` and metadata; our
-    networks are time-major, whatever `time_major` says, and always return their carry. `reverse`,
-    `keep_order`, `time_major` and `return_carry` of an `nnx.RNN` in `nnx.Bidirectional` mean
-    nothing, as it overrides them.
-
-    A GRU of ours adds a `recurrent_bias` that nnx does not have: it is zero. Training moves it, and
-    `to_nnx` then refuses it.
+    Modules become layers as those of linen do in `from_linen`, with `nnx.Linear` for `nn.Dense`;
+    what the variables know of sharding, `state_axes`, `rngs` and metadata, is lost too. A GRU of
+    ours adds a `recurrent_bias` that nnx does not have: it is zero. Training moves it, and `to_nnx`
+    then refuses it.
 
     Args:
       module: `nnx.SimpleCell`, `nnx.LSTMCell`, `nnx.OptimizedLSTMCell`, `nnx.GRUCell`, `nnx.RNN`,
@@ -51,12 +46,14 @@ def from_nnx(module: Any) -> tuple[Any, Any]:
       ModuleNotFoundError: flax is not installed.
       TypeError: another module; arrays that are not floating, or of several dtypes.
       ValueError: parameters that are missing or too many, shapes that do not fit; options that
-        change the function: activations other than the sigmoid and tanh (of a `SimpleCell` also
-        relu, the sigmoid and the identity), `residual`, a `merge_fn`, a `carry_init` that is not
-        zeros, a `dtype` that is not the parameters' (a `SimpleCell` computes in float32 unless
-        told otherwise), products of another kind (`precision`, `dot_general`); `reverse=True`
-        outside `nnx.Bidirectional`; layers that share parameters, or of a Sequential that do not
-        fit together (several `time_major`, a carry returned on the way).
+        change the function, those that `from_linen` refuses, and layers that it refuses together
+        (a `SimpleCell` computes in float32 unless told otherwise).
+
+    Example:
+      >>> from flax import nnx
+      >>> layer, params = gr.interop.from_nnx(nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))))
+      >>> params.cell.kernel.shape
+      (3, 12)
     """
     flax = _interface()
     nnx = flax.modules
@@ -74,17 +71,10 @@ def to_nnx(
 ) -> Any:
     """The nnx module of a network.
 
-    `from_nnx` gives the same parameters back, to the bit, but for a cell without a bias, which gets
-    zeros for one, and a GRU whose update gate writes, which comes back as one that keeps: the same
-    functions. A repeat or nested stack comes back as one stack; `gr.BPTT` and `forget_bias` are no
-    part of flax's.
-
-    A GRU of nnx has no bias inside the product that `r` gates: ours must be zero there, or without
-    a bias, and the values must be known, not traced.
-
-    Flax treats padding in its own way: outputs in it are not zero, and a length of 0 ends in the
-    carry of the last step, not in the initial one. `nnx.Sequential` hands `seq_lengths` and
-    `initial_carry` to its first layer only; call its layers one by one where that matters.
+    `from_nnx` gives the same parameters back, to the bit, but for what `to_linen` names, too: a
+    cell without a bias, a GRU whose update gate writes. Padding and `nnx.Sequential` are what they
+    are in linen. A GRU of nnx has no bias inside the product that `r` gates: ours must be zero
+    there, or without a bias, and the values must be known, not traced.
 
     Args:
       layer: a cell, `gr.recurrent`, `gr.bidirectional` that concatenates, `gr.dense`, or a stack or
@@ -100,6 +90,12 @@ def to_nnx(
       TypeError: parameters of several dtypes.
       ValueError: nnx has no such network, and why; `params` are those of another; an option that
         the network has no use for.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> module = gr.interop.to_nnx(layer, layer.init(jax.random.key(0), 3))
+      >>> module(jnp.ones((5, 2, 3))).shape
+      (5, 2, 4)
     """
     flax = _interface()
     module, arrays = to_module(flax, layer, params, optimized, time_major, return_carry)
@@ -117,12 +113,15 @@ def from_nnx_carry(layer: Any, states: Any) -> Carry:
 
     Args:
       layer: the network, as `from_nnx` gives it.
-      states: what the module takes and returns: `[*B, H]`, or a pair of those; a pair of either for
-        a bidirectional layer, and a tuple with one for each layer, `()` for a dense one, where
-        there are several.
+      states: what the module takes and returns, laid out as in `from_linen_carry`.
 
     Raises:
       ValueError: as many states, layers or directions as `layer` does not have, or other sizes.
+
+    Example:
+      >>> c_and_h = jnp.zeros((2, 4)), jnp.ones((2, 4))
+      >>> gr.interop.from_nnx_carry(gr.LSTM(4), c_and_h).h.shape
+      (2, 4)
     """
     return from_flax_carry(layer, states)
 
@@ -138,5 +137,10 @@ def to_nnx_carry(layer: Any, carry: Carry) -> Any:
 
     Raises:
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> c, h = gr.interop.to_nnx_carry(gr.LSTM(4), gr.LSTM(4).carry((2,)))
+      >>> h.shape
+      (2, 4)
     """
     return to_flax_carry(layer, carry)

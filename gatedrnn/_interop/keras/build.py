@@ -83,7 +83,7 @@ def _checked(layer: Any, params: Any) -> list[tuple[Any, Any]]:
 
 
 def _in_features(layer: Any, params: Any) -> int | None:
-    """How many features the network reads; None for tokens."""
+    """The number of features that the network reads; None for tokens."""
     inside = sequence(layer)
     for part, p in layers_with_params(inside, params):
         if directions_of(part):
@@ -132,7 +132,7 @@ def model_of(keras: Any, layer: Any, params: Any, return_state: bool) -> Any:
 
 
 def _of_one_size(part: Any) -> bool:
-    """Whether both directions, if there are two, make as many features."""
+    """Return whether both directions, if there are two, make as many features."""
     if not isinstance(part, Bidirectional):
         return True
     return part.forward.out_features(1) == part.backward.out_features(1)

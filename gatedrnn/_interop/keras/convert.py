@@ -67,6 +67,14 @@ def from_keras(source: Any) -> tuple[Any, Any]:
       TypeError: not of keras; weights that are not floating, or of a precision that JAX would round
         here.
       ValueError: we have no such network, and why; or it has no weights yet.
+
+    Example:
+      >>> import keras
+      >>> source = keras.layers.GRU(4, return_sequences=True)
+      >>> source.build((None, None, 3))
+      >>> layer, params = gr.interop.from_keras(source)
+      >>> params.cell.kernel.shape
+      (3, 12)
     """
     keras = _keras()
     cells = keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell
@@ -105,6 +113,12 @@ def to_keras(layer: Any, params: Any, *, return_state: bool = False) -> Any:
     Raises:
       ModuleNotFoundError: keras is not installed.
       ValueError: keras has no such network, and why; or `params` are those of another.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> model = gr.interop.to_keras(layer, layer.init(jax.random.key(0), 3))
+      >>> [weight.shape for weight in model.weights]
+      [(3, 16), (4, 16), (16,)]
     """
     keras = _keras()
     checks.flag("return_state", return_state)
@@ -126,6 +140,11 @@ def from_keras_carry(layer: Any, states: Any) -> Carry:
     Raises:
       ModuleNotFoundError: keras is not installed.
       ValueError: as many states as `layer` does not have, or other sizes.
+
+    Example:
+      >>> states = [jnp.zeros((2, 4)), jnp.zeros((2, 4))]
+      >>> gr.interop.from_keras_carry(gr.recurrent(gr.LSTM(4)), states).c.shape
+      (2, 4)
     """
     keras = _keras()
     found = jax.tree.leaves(states)
@@ -139,7 +158,7 @@ def from_keras_carry(layer: Any, states: Any) -> Carry:
 
 
 def _count(cell: Cell) -> int:
-    """How many arrays its carry has."""
+    """The number of arrays in the carry of a cell."""
     return len(jax.tree.leaves(cell.carry((), jnp.float32)))
 
 
@@ -152,5 +171,10 @@ def to_keras_carry(layer: Any, carry: Carry) -> list[Array]:
 
     Raises:
       ValueError: it is the carry of another network.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> [state.shape for state in gr.interop.to_keras_carry(layer, layer.carry((2,)))]
+      [(2, 4), (2, 4)]
     """
     return list(itertools.chain(*leaves_of_cells(sequence(layer), carry)))

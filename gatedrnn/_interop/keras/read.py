@@ -52,7 +52,7 @@ def _chain(keras: Any, source: Any) -> list[Any]:
 
 
 def _row(keras: Any, model: Any) -> list[Any]:
-    """What a functional model calls between its one input and its one output."""
+    """The layers that a functional model calls between its one input and its one output."""
     if not getattr(model, "inputs", None) or len(model.inputs) + len(model.outputs) != 2:
         raise refusal(model, "ours have one input and one output")
     parts: list[Any] = []
@@ -181,7 +181,7 @@ def weight(keras: Any, source: Any, name: str) -> Array:
 
 
 def check_activation(keras: Any, source: Any, name: str, *expected: str) -> str:
-    """Which of the `expected` activations, by keras' names, a layer has."""
+    """Return the one of the `expected` activations, by keras' names, that a layer has."""
     function = getattr(source, name)
     for one in expected:
         # keras' own tanh rounds to float32 on JAX: who needs float64 gives jnp.tanh

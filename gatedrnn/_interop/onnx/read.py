@@ -100,6 +100,13 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
       ValueError: bytes or a file that are no model, an opset before 7; a node that is no part of a
         network of ours, or would change its function (`clip`, other activations, a reverse node
         alone, initial states that differ between rows), by name and why; shapes that do not fit.
+
+    Example:
+      >>> net = gr.final(gr.stack(gr.GRU(4), gr.dense(2)))
+      >>> model = gr.interop.to_onnx(net, net.init(jax.random.key(0), 3))
+      >>> layer, params = gr.interop.from_onnx(model)
+      >>> layer.out_features(3)
+      2
     """
     onnx = require("onnx", "onnx", "onnx")
     model = _loaded(onnx, model)
@@ -260,7 +267,7 @@ def _apart(tensor: Tensor) -> list[Tensor]:
 
 
 def _depth(origin: Origin) -> tuple[int, bool]:
-    """How many layers there are up to this one; of one as deep, both directions are more."""
+    """The number of layers up to this one; of equal ones, two directions count for more."""
     if isinstance(origin, BothDirections):
         return len(layers_below(origin.below)) + 1, True
     return len(layers_below(origin)), False

@@ -239,6 +239,6 @@ def _ended(tensor: Tensor, lengths: str | None, first: bool, last: bool) -> Tens
 
 
 def ends_with_last_step(origin: Origin) -> bool:
-    """Whether the output that belongs to the final carry is that of the last step."""
+    """Return whether the output that belongs to the final carry is that of the last step."""
     over_time = [own.layer for own in layers_below(origin) if not is_stepwise(own.layer)]
     return not over_time or is_causal(over_time[-1])

@@ -22,7 +22,7 @@ SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 
 
 def can_fold(graph: GraphReader, node: Node) -> bool:
-    """Whether all inputs of a node are constants, and it is one of those that are computed here."""
+    """Return whether all inputs of a node are constants, and it is one that is computed here."""
     if node.op not in FOLDED.split():
         return False
     values = [graph.value(node, k) for k in range(len(node.inputs))]

@@ -80,7 +80,7 @@ def _side_by_side(node: Node, ahead: Tensor, back: Tensor, pair: BothDirections,
 
 
 def is_state(tensor: Tensor) -> bool:
-    """Whether this is a part of the final carry as nodes return it."""
+    """Return whether this is a part of the final carry as nodes return it."""
     layer = tensor.origin.layer if isinstance(tensor.origin, LayerOutput) else None
     kinds = (FinalMemory, JoinedStates, BothDirections, ReverseOutput)
     of_node = isinstance(tensor.origin, kinds) or isinstance(layer, Recurrent)
@@ -112,7 +112,7 @@ def _merged(one: Tensor, two: Tensor, merge: str) -> Tensor | None:
 
 
 def _commutes(merge: str, end: str) -> bool:
-    """Whether a merge after the end of time is the same as one before."""
+    """Return whether a merge after the end of time is the same as one before."""
     return end in ("", "final") or (merge != "mul" and end in ("mean", "sum"))
 
 
@@ -137,7 +137,7 @@ def _residual(node: Node, one: Tensor, two: Tensor) -> Tensor:
 
 
 def _fits(below: Tensor, above: Tensor) -> bool:
-    """Whether all axes are the same but for those of features, which are of one size."""
+    """Return whether all axes are the same but for those of features, which are of one size."""
     features = getattr(above.origin, "features", None)
     return (
         len(below.axes) == len(above.axes)
@@ -233,7 +233,7 @@ def reduction(merge: str | None, end: str | None) -> Callable[[GraphReader, Node
 
 
 def _pooled(node: Node, tensor: Tensor, end: str, lengths: str | None) -> str:
-    """How a reduction over time ends it; the padding must not take part."""
+    """The `end` of a sequence that is reduced over time; the padding must not take part."""
     if lengths is None:
         return end
     if end == "sum" and tensor.padding == "last":

@@ -207,7 +207,7 @@ def recurrent(graph: GraphReader, node: Node) -> list[Value]:
 
 
 def _layout(node: Node) -> bool:
-    """Whether the batch comes before time."""
+    """Return whether the batch comes before time."""
     layout = node.attributes.get("layout", 0)
     if layout not in (0, 1):
         raise refused(node, f"its layout is {layout}, neither 0 nor 1")

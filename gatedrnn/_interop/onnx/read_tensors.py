@@ -32,17 +32,17 @@ def axis_of(size: int) -> Axis:
 
 
 def size_of(axis: Axis) -> int:
-    """How long an axis is, or what stands for it."""
+    """The length of an axis, or the prime that stands for it."""
     return math.prod(atom.size for atom in axis)
 
 
 def is_stated(axis: Axis) -> bool:
-    """Whether the graph states how long an axis is."""
+    """Return whether the graph states the length of an axis."""
     return all(atom.stated for atom in axis)
 
 
 def size_text(axis: Axis) -> str:
-    """How long an axis is, for errors."""
+    """The length of an axis, for errors."""
     return str(size_of(axis)) if is_stated(axis) else "?"
 
 
@@ -65,7 +65,7 @@ def with_axes(axes: Axes, k: int, *by: Axis) -> Axes:
     return (*axes[:k], *by, *axes[k + 1 :])
 
 
-# What computes a tensor: a graph input, or a layer on top of what is below; compared by identity.
+# The origin of a tensor: a graph input, or a layer on top of another origin; compared by identity.
 # `nodes` are the directions of recurrent nodes that are in a layer.
 
 Nodes = frozenset[str]
@@ -94,7 +94,7 @@ class GivenStates:
 
 @dataclasses.dataclass(eq=False)
 class FromLengths:
-    """What is computed from the lengths: `"at least 1"`, or the number of the `"last"` step."""
+    """Integers made from the lengths: `"at least 1"`, or the number of the `"last"` step."""
 
     lengths: str  # the graph input
     what: str
@@ -103,7 +103,7 @@ class FromLengths:
 
 @dataclasses.dataclass(eq=False)
 class Mask:
-    """Which steps are `"valid"`, which is the `"last"` of a row, whether a row has `"any"`."""
+    """Booleans made from the lengths: `"valid"` steps, the `"last"` one, rows with `"any"`."""
 
     lengths: str  # the graph input
     what: str
@@ -241,7 +241,7 @@ def layers_below(origin: Origin) -> list[LayerOutput]:
 
 
 def same_axes(a: Tensor, b: Tensor, but: int = -1) -> bool:
-    """Whether all axes but one are the same, where those of features need the same size only."""
+    """Return whether all axes but one are the same; those of features need the same size only."""
     if len(a.axes) != len(b.axes) or a.end != b.end or "last" in (a.padding, b.padding):
         return False
     features = [getattr(tensor.origin, "features", None) for tensor in (a, b)]
@@ -290,7 +290,7 @@ def refused(node: Node, why: str) -> ValueError:
 
 
 class SequenceAxes(NamedTuple):
-    """What all layers over time have in common."""
+    """The axes and the lengths that all layers over time have in common."""
 
     time: Axis
     batch: Axis

@@ -66,6 +66,12 @@ def to_onnx(
       TypeError: arrays that are not floating; float64 where JAX would round it.
       ValueError: ONNX has no such network, and why; `params` are those of another, or too large for
         one file; an opset that is too old, or newer than the installed onnx.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> model = gr.interop.to_onnx(layer, layer.init(jax.random.key(0), 3))
+      >>> [value.name for value in model.graph.output]
+      ['ys', 'final.h', 'final.c']
     """
     onnx = require("onnx", "onnx", "onnx")
     checks.flag("lengths", lengths)

@@ -84,7 +84,7 @@ def _top(layer: Stack | Repeat) -> int:
 
 
 class NodeOutputs(NamedTuple):
-    """What a node makes."""
+    """The names of what a node makes."""
 
     ys: str  # [T, D, B, H]; zeros in the padding are not to be relied on
     ends: list[str]  # [D, B, H] for each leaf of the carry

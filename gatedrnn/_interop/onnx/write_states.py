@@ -47,6 +47,11 @@ def to_onnx_carry(layer: Any, carry: Carry) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: a carry of another network, or with other than one batch axis.
+
+    Example:
+      >>> layer = gr.stack(gr.GRU(4), gr.GRU(4))
+      >>> sorted(gr.interop.to_onnx_carry(layer, layer.carry((2,))))
+      ['carry.0.h', 'carry.1.h']
     """
     return {
         state_name(BEFORE, path, name): np.asarray(leaf)
@@ -79,6 +84,11 @@ def from_onnx_carry(layer: Any, states: Mapping[str, Any]) -> Carry:
     Raises:
       TypeError: states that are not floating-point arrays.
       ValueError: states that are missing or too many, shapes that do not fit.
+
+    Example:
+      >>> states = {"final.h": jnp.zeros((2, 4))}
+      >>> gr.interop.from_onnx_carry(gr.recurrent(gr.GRU(4)), states).h.shape
+      (2, 4)
     """
     kind = AFTER if any(name.startswith(f"{AFTER}.") for name in states) else BEFORE
     arrays = Arrays("states", states)
@@ -107,7 +117,7 @@ def _taken(
 
 
 def _carries(layer: Any, carry: Carry, path: Path) -> Iterator[tuple[Path, Cell, Carry]]:
-    """Where each cell is, and its carry."""
+    """The path, the cell and the carry of every recurrence."""
     if isinstance(layer, Recurrent):
         row_of(ONNX, layer.cell)
         yield path, layer.cell, carry
