@@ -49,10 +49,10 @@ def directions_of(layer: Any) -> tuple[Recurrent, ...]:
     None of a layer of another kind, nor of one whose directions are something else: no other
     library has such a one.
     """
-    if isinstance(layer, Bidirectional):  # it runs `backward` backward by itself
+    both: tuple[Any, ...] = (layer,)
+    if isinstance(layer, Bidirectional):  # which itself runs `backward` backward
         both = (layer.forward, layer.backward)
-        return both if all(map(runs_forward, both)) else ()
-    return (layer,) if runs_forward(layer) else ()
+    return both if all(map(runs_forward, both)) else ()
 
 
 def recurrences_of(layer: Any, params: Any) -> tuple[Recurrence, ...]:
@@ -69,10 +69,12 @@ def recurrences_of(layer: Any, params: Any) -> tuple[Recurrence, ...]:
     return tuple(Recurrence(one.cell, own.cell, own.initial) for one, own in pairs)
 
 
-def layer_of(recurrences: tuple[Recurrence, ...], merge: str = "concat") -> tuple[Any, Any]:
+def layer_of(recurrences: tuple[Recurrence, ...], merge: Any = "concat") -> tuple[Any, Any]:
     """A recurrent or bidirectional layer and its parameters; `recurrences_of` undone."""
-    initial = ["zeros" if one.initial is None else "learned" for one in recurrences]
-    layers = [Recurrent(one.cell, initial=i) for one, i in zip(recurrences, initial, strict=True)]
+    layers = [
+        Recurrent(one.cell, initial="zeros" if one.initial is None else "learned")
+        for one in recurrences
+    ]
     params = [RecurrentParams(one.params, one.initial) for one in recurrences]
     if len(layers) == 1:
         return layers[0], params[0]

@@ -30,7 +30,6 @@ from gatedrnn._src.cells.recurrent_dropout import RecurrentDropout
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.combinators import Final
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
-from gatedrnn._src.layers.recurrent import Recurrent
 
 
 def sequence(layer: Any) -> Any:
@@ -144,13 +143,14 @@ def _layer(keras: Any, part: Any, dtype: str, ends: bool, return_state: bool) ->
     `ends` says that from this layer on there is one output for the whole sequence.
     """
     layers = keras.layers
-    if isinstance(part, Recurrent | Bidirectional):
+    directions = directions_of(part)
+    if directions:
         options = {"return_sequences": not ends, "return_state": return_state}
         options["zero_output_for_mask"] = not ends  # it would zero the one output, too
-        if isinstance(part, Recurrent):
-            return _cell(keras, part.cell, "", dtype, **options)
-        forward = _cell(keras, part.forward.cell, "", dtype, **options)
-        backward = _cell(keras, part.backward.cell, "", dtype, go_backwards=True, **options)
+        forward = _cell(keras, directions[0].cell, "", dtype, **options)
+        if len(directions) == 1:
+            return forward
+        backward = _cell(keras, directions[1].cell, "", dtype, go_backwards=True, **options)
         merge = KERAS.merges[part.merge]
         return layers.Bidirectional(forward, merge, backward_layer=backward, dtype=dtype)
     if isinstance(part, Dense):

@@ -245,7 +245,8 @@ def _network(outputs: dict[str, Tensor]) -> tuple[Any, Any]:
     if tensor.end == "final":
         layer = Final(layer)
     elif tensor.end:
-        layer = Pool(layer, tensor.end)
+        how: Any = tensor.end
+        layer = Pool(layer, how)
     return layer, params
 
 

@@ -18,6 +18,7 @@ from gatedrnn._interop.layouts import to_arrays
 from gatedrnn._interop.networks import (
     Recurrence,
     children,
+    directions_of,
     recurrences_of,
     split,
 )
@@ -294,7 +295,7 @@ class LayerWriter:
             op = "Mul" if layer.merge == "mul" else "Add"
             ys = graph.node(op, forward, backward)
         elif layer.merge == "concat":
-            cell: Any = layer.forward.cell
+            cell: Any = directions_of(layer)[0].cell
             side_by_side = graph.node(
                 "Transpose", made[0], perm=[*range(axis), axis + 1, axis, axis + 2]
             )
