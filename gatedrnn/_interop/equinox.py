@@ -3,6 +3,7 @@
 Axes: `*B` batch, `H` features.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,11 +12,10 @@ from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.carries import carry_from_cells, cells_from_carry
 from gatedrnn._interop.conventions import EQUINOX
 from gatedrnn._interop.layouts import cell_of, shapes_of, take_params, to_arrays
-from gatedrnn._interop.networks import Recurrence, is_sequence, layer_of, layers_with_params
+from gatedrnn._interop.networks import Recurrence, is_sequence, layers_with_params, stack_of
 from gatedrnn._interop.require import require
 from gatedrnn._interop.supported import checked_layers, row_of
 from gatedrnn._src.base import Carry
-from gatedrnn._src.layers.combinators import Stack
 
 
 def from_equinox(source: Any) -> tuple[Any, Any]:
@@ -45,15 +45,7 @@ def from_equinox(source: Any) -> tuple[Any, Any]:
         return one.cell, one.params
     if not source:
         raise ValueError("source: got no cells, expected at least one")
-    layers, params = [], []
-    in_features = None
-    for k, cell in enumerate(source):
-        one = _taken(eqx, f"source[{k}]", cell, in_features)
-        layer, p = layer_of((one,))
-        layers.append(layer)
-        params.append(p)
-        in_features = one.cell.features
-    return Stack(tuple(layers)), tuple(params)
+    return stack_of(partial(_taken, eqx, f"source[{k}]", cell) for k, cell in enumerate(source))
 
 
 def _taken(eqx: Any, name: str, source: Any, in_features: int | None) -> Recurrence:

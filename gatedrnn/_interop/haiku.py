@@ -8,6 +8,7 @@ Axes: `*B` batch, `I` input features, `H` features.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from jax import Array
@@ -16,7 +17,7 @@ from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.carries import carry_from_cells, cells_from_carry
 from gatedrnn._interop.conventions import HAIKU
 from gatedrnn._interop.layouts import cell_of, take_params, to_arrays
-from gatedrnn._interop.networks import Recurrence, is_sequence, layer_of, layers_with_params
+from gatedrnn._interop.networks import Recurrence, is_sequence, layers_with_params, stack_of
 from gatedrnn._interop.require import require
 from gatedrnn._interop.supported import checked_layers
 from gatedrnn._src import checks
@@ -24,7 +25,6 @@ from gatedrnn._src.base import Carry
 from gatedrnn._src.cells.elman import Elman
 from gatedrnn._src.cells.gru import GRU
 from gatedrnn._src.cells.lstm import LSTM
-from gatedrnn._src.layers.combinators import Stack
 
 NAMES: dict[type, str] = {LSTM: "lstm", GRU: "gru", Elman: "vanilla_rnn"}
 SINGLE_BIAS = "VanillaRNN(double_bias=False)"
@@ -64,15 +64,7 @@ def from_haiku(
     if isinstance(modules, str):
         one = _take(params, modules, None)
         return one.cell, one.params
-    layers, found = [], []
-    in_features = None
-    for path in _checked(modules, None):
-        one = _take(params, path, in_features)
-        layer, p = layer_of((one,))
-        layers.append(layer)
-        found.append(p)
-        in_features = one.cell.features
-    return Stack(tuple(layers)), tuple(found)
+    return stack_of(partial(_take, params, path) for path in _checked(modules, None))
 
 
 def _only(params: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Parameters of cells in the arrays of another library, and back, by a row of `conventions`.
 
-Every array, ours too, is put together from blocks: what one gate reads from the input or the state,
-its bias, its peephole. A row says which blocks stand where, so that a conversion takes one layout
-apart and puts the other together, in either direction.
+Every array, ours too, is put together from blocks: a part of a kernel, a bias or a peephole that
+belongs to one gate. A row says where each block is; a conversion takes one layout apart and puts
+the other together, in either direction.
 
 Axes: `I` input features, `H` features, `R` recurrent features, `n` gates.
 """
@@ -39,7 +39,7 @@ def cell_of(row: CellConvention, features: int, use_bias: bool = True, **options
 
 
 def _blocks_of(row: CellConvention, cell: Any) -> dict[str, list[list[Block]]]:
-    """The blocks of each array by name: in rows and columns, or of vectors in rows."""
+    """The blocks of each array, by its name, in rows and columns."""
     ours = row in OURS.cells
     absent = "f" if ours and getattr(cell, "coupled", False) else ""
     found: dict[str, list[list[Block]]] = {}
@@ -60,7 +60,7 @@ def _blocks_of(row: CellConvention, cell: Any) -> dict[str, list[list[Block]]]:
         for name, gates in row.peephole.items():
             add("peephole", (name,), gates)
     if getattr(cell, "projection", None) is not None:
-        add("projection", (row.projection,), "r")
+        add("projection", (row.projection,), "r")  # one block, of no gate
     return found
 
 

@@ -4,6 +4,7 @@ A bare cell counts as its layer, stacks within stacks as one row of layers, `gr.
 layers.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,9 +21,9 @@ Kind = Literal["params", "carry"]
 class Recurrence(NamedTuple):
     """A cell with its parameters, run over time in one direction."""
 
-    cell: Any  # one of ours; the library's row says more
+    cell: Any
     params: Any
-    initial: Carry | None  # without batch axes, where it is learned
+    initial: Carry | None  # without batch axes; None where it is not learned
 
 
 def is_cell(network: Any) -> bool:
@@ -46,8 +47,8 @@ def runs_forward(layer: Any) -> bool:
 def directions_of(layer: Any) -> tuple[Recurrent, ...]:
     """The one or two cells over time of a recurrent layer, forward before backward.
 
-    None of a layer of another kind, nor of one whose directions are something else: no other
-    library has such a one.
+    Empty for any other layer, also a bidirectional one with directions of another kind: no other
+    library has those.
     """
     both: tuple[Any, ...] = (layer,)
     if isinstance(layer, Bidirectional):  # which itself runs `backward` backward
@@ -85,9 +86,9 @@ def layer_of(recurrences: tuple[Recurrence, ...], merge: Any = "concat") -> tupl
 
 
 def children(layer: Any) -> list[tuple[str, Any]]:
-    """The layers inside a layer and their names; none of a layer by itself.
+    """The layers inside a layer, by name; empty for a layer that holds no other.
 
-    The name is empty where the one inside has the parameters and the carry of the whole.
+    A name is empty where the layer inside has the parameters and the carry of the whole.
     """
     match layer:
         case Stack():
@@ -202,6 +203,22 @@ def join_network(network: Any, carries: list[Carry]) -> Carry:
         return next(left)
 
     return joined(network)
+
+
+def stack_of(cells: Iterable[Callable[[int | None], Recurrence]]) -> tuple[Any, Any]:
+    """A stack of cells over time and its parameters; each is made for the features that it reads.
+
+    The first is told None.
+    """
+    layers, params = [], []
+    in_features = None
+    for make in cells:
+        one = make(in_features)
+        layer, p = layer_of((one,))
+        layers.append(layer)
+        params.append(p)
+        in_features = one.cell.features
+    return Stack(tuple(layers)), tuple(params)
 
 
 def network_of(layers: list[Any], params: list[Any]) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """Networks that a library has, by its rows in `conventions`, and the errors for all others."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import jax
@@ -101,6 +101,30 @@ def check_initial(
         raise cannot(network, library, "its initial state is an input, never learned")
 
 
+def checked_recurrences(
+    network: Any,
+    layer: Any,
+    params: Any,
+    library: LibraryConvention,
+    cell_inside: Callable[[Any], Any] = lambda cell: cell,
+) -> tuple[Recurrence, ...]:
+    """The one or two directions of a `layer`, which the library has.
+
+    `cell_inside` gives the cell that a row is looked up for.
+
+    Raises:
+      ValueError: the library does not have them, and why; or `params` are those of another layer.
+    """
+    checked_directions(network, layer, library)
+    recurrences = recurrences_of(layer, params)
+    for one in recurrences:
+        cell = cell_inside(one.cell)
+        row_of(library, cell)
+        check_params(cell, one.params)
+    check_initial(network, recurrences, library)
+    return recurrences
+
+
 def checked_layers(
     network: Any, layers: list[tuple[Any, Any]], library: LibraryConvention
 ) -> list[LayerParams]:
@@ -139,13 +163,7 @@ def _checked(network: Any, layer: Any, params: Any, library: LibraryConvention) 
         check_params(layer, params)
         validation.check_dtypes(params, params.kernel, "params.kernel")
         return params
-    checked_directions(network, layer, library)
-    recurrences = recurrences_of(layer, params)
-    for one in recurrences:
-        row_of(library, one.cell)
-        check_params(one.cell, one.params)
-    check_initial(network, recurrences, library)
-    return recurrences
+    return checked_recurrences(network, layer, params, library)
 
 
 def _input_kernels(own: LayerParams) -> list[Array]:

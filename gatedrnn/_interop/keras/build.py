@@ -15,13 +15,7 @@ from gatedrnn._interop.networks import (
     layers_with_params,
     recurrences_of,
 )
-from gatedrnn._interop.supported import (
-    cannot,
-    check_initial,
-    check_params,
-    checked_directions,
-    row_of,
-)
+from gatedrnn._interop.supported import cannot, check_params, checked_recurrences, row_of
 from gatedrnn._src import validation
 from gatedrnn._src.base import Cell
 from gatedrnn._src.cells.elman import Elman
@@ -49,7 +43,7 @@ def keras_weights(layer: Any, params: Any) -> list[Array]:
     for part, p in _checked(layer, params):
         if directions_of(part):
             for one in recurrences_of(part, p):
-                weights += to_arrays(KERAS, _without_dropout(one.cell)[0], one.params).values()
+                weights += to_arrays(KERAS, _without_dropout(one.cell), one.params).values()
         else:
             weights += jax.tree.leaves(p)
     return weights
@@ -63,13 +57,7 @@ def _checked(layer: Any, params: Any) -> list[tuple[Any, Any]]:
         if isinstance(part, Dense):
             check_params(part, p)
         elif not isinstance(part, Embed | Dropout):
-            checked_directions(layer, part, KERAS)
-            recurrences = recurrences_of(part, p)
-            for one in recurrences:
-                cell = _without_dropout(one.cell)[0]
-                row_of(KERAS, cell)
-                check_params(cell, one.params)
-            check_initial(layer, recurrences, KERAS)
+            checked_recurrences(layer, part, p, KERAS, _without_dropout)
     dtypes = sorted({jnp.result_type(leaf).name for leaf in jax.tree.leaves(params)})
     if not dtypes:
         raise cannot(layer, KERAS, "nothing in it says how many features it reads")
@@ -161,16 +149,15 @@ def _layer(keras: Any, part: Any, dtype: str, ends: bool, return_state: bool) ->
     return (layers.SpatialDropout1D if shared else layers.Dropout)(part.rate, dtype=dtype)
 
 
-def _without_dropout(cell: Cell) -> tuple[Any, float]:
-    """The cell and the rate of its recurrent dropout, which is ours in a `SimpleRNN` only."""
-    if isinstance(cell, RecurrentDropout) and isinstance(cell.cell, Elman):
-        return cell.cell, cell.rate
-    return cell, 0.0
+def _without_dropout(cell: Any) -> Any:
+    """The cell without its recurrent dropout, which is ours in a `SimpleRNN` only."""
+    dropped = isinstance(cell, RecurrentDropout) and isinstance(cell.cell, Elman)
+    return cell.cell if dropped else cell
 
 
 def _cell(keras: Any, cell: Cell, end: str, dtype: str, **options: Any) -> Any:
     """Keras' layer of a cell, or with the `end` `"Cell"` its cell, not yet built."""
-    inner, rate = _without_dropout(cell)
+    inner, rate = _without_dropout(cell), getattr(cell, "rate", 0.0)
     row = row_of(KERAS, inner)
     name, *_ = row.modules[0].split("(")
     options |= {"use_bias": inner.use_bias, "recurrent_dropout": rate, "dtype": dtype}

@@ -209,11 +209,9 @@ def cell_from(keras: Any, source: Any) -> tuple[Cell, Params, float]:
         names = {theirs: ours for ours, theirs in row.activations.items()}
         activation = check_activation(keras, source, "activation", *names)
         cell = Elman(source.units, names[activation], source.use_bias)
-        return (
-            (RecurrentDropout(cell, recurrent_dropout) if recurrent_dropout else cell),
-            params,
-            dropout,
-        )
+        if recurrent_dropout:
+            return RecurrentDropout(cell, recurrent_dropout), params, dropout
+        return cell, params, dropout
     if recurrent_dropout or (dropout and source.implementation == 1):
         raise refusal(source, "its dropout draws a mask for each gate, ours is one for all gates")
     check_activation(keras, source, "activation", "tanh")
