@@ -85,17 +85,3 @@ def as_array(name: str, value: Any) -> Array:
             "here; convert the weights first, or set jax_enable_x64"
         )
     return array
-
-
-def reorder(array: Array, order: str, to: str, axis: int = -1) -> Array:
-    """The gates, stacked along `axis` in one `order` of letters, in another: `"ifgo"`, `"iofg"`."""
-    if order == to:
-        return array
-    gates = dict(zip(order, jnp.split(array, len(order), axis), strict=True))
-    return jnp.concatenate([gates[gate] for gate in to], axis)
-
-
-def flip_gate(array: Array, order: str, gate: str, axis: int = -1) -> Array:
-    """`array` with the sign of one gate's share flipped, `σ(−a) = 1 − σ(a)`."""
-    gates = zip(order, jnp.split(array, len(order), axis), strict=True)
-    return jnp.concatenate([-part if name == gate else part for name, part in gates], axis)

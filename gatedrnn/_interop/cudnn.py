@@ -1,7 +1,7 @@
 """The parameter vector of `jax.experimental.rnn`, which is cuDNN's: LSTMs alone.
 
-Rows of its matrices are gates, `i, f, g, o`. For each layer, and in it for each direction, the
-input's kernel and the recurrent one; after all of them, in the same order, two biases each.
+It holds, for each layer and in it for each direction, the input's kernel and the recurrent one;
+after all of them, in the same order, two biases each.
 
 Axes: `L` layers, `D` directions, `*B` batch, `H` features, `W` weights.
 """
@@ -15,16 +15,30 @@ import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._interop.arrays import as_array
-from gatedrnn._interop.forms import Forms, cannot
-from gatedrnn._interop.parts import Run, joined, recurrent_of, row, row_of_params, runs
-from gatedrnn._interop.states import carry_from_states, states_from_carry
+from gatedrnn._interop.carries import carry_from_states, states_from_carry
+from gatedrnn._interop.conventions import CUDNN
+from gatedrnn._interop.layouts import cell_of, from_arrays, shapes_of, to_arrays
+from gatedrnn._interop.networks import (
+    Recurrence,
+    layer_of,
+    layers_of,
+    network_of,
+    recurrences_of,
+    split_network,
+)
+from gatedrnn._interop.supported import (
+    cannot,
+    check_initial,
+    check_params,
+    checked_directions,
+    row_of,
+)
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry
-from gatedrnn._src.cells.lstm import LSTM, LSTMParams
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.recurrent import Recurrent, as_layer
 
-FORMS = Forms("cuDNN's LSTM", lstm=True)
+(ROW,) = CUDNN.cells
 
 
 def from_cudnn(
@@ -45,6 +59,12 @@ def from_cudnn(
     Raises:
       TypeError: weights that are not floating, or of a precision that JAX would round here.
       ValueError: as many weights as such a network does not have.
+
+    Example:
+      >>> sizes = {"input_size": 3, "hidden_size": 4, "num_layers": 1, "bidirectional": False}
+      >>> layer, params = gr.interop.from_cudnn(jnp.zeros(144), **sizes)
+      >>> params.cell.kernel.shape
+      (3, 16)
     """
     for name, size in (
         ("input_size", input_size),
@@ -54,12 +74,11 @@ def from_cudnn(
         checks.size(name, size)
     checks.flag("bidirectional", bidirectional)
     vector = as_array("weights", weights)
-    rows, directions = 4 * hidden_size, 2 if bidirectional else 1
+    cell, directions = cell_of(ROW, hidden_size), 2 if bidirectional else 1
     reads = [input_size] + [directions * hidden_size] * (num_layers - 1)
-    shapes: list[tuple[int, ...]] = []
-    for read in reads:
-        shapes += [(rows, read), (rows, hidden_size)] * directions
-    shapes += [(rows,)] * (2 * directions * num_layers)
+    each = [shapes_of(ROW, cell, read) for read in reads for _ in range(directions)]
+    places = _places(len(each))
+    shapes: list[Any] = [each[k][name] for k, name in places]
     ends = list(itertools.accumulate(map(math.prod, shapes)))
     if vector.shape != (ends[-1],):
         raise ValueError(
@@ -68,16 +87,12 @@ def from_cudnn(
             f"input_size={input_size}"
         )
     parts = jnp.split(vector, ends[:-1])
-    arrays = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-    count = directions * num_layers
-    kernels, biases = arrays[: 2 * count], arrays[2 * count :]
-    every = []
-    for k in range(0, 2 * count, 2):
-        bias = biases[k] + biases[k + 1]
-        params = LSTMParams(kernels[k].T, kernels[k + 1].T, bias, None, None, None)
-        every.append(Run(LSTM(hidden_size), params, None))
-    levels = [recurrent_of(tuple(every[k : k + directions])) for k in range(0, count, directions)]
-    return joined([layer for layer, _ in levels], [params for _, params in levels])
+    found: list[dict[str, Array]] = [{} for _ in each]
+    for (k, name), part, shape in zip(places, parts, shapes, strict=True):
+        found[k][name] = part.reshape(shape)
+    every = [Recurrence(cell, from_arrays(ROW, cell, own), None) for own in found]
+    layers = [layer_of(tuple(every[k : k + directions])) for k in range(0, len(every), directions)]
+    return network_of([layer for layer, _ in layers], [params for _, params in layers])
 
 
 def to_cudnn(layer: Any, params: Any) -> Array:
@@ -95,16 +110,15 @@ def to_cudnn(layer: Any, params: Any) -> Array:
 
     Raises:
       ValueError: cuDNN has no such network, and why; or `params` are those of another.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> gr.interop.to_cudnn(layer, layer.init(jax.random.key(0), 3)).shape
+      (144,)
     """
     levels = levels_of(layer, params)
-    if any(run.initial is not None for level in levels for run in level):
-        raise cannot(layer, FORMS.target, "its initial state is an input, never learned")
+    check_initial(layer, itertools.chain(*levels), CUDNN)
     return packed(levels)
-
-
-def directions_of(layer: Recurrent | Bidirectional) -> tuple[Recurrent, ...]:
-    """The one or two recurrences of a layer."""
-    return (layer.forward, layer.backward) if isinstance(layer, Bidirectional) else (layer,)
 
 
 def equal_layers(layer: Any) -> list[Recurrent | Bidirectional]:
@@ -113,25 +127,22 @@ def equal_layers(layer: Any) -> list[Recurrent | Bidirectional]:
     Raises:
       ValueError: cuDNN has no such network, and why.
     """
-    parts = row(layer)
-    for part in parts:
-        if not isinstance(part, Recurrent | Bidirectional):
-            raise cannot(layer, FORMS.target, f"it has no place for {part!r}")
-        if isinstance(part, Bidirectional) and part.merge != "concat":
-            raise cannot(layer, FORMS.target, f"it concatenates both directions, no {part.merge}")
-        for one in directions_of(part):
-            FORMS.check_cell(one.cell)
-    counts = {len(directions_of(part)) for part in parts}
-    cells: list[Any] = [one.cell for part in parts for one in directions_of(part)]
+    layers = layers_of(layer)
+    counts: set[int] = set()
+    cells: list[Any] = []
+    for own in layers:
+        directions = checked_directions(layer, own, CUDNN)
+        counts.add(len(directions))
+        cells += [one.cell for one in directions]
+        for cell in cells:
+            row_of(CUDNN, cell)
     if len(counts) > 1 or len({cell.features for cell in cells}) > 1:
-        raise cannot(
-            layer, FORMS.target, "its layers are all of one size and of as many directions"
-        )
-    return parts
+        raise cannot(layer, CUDNN, "its layers are all of one size and of as many directions")
+    return layers
 
 
-def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[Run, ...]]:
-    """The runs of every layer, one for each direction, all checked.
+def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[Recurrence, ...]]:
+    """The directions of every layer, all checked.
 
     Args:
       layer: the network.
@@ -142,32 +153,33 @@ def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[Ru
       ValueError: cuDNN has no such network, and why; or `params` are those of another.
       TypeError: parameters in several dtypes.
     """
-    parts = equal_layers(layer)
+    layers = equal_layers(layer)
     reads: Any = xs
     name, levels = "xs", []
-    for k, (part, p) in enumerate(zip(parts, row_of_params(layer, params), strict=True)):
-        level = runs(part, p)
-        for run in level:
+    for k, (own, p) in enumerate(zip(layers, split_network(layer, params, "params"), strict=True)):
+        level = recurrences_of(own, p)
+        for one in level:
             if reads is None:
-                FORMS.check(run.cell, run.params)
-                kernel = run.params.kernel
+                check_params(one.cell, one.params)
+                kernel = one.params.kernel
                 reads, name = jax.ShapeDtypeStruct(kernel.shape[:1], kernel.dtype), "layer 0"
-            validation.check_params(run.cell, run.params, reads, name)
+            validation.check_params(one.cell, one.params, reads, name)
         levels.append(level)
         features = len(level) * level[0].cell.features
         reads, name = jax.ShapeDtypeStruct((features,), reads.dtype), f"the output of layer {k}"
     return levels
 
 
-def packed(levels: list[tuple[Run, ...]]) -> Array:
-    """The vector of these runs."""
-    every = [run.params for level in levels for run in level]
-    kernels = [kernel.T for p in every for kernel in (p.kernel, p.recurrent_kernel)]
-    biases = []
-    for p in every:
-        none = jnp.zeros(p.kernel.shape[-1:], p.kernel.dtype)
-        biases += [none if p.bias is None else p.bias, none]
-    return jnp.concatenate([jnp.ravel(array) for array in kernels + biases])
+def packed(levels: list[tuple[Recurrence, ...]]) -> Array:
+    """The vector of these layers."""
+    every = [to_arrays(CUDNN, one.cell, one.params) for level in levels for one in level]
+    return jnp.concatenate([jnp.ravel(every[k][name]) for k, name in _places(len(every))])
+
+
+def _places(count: int) -> list[tuple[int, str]]:
+    """The order of the arrays in a vector: of so many directions of layers, and their names."""
+    kernels, biases = ROW.kernel + ROW.recurrent_kernel, ROW.bias + ROW.recurrent_bias
+    return [(k, name) for names in (kernels, biases) for k in range(count) for name in names]
 
 
 def from_cudnn_carry(layer: Any, states: Any) -> Carry:
@@ -180,6 +192,11 @@ def from_cudnn_carry(layer: Any, states: Any) -> Carry:
     Raises:
       ValueError: as many states, layers or directions as `layer` does not have, or a layer that
         is none of cuDNN's.
+
+    Example:
+      >>> states = jnp.zeros((1, 2, 4)), jnp.zeros((1, 2, 4))
+      >>> gr.interop.from_cudnn_carry(gr.recurrent(gr.LSTM(4)), states).h.shape
+      (2, 4)
     """
     equal_layers(layer)
     leaves = [as_array(f"states[{k}]", state) for k, state in enumerate(states)]
@@ -195,6 +212,12 @@ def to_cudnn_carry(layer: Any, carry: Carry) -> tuple[Array, Array]:
 
     Raises:
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> layer = gr.bidirectional(gr.LSTM(4))
+      >>> h, c = gr.interop.to_cudnn_carry(layer, layer.carry((2,)))
+      >>> h.shape
+      (2, 2, 4)
     """
     equal_layers(layer)
     h, c = states_from_carry(as_layer(layer), carry)

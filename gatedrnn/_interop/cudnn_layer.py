@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._interop.cudnn import FORMS, directions_of, equal_layers, levels_of, packed
-from gatedrnn._interop.forms import cannot
-from gatedrnn._interop.states import carry_from_states, states_from_carry
+from gatedrnn._interop.carries import carry_from_states, states_from_carry
+from gatedrnn._interop.conventions import CUDNN
+from gatedrnn._interop.cudnn import equal_layers, levels_of, packed
+from gatedrnn._interop.networks import directions_of
+from gatedrnn._interop.supported import cannot
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Params
 from gatedrnn._src.layers.base import Context, Layer
@@ -42,7 +44,7 @@ class CuDNN(Around):
             for one in directions_of(part):
                 if one.bptt != BPTT():
                     raise cannot(
-                        self.layer, FORMS.target, f"its backward pass has no options, {one.bptt!r}"
+                        self.layer, CUDNN, f"its backward pass has no options, {one.bptt!r}"
                     )
 
     def run(self, params: Params, xs: Array, carry: Carry, context: Context) -> tuple[Carry, Array]:
@@ -169,5 +171,10 @@ def cudnn(layer: Any) -> CuDNN:
       ValueError: a layer that cuDNN does not have, and why; at `apply`, resets, or what does not
         fit `layer`.
       RuntimeError: at `apply`, no NVIDIA GPU.
+
+    Example:
+      >>> net = gr.cudnn(gr.stack(gr.LSTM(4), gr.LSTM(4)))
+      >>> net.out_features(3)  # runs on an NVIDIA GPU
+      4
     """
     return CuDNN(as_layer(layer))

@@ -1,27 +1,21 @@
 """equinox's cells, `eqx.nn.LSTMCell` and `eqx.nn.GRUCell`; it has no layers over time.
 
-Rows of their matrices are gates, `i, f, g, o` and `r, z, n`; one bias, and another that a GRU adds
-inside the product; the update gate keeps, the reset comes after the product.
-
 Axes: `*B` batch, `H` features.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
-from jax import Array
 
 from gatedrnn._interop.arrays import Arrays
-from gatedrnn._interop.forms import Forms, gru_params, levels
-from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import Run, is_row, recurrent_of, row_with_params
-from gatedrnn._interop.states import carry_from_cells, cells_from_carry
+from gatedrnn._interop.carries import carry_from_cells, cells_from_carry
+from gatedrnn._interop.conventions import EQUINOX
+from gatedrnn._interop.layouts import cell_of, shapes_of, take_params, to_arrays
+from gatedrnn._interop.networks import Recurrence, is_sequence, layers_with_params, stack_of
+from gatedrnn._interop.require import require
+from gatedrnn._interop.supported import checked_layers, row_of
 from gatedrnn._src.base import Carry
-from gatedrnn._src.cells.gru import GRU, GRUParams
-from gatedrnn._src.cells.lstm import LSTM, LSTMParams
-from gatedrnn._src.layers.stack import Stack
-
-FORMS = Forms("an equinox cell", lstm=True, gru=("after",), bidirectional=False)
 
 
 def from_equinox(source: Any) -> tuple[Any, Any]:
@@ -38,47 +32,35 @@ def from_equinox(source: Any) -> tuple[Any, Any]:
       TypeError: not a cell; arrays that are not floating, or of a precision that JAX would round
         here.
       ValueError: no cell, arrays that are missing, shapes that do not fit.
+
+    Example:
+      >>> import equinox as eqx
+      >>> cell, params = gr.interop.from_equinox(eqx.nn.GRUCell(3, 4, key=jax.random.key(0)))
+      >>> params.kernel.shape
+      (3, 12)
     """
-    eqx = library("equinox", "equinox", "equinox")
+    eqx = require("equinox", "equinox", "equinox")
     if not isinstance(source, list | tuple):
-        run = _run(eqx, "source", source, None)
-        return run.cell, run.params
+        one = _taken(eqx, "source", source, None)
+        return one.cell, one.params
     if not source:
         raise ValueError("source: got no cells, expected at least one")
-    layers, params = [], []
-    in_features = None
-    for k, cell in enumerate(source):
-        run = _run(eqx, f"source[{k}]", cell, in_features)
-        layer, p = recurrent_of((run,))
-        layers.append(layer)
-        params.append(p)
-        in_features = run.cell.features
-    return Stack(tuple(layers)), tuple(params)
+    return stack_of(partial(_taken, eqx, f"source[{k}]", cell) for k, cell in enumerate(source))
 
 
-def _run(eqx: Any, name: str, source: Any, in_features: int | None) -> Run:
+def _taken(eqx: Any, name: str, source: Any, in_features: int | None) -> Recurrence:
+    """A cell of equinox as ours."""
     if type(source) not in (eqx.nn.LSTMCell, eqx.nn.GRUCell):  # a subclass may compute another
         raise TypeError(
             f"{name}: got {type(source).__name__}, expected eqx.nn.LSTMCell, eqx.nn.GRUCell or a "
             "list of those"
         )
-    lstm = isinstance(source, eqx.nn.LSTMCell)
-    features, use_bias = source.hidden_size, source.use_bias
-    rows = (4 if lstm else 3) * features
-    names = ["weight_ih", "weight_hh"]
-    if use_bias:
-        names += ["bias"] if lstm else ["bias", "bias_n"]
-    found = {field: getattr(source, field) for field in names}
+    row = EQUINOX.row(type(source).__name__)
+    cell = cell_of(row, source.hidden_size, source.use_bias)
+    found = {field: getattr(source, field) for field in shapes_of(row, cell, None)}
     arrays = Arrays(name, {field: array for field, array in found.items() if array is not None})
-    kernel = arrays.take("weight_ih", (rows, in_features or source.input_size)).T
-    recurrent = arrays.take("weight_hh", (rows, features)).T
-    bias = arrays.take("bias", (rows,)) if use_bias else None
-    if lstm:
-        params = LSTMParams(kernel, recurrent, bias, None, None, None)
-        return Run(LSTM(features, use_bias=use_bias), params, None)
-    inside = arrays.take("bias_n", (features,)) if use_bias else None
-    gru = GRU(features, reset="after", update="keeps", use_bias=use_bias)
-    return Run(gru, GRUParams(kernel, recurrent, bias, inside), None)
+    params = take_params(row, cell, arrays, in_features or source.input_size)
+    return Recurrence(cell, params, None)
 
 
 def to_equinox(layer: Any, params: Any) -> Any:
@@ -97,28 +79,25 @@ def to_equinox(layer: Any, params: Any) -> Any:
       ModuleNotFoundError: equinox is not installed.
       TypeError: parameters of several dtypes.
       ValueError: equinox has no such cell, and why; or `params` are those of another.
+
+    Example:
+      >>> cell = gr.LSTM(4)
+      >>> gr.interop.to_equinox(cell, cell.init(jax.random.key(0), 3)).weight_ih.shape
+      (16, 3)
     """
-    eqx = library("equinox", "equinox", "equinox")
-    found: list[Any] = levels(layer, row_with_params(layer, params), FORMS)
-    cells = [_cell(eqx, run) for (run,) in found]
-    return cells if is_row(layer) else cells[0]
+    eqx = require("equinox", "equinox", "equinox")
+    found: list[Any] = checked_layers(layer, layers_with_params(layer, params), EQUINOX)
+    cells = [_cell(eqx, one) for (one,) in found]
+    return cells if is_sequence(layer) else cells[0]
 
 
-def _cell(eqx: Any, run: Run) -> Any:
-    cell, params = run.cell, run.params
-    kind = eqx.nn.LSTMCell if isinstance(cell, LSTM) else eqx.nn.GRUCell
-    if isinstance(cell, GRU):
-        params = gru_params(params, cell.update, "keeps")
-    arrays: dict[str, Array] = {
-        "weight_ih": params.kernel.T,
-        "weight_hh": params.recurrent_kernel.T,
-    }
-    if params.bias is not None:
-        arrays["bias"] = params.bias
-        if isinstance(cell, GRU):
-            arrays["bias_n"] = params.recurrent_bias
-    sizes = params.kernel.shape[0], cell.features
-    options = {"use_bias": cell.use_bias, "dtype": params.kernel.dtype}
+def _cell(eqx: Any, one: Recurrence) -> Any:
+    """A cell of ours as equinox's."""
+    cell, kernel = one.cell, one.params.kernel
+    arrays = to_arrays(EQUINOX, cell, one.params)
+    kind = getattr(eqx.nn, row_of(EQUINOX, cell).modules[0])
+    sizes = kernel.shape[0], cell.features
+    options = {"use_bias": cell.use_bias, "dtype": kernel.dtype}
     # its own values are drawn on paper only
     empty = eqx.filter_eval_shape(kind, *sizes, **options, key=jax.random.key(0))
     return eqx.tree_at(
@@ -136,6 +115,10 @@ def from_equinox_carry(layer: Any, states: Any) -> Carry:
 
     Raises:
       ValueError: states that do not fit `layer`.
+
+    Example:
+      >>> gr.interop.from_equinox_carry(gr.LSTM(4), (jnp.zeros((2, 4)), jnp.zeros((2, 4)))).h.shape
+      (2, 4)
     """
     return carry_from_cells(layer, states)
 
@@ -149,6 +132,11 @@ def to_equinox_carry(layer: Any, carry: Carry) -> Any:
 
     Raises:
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> h, c = gr.interop.to_equinox_carry(gr.LSTM(4), gr.LSTM(4).carry((2,)))
+      >>> h.shape
+      (2, 4)
     """
     states = [leaves if len(leaves) > 1 else leaves[0] for leaves in cells_from_carry(layer, carry)]
-    return states if is_row(layer) else states[0]
+    return states if is_sequence(layer) else states[0]

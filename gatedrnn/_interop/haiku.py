@@ -4,34 +4,30 @@ Parameters are a dict from the paths of modules to dicts of arrays: an LSTM made
 `{"lstm/linear": {"w": ..., "b": ...}}`, the second one beside it `"lstm_1/linear"`, one that a
 module `net` makes in its constructor `"net/~/lstm/linear"`. Haiku itself is not needed for those.
 
-Columns of the matrices are gates. An LSTM has one kernel, its input's rows above the recurrent
-ones, gates `i, g, f, o`, and adds 1 to `f` in every step; a GRU has gates `z, r, a`, its update
-gate writes, the reset comes before the product; the vanilla network is a ReLU with two biases.
-
 Axes: `*B` batch, `I` input features, `H` features.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._interop.arrays import Arrays, reorder
-from gatedrnn._interop.forms import Forms, gru_params, levels
-from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import Run, is_row, recurrent_of, row_with_params
-from gatedrnn._interop.states import carry_from_cells, cells_from_carry
+from gatedrnn._interop.arrays import Arrays
+from gatedrnn._interop.carries import carry_from_cells, cells_from_carry
+from gatedrnn._interop.conventions import HAIKU
+from gatedrnn._interop.layouts import cell_of, take_params, to_arrays
+from gatedrnn._interop.networks import Recurrence, is_sequence, layers_with_params, stack_of
+from gatedrnn._interop.require import require
+from gatedrnn._interop.supported import checked_layers
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry
-from gatedrnn._src.cells.elman import Elman, ElmanParams
-from gatedrnn._src.cells.gru import GRU, GRUParams
-from gatedrnn._src.cells.lstm import LSTM, LSTMParams
-from gatedrnn._src.layers.stack import Stack
-
-FORMS = Forms("a haiku core", elman=("relu",), lstm=True, gru=("before",), bidirectional=False)
+from gatedrnn._src.cells.elman import Elman
+from gatedrnn._src.cells.gru import GRU
+from gatedrnn._src.cells.lstm import LSTM
 
 NAMES: dict[type, str] = {LSTM: "lstm", GRU: "gru", Elman: "vanilla_rnn"}
+SINGLE_BIAS = "VanillaRNN(double_bias=False)"
 
 
 def from_haiku(
@@ -56,21 +52,19 @@ def from_haiku(
       TypeError: arrays that are not floating, or of a precision that JAX would round here.
       ValueError: no core of that path, several without `modules`, names that are missing or too
         many, shapes that do not fit.
+
+    Example:
+      >>> gru = {"w_i": jnp.ones((3, 12)), "w_h": jnp.ones((4, 12)), "b": jnp.ones(12)}
+      >>> cell, params = gr.interop.from_haiku({"net/~/gru": gru})
+      >>> cell.features, cell.update
+      (4, 'writes')
     """
     if modules is None:
         modules = _only(params)
     if isinstance(modules, str):
-        run = _take(params, modules, None)
-        return run.cell, run.params
-    layers, found = [], []
-    in_features = None
-    for path in _checked(modules, None):
-        run = _take(params, path, in_features)
-        layer, p = recurrent_of((run,))
-        layers.append(layer)
-        found.append(p)
-        in_features = run.cell.features
-    return Stack(tuple(layers)), tuple(found)
+        one = _take(params, modules, None)
+        return one.cell, one.params
+    return stack_of(partial(_take, params, path) for path in _checked(modules, None))
 
 
 def _only(params: Mapping[str, Any]) -> str:
@@ -100,38 +94,34 @@ def _checked(modules: Any, count: int | None) -> list[str]:
     return list(modules)
 
 
-def _take(params: Mapping[str, Any], path: str, in_features: int | None) -> Run:
+def _take(params: Mapping[str, Any], path: str, in_features: int | None) -> Recurrence:
     """The core of this path."""
     own = dict(params.get(path, {}))
     below = {key: value for key, value in params.items() if key.startswith(f"{path}/")}
     own |= {key.removeprefix(f"{path}/"): value for key, value in below.items()}
     arrays = Arrays(f"params, {path!r}", own)
+    options: dict[str, Any] = {}
     if "linear_1/w" in arrays:
-        run = _take_vanilla(arrays, in_features)
+        module = "VanillaRNN" if "linear_1/b" in arrays else SINGLE_BIAS
+        features = arrays.shape("linear_1/w", 2)[-1]
+        options["activation"] = "relu"
     elif "linear/w" in arrays:
-        run = _take_lstm(arrays, in_features)
+        module, features = "LSTM", _lstm_features(arrays)
     elif "w_i" in arrays:
-        run = _take_gru(arrays, in_features)
+        module, features = "GRU", arrays.shape("w_h", 2)[0]
     else:
         raise ValueError(
             f"modules: got {path!r}, expected the path of hk.LSTM, hk.GRU or hk.VanillaRNN in "
             f"params of {', '.join(sorted(params)) or 'nothing'}"
         )
+    row = HAIKU.row(module)
+    cell = cell_of(row, features, **options)
+    taken = take_params(row, cell, arrays, in_features)
     arrays.close()
-    return run
+    return Recurrence(cell, taken, None)
 
 
-def _take_vanilla(arrays: Arrays, in_features: int | None) -> Run:
-    features = arrays.shape("linear_1/w", 2)[-1]
-    kernel = arrays.take("linear/w", (in_features, features))
-    recurrent = arrays.take("linear_1/w", (features, features))
-    bias = arrays.take("linear/b", (features,))
-    if "linear_1/b" in arrays:
-        bias = bias + arrays.take("linear_1/b", (features,))
-    return Run(Elman(features, "relu"), ElmanParams(kernel, recurrent, bias), None)
-
-
-def _take_lstm(arrays: Arrays, in_features: int | None) -> Run:
+def _lstm_features(arrays: Arrays) -> int:
     shape = arrays.shape("linear/w")
     features = shape[-1] // 4 if shape else 0
     if len(shape) != 2 or features == 0 or shape[1] % 4 or shape[0] <= features:
@@ -139,26 +129,7 @@ def _take_lstm(arrays: Arrays, in_features: int | None) -> Run:
             f"{arrays.what}, 'linear/w': got shape {shape}, expected (I + H, 4H): the rows of the "
             "input above those of the state, four gates"
         )
-    rows = None if in_features is None else in_features + features
-    kernel = reorder(arrays.take("linear/w", (rows, 4 * features)), "igfo", "ifgo")
-    bias = _with_forget(reorder(arrays.take("linear/b", (4 * features,)), "igfo", "ifgo"), 1)
-    params = LSTMParams(kernel[:-features], kernel[-features:], bias, None, None, None)
-    return Run(LSTM(features), params, None)
-
-
-def _take_gru(arrays: Arrays, in_features: int | None) -> Run:
-    features = arrays.shape("w_h", 2)[0]
-    kernel = arrays.take("w_i", (in_features, 3 * features))
-    recurrent = arrays.take("w_h", (features, 3 * features))
-    bias = arrays.take("b", (3 * features,))
-    w, u, b = (reorder(array, "zrn", "rzn") for array in (kernel, recurrent, bias))
-    return Run(GRU(features, reset="before", update="writes"), GRUParams(w, u, b, None), None)
-
-
-def _with_forget(bias: Array, shift: int) -> Array:
-    """The bias of `i, f, g, o` with a number added to that of `f`."""
-    i, f, g, o = jnp.split(bias, 4)
-    return jnp.concatenate([i, f + shift, g, o])
+    return features
 
 
 def to_haiku(
@@ -190,45 +161,38 @@ def to_haiku(
       TypeError: parameters of several dtypes.
       ValueError: haiku has no such core, and why; `params` are those of another; paths that are
         too few, too many or equal; `double_bias=False` without an `hk.VanillaRNN`.
+
+    Example:
+      >>> cell = gr.LSTM(4)
+      >>> params = gr.interop.to_haiku(cell, cell.init(jax.random.key(0), 3))
+      >>> params["lstm/linear"]["w"].shape
+      (7, 16)
     """
     checks.flag("double_bias", double_bias)
-    each: list[Any] = levels(layer, row_with_params(layer, params), FORMS)
-    found = [run for (run,) in each]
-    if not double_bias and not any(isinstance(run.cell, Elman) for run in found):
+    each: list[Any] = checked_layers(layer, layers_with_params(layer, params), HAIKU)
+    found = [one for (one,) in each]
+    if not double_bias and not any(isinstance(one.cell, Elman) for one in found):
         raise ValueError("double_bias: got False, expected True: there is no hk.VanillaRNN")
+    modules_of = ("LSTM", "GRU", "VanillaRNN" if double_bias else SINGLE_BIAS)
     result: dict[str, dict[str, Array]] = {}
-    for path, run in zip(_paths(layer, found, modules), found, strict=True):
-        result |= _given(path, run.cell, run.params, double_bias)
+    for path, one in zip(_paths(layer, found, modules), found, strict=True):
+        for name, array in to_arrays(HAIKU, one.cell, one.params, modules_of).items():
+            module, _, leaf = f"{path}/{name}".rpartition("/")
+            result.setdefault(module, {})[leaf] = array
     return result
 
 
-def _paths(layer: Any, found: list[Run], modules: Any) -> list[str]:
-    """Where each core is."""
+def _paths(layer: Any, found: list[Recurrence], modules: Any) -> list[str]:
+    """The path of each core."""
     if modules is None:
-        names = [NAMES[type(run.cell)] for run in found]
+        names = [NAMES[type(one.cell)] for one in found]
         before = [names[:k].count(name) for k, name in enumerate(names)]
         return [f"{n}_{k}" if k else n for n, k in zip(names, before, strict=True)]
-    if is_row(layer):
+    if is_sequence(layer):
         return _checked(modules, len(found))
     if not isinstance(modules, str):
         raise ValueError(f"modules: got {modules!r}, expected one path, for {layer!r}")
     return [modules]
-
-
-def _given(path: str, cell: Any, params: Any, double_bias: bool) -> dict[str, Any]:
-    """The arrays of one core, by haiku's names."""
-    none = jnp.zeros(params.kernel.shape[-1:], params.kernel.dtype)
-    bias = none if params.bias is None else params.bias
-    if isinstance(cell, Elman):
-        second = {"w": params.recurrent_kernel} | ({"b": none} if double_bias else {})
-        return {f"{path}/linear": {"w": params.kernel, "b": bias}, f"{path}/linear_1": second}
-    if isinstance(cell, LSTM):
-        kernel = jnp.concatenate([params.kernel, params.recurrent_kernel])
-        arrays = {"w": kernel, "b": _with_forget(bias, -1)}
-        return {f"{path}/linear": {k: reorder(v, "ifgo", "igfo") for k, v in arrays.items()}}
-    params = gru_params(params._replace(bias=bias), cell.update, "writes")
-    arrays = {"w_i": params.kernel, "w_h": params.recurrent_kernel, "b": params.bias}
-    return {path: {k: reorder(v, "rzn", "zrn") for k, v in arrays.items()}}
 
 
 def from_haiku_carry(layer: Any, states: Any) -> Carry:
@@ -241,6 +205,12 @@ def from_haiku_carry(layer: Any, states: Any) -> Carry:
 
     Raises:
       ValueError: states that do not fit `layer`.
+
+    Example:
+      >>> import haiku as hk
+      >>> state = hk.LSTMState(hidden=jnp.zeros((2, 4)), cell=jnp.zeros((2, 4)))
+      >>> gr.interop.from_haiku_carry(gr.LSTM(4), state).h.shape
+      (2, 4)
     """
     return carry_from_cells(layer, states)
 
@@ -255,9 +225,13 @@ def to_haiku_carry(layer: Any, carry: Carry) -> Any:
     Raises:
       ModuleNotFoundError: haiku is not installed, whose `hk.LSTMState` an LSTM needs.
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> gr.interop.to_haiku_carry(gr.LSTM(4), gr.LSTM(4).carry((2,))).hidden.shape
+      (2, 4)
     """
     states = tuple(
-        leaves[0] if len(leaves) == 1 else library("haiku", "dm-haiku", "haiku").LSTMState(*leaves)
+        leaves[0] if len(leaves) == 1 else require("haiku", "dm-haiku", "haiku").LSTMState(*leaves)
         for leaves in cells_from_carry(layer, carry)
     )
-    return states if is_row(layer) else states[0]
+    return states if is_sequence(layer) else states[0]

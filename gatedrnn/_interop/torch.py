@@ -1,38 +1,42 @@
 """torch's `nn.RNN`, `nn.LSTM`, `nn.GRU` and their cells.
 
-Rows of their matrices are gates, `i, f, g, o` and `r, z, n`; two biases, the input's and the
-recurrent one; the update gate keeps, the reset comes after the product.
-
 Axes: `L` layers, `D` directions, `*B` batch, `H` features, `R` recurrent features.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from gatedrnn._interop.arrays import Arrays, as_array
-from gatedrnn._interop.forms import Forms, cannot, gru_params, levels
-from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import Run, is_cell, joined, recurrent_of, row_with_params
-from gatedrnn._interop.states import carry_from_states, states_from_carry
+from gatedrnn._interop.carries import carry_from_states, states_from_carry
+from gatedrnn._interop.conventions import TORCH
+from gatedrnn._interop.layouts import cell_of, take_params, to_arrays
+from gatedrnn._interop.networks import (
+    Recurrence,
+    is_cell,
+    layer_of,
+    layers_with_params,
+    network_of,
+)
+from gatedrnn._interop.require import require
+from gatedrnn._interop.supported import cannot, check_params, checked_layers, row_of
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Params
-from gatedrnn._src.cells.elman import Elman, ElmanParams
-from gatedrnn._src.cells.gru import GRU, GRUParams
-from gatedrnn._src.cells.lstm import LSTM, LSTMParams
+from gatedrnn._src.cells.elman import Elman
+from gatedrnn._src.cells.gru import GRU
+from gatedrnn._src.cells.lstm import LSTM
 from gatedrnn._src.layers.pointwise import Dropout
 
-Nonlinearity = Literal["tanh", "relu"]  # of an nn.RNN
-FORMS = Forms("a torch module", elman=("tanh", "relu"), lstm=True, projection=True, gru=("after",))
+CELLS = ("RNNCell", "LSTMCell", "GRUCell")
 
 
 def from_torch(
-    source: Any, *, prefix: str = "", nonlinearity: Nonlinearity | None = None
+    source: Any, *, prefix: str = "", nonlinearity: str | None = None
 ) -> tuple[Any, Any]:
     """The network of a torch module or of its `state_dict`: `(layer, params)`.
 
@@ -57,6 +61,12 @@ def from_torch(
         would round here.
       ValueError: names that are missing or too many, shapes that do not fit; an option that
         `source` has no use for; a module whose dropout leaves nothing.
+
+    Example:
+      >>> import torch
+      >>> layer, params = gr.interop.from_torch(torch.nn.LSTM(3, 4, bidirectional=True))
+      >>> params.backward.cell.kernel.shape
+      (3, 16)
     """
     state, nonlinearity, dropout = _state(source, prefix, nonlinearity)
     own = {k.removeprefix(prefix): _numpy(v) for k, v in state.items() if k.startswith(prefix)}
@@ -64,9 +74,9 @@ def from_torch(
         raise ValueError(f"prefix: got {prefix!r}, expected that of some of {', '.join(state)}")
     arrays = Arrays("state_dict", own)
     if "weight_ih" in arrays:
-        run = _take_run(arrays, "", None, nonlinearity)
+        one = _take_direction(arrays, "", None, nonlinearity)
         arrays.close()
-        return run.cell, run.params
+        return one.cell, one.params
     layers: list[Any] = []
     params: list[Any] = []
     in_features = None
@@ -77,21 +87,22 @@ def from_torch(
         if dropout and k > 0:
             layers.append(Dropout(dropout))
             params.append(())
-        both = tuple(_take_run(arrays, f"_l{k}{s}", in_features, nonlinearity) for s in suffixes)
-        layer, p = recurrent_of(both)
+        ends = [f"_l{k}{suffix}" for suffix in suffixes]
+        both = tuple(_take_direction(arrays, end, in_features, nonlinearity) for end in ends)
+        layer, p = layer_of(both)
         layers.append(layer)
         params.append(p)
-        in_features = sum(run.params.recurrent_kernel.shape[0] for run in both)
+        in_features = sum(one.params.recurrent_kernel.shape[0] for one in both)
     arrays.close()
-    return joined(layers, params)
+    return network_of(layers, params)
 
 
 def _state(
-    source: Any, prefix: str, nonlinearity: Nonlinearity | None
-) -> tuple[Mapping[str, Any], Nonlinearity | None, float]:
+    source: Any, prefix: str, nonlinearity: str | None
+) -> tuple[Mapping[str, Any], str | None, float]:
     """The arrays of a module by name, the activation and the rate of dropout."""
     if isinstance(source, Mapping):
-        checks.option("nonlinearity", nonlinearity, Nonlinearity | None)
+        checks.option("nonlinearity", nonlinearity, (None, "tanh", "relu"))
         return source, nonlinearity, 0.0
     if type(source).__module__ != "torch.nn.modules.rnn":
         raise TypeError(
@@ -117,45 +128,33 @@ def _numpy(tensor: Any) -> Any:
     return tensor.numpy()
 
 
-def _take_run(
-    arrays: Arrays, suffix: str, in_features: int | None, nonlinearity: Nonlinearity | None
-) -> Run:
+def _take_direction(
+    arrays: Arrays, suffix: str, in_features: int | None, nonlinearity: str | None
+) -> Recurrence:
     """One direction of one layer."""
     rows, features = arrays.shape(f"weight_hh{suffix}", 2)
     projection = None
     if f"weight_hr{suffix}" in arrays:
         projection, features = arrays.shape(f"weight_hr{suffix}", 2)
-    if rows not in (features, 3 * features, 4 * features):
+    kinds = {len(row.gates) * features: row for row in reversed(TORCH.cells)}
+    if rows not in kinds:
         raise ValueError(
             f"{arrays.what}, 'weight_hh{suffix}': got shape {arrays.shape(f'weight_hh{suffix}')}, "
             f"expected {features}, {3 * features} or {4 * features} rows: as many as, three or four"
             " times as many as features"
         )
-    if nonlinearity is not None and rows != features:
+    row = kinds[rows]
+    if nonlinearity is not None and row.cell is not Elman:
         raise ValueError(
             f"nonlinearity: got {nonlinearity!r}, expected None: {arrays.what} is of no nn.RNN"
         )
-    kernel = arrays.take(f"weight_ih{suffix}", (rows, in_features)).T
-    recurrent = arrays.take(f"weight_hh{suffix}", (rows, projection or features)).T
-    both = None
-    if f"bias_ih{suffix}" in arrays:
-        both = [arrays.take(f"bias_{side}{suffix}", (rows,)) for side in ("ih", "hh")]
-    use_bias, bias = both is not None, None if both is None else both[0] + both[1]
-    if rows == 4 * features:
-        hr = None
-        if projection is not None:
-            hr = arrays.take(f"weight_hr{suffix}", (projection, features)).T
-        lstm = LSTM(features, projection=projection, use_bias=use_bias)
-        return Run(lstm, LSTMParams(kernel, recurrent, bias, None, None, hr), None)
-    if rows == 3 * features:
-        inside = None
-        if both is not None and bias is not None:  # n's two biases are apart in ours as well
-            bias = jnp.concatenate([bias[: 2 * features], both[0][2 * features :]])
-            inside = both[1][2 * features :]
-        gru = GRU(features, reset="after", update="keeps", use_bias=use_bias)
-        return Run(gru, GRUParams(kernel, recurrent, bias, inside), None)
-    elman = Elman(features, nonlinearity or "tanh", use_bias)
-    return Run(elman, ElmanParams(kernel, recurrent, bias), None)
+    options: dict[str, Any] = {}
+    if row.cell is Elman:
+        options["activation"] = nonlinearity or "tanh"
+    if row.cell is LSTM:
+        options["projection"] = projection
+    cell = cell_of(row, features, f"bias_ih{suffix}" in arrays, **options)
+    return Recurrence(cell, take_params(row, cell, arrays, in_features, f"{{}}{suffix}"), None)
 
 
 def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
@@ -175,54 +174,60 @@ def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
       ModuleNotFoundError: torch is not installed.
       TypeError: parameters of several dtypes.
       ValueError: torch has no such network, and why; or `params` are those of another.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> gr.interop.to_torch(layer, layer.init(jax.random.key(0), 3))
+      LSTM(3, 4)
     """
-    torch = library("torch", "torch", "torch")
+    torch = require("torch", "torch", "torch")
     checks.flag("batch_first", batch_first)
     if is_cell(layer):
-        FORMS._replace(projection=False).check(layer, params)
-        module, state = _module(torch, layer, params, "Cell"), _given(layer, params, "")
+        row_of(TORCH, layer, CELLS)
+        check_params(layer, params)
+        module, state = _module(torch, layer, params, "Cell"), _arrays(layer, params, "")
     else:
-        rows, dropout = _rows(layer, params)
-        first = rows[0][0]
+        levels, dropout = _levels(layer, params)
+        first = levels[0][0]
         module = _module(
             torch,
             first.cell,
             first.params,
             "",
-            num_layers=len(rows),
-            bidirectional=len(rows[0]) == 2,
+            num_layers=len(levels),
+            bidirectional=len(levels[0]) == 2,
             dropout=dropout,
             batch_first=batch_first,
             **({"proj_size": first.cell.projection or 0} if isinstance(first.cell, LSTM) else {}),
         )
         state = {}
-        for k, level in enumerate(rows):
-            for run, end in zip(level, ("", "_reverse"), strict=False):
-                state |= _given(run.cell, run.params, f"_l{k}{end}")
+        for k, directions in enumerate(levels):
+            for one, end in zip(directions, ("", "_reverse"), strict=False):
+                state |= _arrays(one.cell, one.params, f"_l{k}{end}")
     with torch.no_grad():
         for name, tensor in module.named_parameters():
             tensor.copy_(_tensor(torch, state[name]))
     return module
 
 
-def _rows(layer: Any, params: Any) -> tuple[list[tuple[Run, ...]], float]:
-    """The runs of every layer, all alike, and the one rate of the dropout between them."""
-    parts = row_with_params(layer, params)
-    kinds = [type(part) for part, _ in parts]
+def _levels(layer: Any, params: Any) -> tuple[list[tuple[Recurrence, ...]], float]:
+    """The directions of every layer, all alike, and the one rate of the dropout between them."""
+    layers = layers_with_params(layer, params)
+    kinds = [type(one) for one, _ in layers]
     dropout = 0.0
     if Dropout in kinds:  # between every two layers, and nowhere else
-        rates = {part for part, _ in parts if isinstance(part, Dropout)}
+        rates = {one for one, _ in layers if isinstance(one, Dropout)}
         dropout = next(iter(rates)).rate
         between = kinds[1::2] == [Dropout] * (len(kinds) // 2) and len(kinds) % 2 == 1
         if not between or rates != {Dropout(dropout)} or Dropout in kinds[::2]:
             raise cannot(
-                layer, FORMS.target, "its dropout is one rate, between every two layers, each step"
+                layer, TORCH, "its dropout is one rate, between every two layers, each step"
             )
-        parts = parts[::2]
-    rows: list[Any] = levels(layer, parts, FORMS)
-    if len({(len(level), _kind(run.cell)) for level in rows for run in level}) > 1:
-        raise cannot(layer, FORMS.target, "its layers and directions are all of the same kind")
-    return rows, dropout
+        layers = layers[::2]
+    levels: list[Any] = checked_layers(layer, layers, TORCH)
+    if len({(len(level), _kind(one.cell)) for level in levels for one in level}) > 1:
+        raise cannot(layer, TORCH, "its layers and directions are all of the same kind")
+    return levels, dropout
 
 
 def _kind(cell: Any) -> Any:
@@ -234,7 +239,7 @@ def _kind(cell: Any) -> Any:
 
 def _module(torch: Any, cell: Any, params: Params, end: str, **options: Any) -> Any:
     """A module of torch, without values."""
-    kind = {LSTM: "LSTM", GRU: "GRU", Elman: "RNN"}[type(cell)]
+    kind = row_of(TORCH, cell).modules[0]
     if isinstance(cell, Elman):
         options["nonlinearity"] = cell.activation
     dtype = getattr(torch, params.kernel.dtype.name)
@@ -242,20 +247,9 @@ def _module(torch: Any, cell: Any, params: Params, end: str, **options: Any) -> 
     return getattr(torch.nn, kind + end)(*sizes, bias=cell.use_bias, dtype=dtype, **options)
 
 
-def _given(cell: Any, params: Params, suffix: str) -> dict[str, Array]:
+def _arrays(cell: Any, params: Params, suffix: str) -> dict[str, Array]:
     """The arrays of one direction of one layer, by torch's names."""
-    inside = None
-    if isinstance(cell, GRU):
-        params = gru_params(params, cell.update, "keeps")
-        inside = params.recurrent_bias
-    arrays = {"weight_ih": params.kernel.T, "weight_hh": params.recurrent_kernel.T}
-    if params.bias is not None:
-        arrays |= {"bias_ih": params.bias, "bias_hh": jnp.zeros_like(params.bias)}
-    if inside is not None:
-        arrays["bias_hh"] = arrays["bias_hh"].at[-cell.features :].set(inside)
-    if isinstance(cell, LSTM) and params.projection_kernel is not None:
-        arrays["weight_hr"] = params.projection_kernel.T
-    return {name + suffix: array for name, array in arrays.items()}
+    return {f"{name}{suffix}": array for name, array in to_arrays(TORCH, cell, params).items()}
 
 
 def _tensor(torch: Any, array: Array) -> Any:
@@ -275,6 +269,12 @@ def from_torch_carry(layer: Any, states: Any) -> Carry:
     Raises:
       TypeError: states that are not floating.
       ValueError: as many states, layers or directions as `layer` does not have, or other sizes.
+
+    Example:
+      >>> import torch
+      >>> states = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)
+      >>> gr.interop.from_torch_carry(gr.recurrent(gr.LSTM(4)), states).h.shape
+      (2, 4)
     """
     states = tuple(states) if isinstance(states, tuple | list) else (states,)
     leaves = [as_array(f"states[{k}]", _numpy(state)) for k, state in enumerate(states)]
@@ -291,7 +291,12 @@ def to_torch_carry(layer: Any, carry: Carry) -> Any:
     Raises:
       ModuleNotFoundError: torch is not installed.
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> [state.shape for state in gr.interop.to_torch_carry(layer, layer.carry((2,)))]
+      [torch.Size([1, 2, 4]), torch.Size([1, 2, 4])]
     """
-    torch = library("torch", "torch", "torch")
+    torch = require("torch", "torch", "torch")
     states = tuple(_tensor(torch, leaf) for leaf in states_from_carry(layer, carry))
     return states if len(states) > 1 else states[0]

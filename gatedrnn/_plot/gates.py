@@ -43,6 +43,10 @@ def gates(
     Raises:
       ValueError: gates of another shape, or labels or axes of another number.
       ModuleNotFoundError: matplotlib is not installed.
+
+    Example:
+      >>> gr.plot.gates({"r": jnp.ones((5, 3)), "z": jnp.ones((5, 3))}).shape
+      (2,)
     """
     arrays = {name: np.asarray(gate, np.float64) for name, gate in gates.items()}
     for name, gate in arrays.items():
@@ -90,6 +94,11 @@ def saturation(saturation: Mapping[str, Saturation], *, ax: Axes | None = None) 
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
+
+    Example:
+      >>> shares = gr.diagnostics.Saturation(low=jnp.zeros(3), high=jnp.ones(3))
+      >>> gr.plot.saturation({"z": shares}).get_xlabel()
+      'share of steps nearly closed'
     """
     ax = axes_or_new(ax, (5.6, 5.4))
     for i, (name, shares) in enumerate(saturation.items()):

@@ -1,4 +1,4 @@
-"""What the pictures share: new axes, colours, the spread over a batch.
+"""Axes, colours and the spread over a batch, which all pictures share.
 
 Axes: `T` points along the horizontal axis, `N` samples at each.
 """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gatedrnn._src.diagnostics.surface import DescentPath, LossSlice
 
-WIDE = 30.0  # a loss that spans a larger ratio is drawn on a logarithmic scale
+LOG_RATIO = 30.0  # a loss that spans a larger one is drawn on a logarithmic scale
 DEEPEST = 1e4  # the ratio over which a map has colours
 MARKERS = ("o", "s", "^", "D")
 ON_MAP = ("#d55e00", "#ffffff", "#56b4e9", "#e69f00")  # seen on every shade of the colour map
@@ -44,6 +44,11 @@ def loss_slice(
     Raises:
       ValueError: a path in another number of directions.
       ModuleNotFoundError: matplotlib is not installed.
+
+    Example:
+      >>> u = jnp.linspace(-1, 1, 5)
+      >>> gr.plot.loss_slice(gr.diagnostics.LossSlice((u,), u**2)).get_ylabel()
+      'loss'
     """
     paths = {} if paths is None else paths
     for name, path in paths.items():
@@ -63,7 +68,7 @@ def _line(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axe
     for i, (name, path) in enumerate(paths.items()):
         x, y = np.asarray(path.coordinates)[:, 0], np.asarray(path.losses)
         _path(ax, x, y, COLOURS[i % len(COLOURS)], i, name)
-    if _wide(losses):
+    if _spans_much(losses):
         ax.set_yscale("log")
     ax.set_xlim(u.min(), u.max())
     ax.set(xlabel="distance along the direction", ylabel="loss")
@@ -77,7 +82,7 @@ def _map(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axes
     (u, v), losses = _in_numpy(surface)
     shown = np.ma.masked_invalid(losses.T)
     norm, below = colors.Normalize(), "neither"
-    if _wide(losses):
+    if _spans_much(losses):
         # a minimum that is nearly exact would take all colours for itself
         least = max(shown.min(), shown.max() / DEEPEST)
         norm, below = colors.LogNorm(least, shown.max()), "min" if shown.min() < least else below
@@ -97,15 +102,16 @@ def _map(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axes
 def _path(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, index: int, name: str) -> None:
     marker = MARKERS[index % len(MARKERS)]
     effects = importlib.import_module("matplotlib.patheffects")
-    edge = [effects.withStroke(linewidth=2.4, foreground="black")]
-    look: Any = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.2, "path_effects": edge}
+    outline = [effects.withStroke(linewidth=2.4, foreground="black")]
+    look: Any = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.2, "path_effects": outline}
     ax.plot(x, y, label=name, **look)
     ax.plot(x[:1], y[:1], marker="o", ms=10, mfc="none", mec=colour, mew=1.6)
 
 
-def _wide(losses: np.ndarray) -> bool:
+def _spans_much(losses: np.ndarray) -> bool:
+    """Return whether positive losses span more than a factor of 30."""
     known = losses[np.isfinite(losses)]
-    return known.size > 0 and known.min() > 0 and known.max() > WIDE * known.min()
+    return known.size > 0 and known.min() > 0 and known.max() > LOG_RATIO * known.min()
 
 
 def _in_numpy(surface: LossSlice) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

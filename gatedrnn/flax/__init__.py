@@ -9,9 +9,9 @@ Not part of `import gatedrnn`: import it by itself, with `pip install "gatedrnn[
 """
 
 from gatedrnn._interop.flax.nested import from_tree, to_tree
-from gatedrnn._interop.libraries import library
+from gatedrnn._interop.require import require
 
-library("flax", "flax", "flax")  # says what to install, before the modules below need it
+require("flax", "flax", "flax")  # says what to install, before the modules below need it
 
 from gatedrnn.flax import linen, nnx  # noqa: E402
 

@@ -23,7 +23,7 @@ def made(layer: Any, in_features: int | None, param_dtype: DTypeLike, rngs: nnx.
 
 
 def params(weights: nnx.Dict, layer: Any, in_features: int | None) -> Params:
-    """What `made` made, in our own terms."""
+    """Return the values of variables from `made`, in our own terms."""
 
     def values(weights: nnx.Dict, names: dict[str, Any]) -> dict[str, Any]:
         # by the names that there should be: flax has attributes of its own in every module

@@ -21,13 +21,6 @@ __all__ = ["Cell", "Layer"]
 class Layer(nn.Module):
     """A module that holds any layer of ours and runs it by our engine, hand-derived rules and all.
 
-        class Tagger(nn.Module):
-            @nn.compact
-            def __call__(self, tokens, lengths, deterministic):  # [B, T], [B]
-                layer = gr.stack(gr.embed(50, 32), gr.bidirectional(gr.LSTM(64)), gr.dropout(0.1))
-                _, ys = Layer(layer)(tokens, lengths=lengths, deterministic=deterministic)
-                return nn.Dense(5)(ys)
-
     Sequences are batch-major, `[*B, T, I]`, as those of flax's `nn.RNN`, unless `time_major`. There
     are always two results, the final carry and the outputs, in the order of our `apply` and of
     flax's cells; `nn.RNN` returns the second alone unless it is told otherwise.
@@ -47,6 +40,20 @@ class Layer(nn.Module):
 
     Raises:
       TypeError: neither a layer nor a cell.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> from gatedrnn.flax.linen import Layer
+      >>> class Tagger(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, tokens, lengths, deterministic):  # [B, T], [B]
+      ...         net = gr.stack(gr.embed(9, 3), gr.bidirectional(gr.LSTM(4)), gr.dropout(0.1))
+      ...         _, ys = Layer(net)(tokens, lengths=lengths, deterministic=deterministic)
+      ...         return nn.Dense(5)(ys)
+      >>> inputs = jnp.ones((2, 6), int), jnp.array([6, 4]), True
+      >>> variables = Tagger().init(jax.random.key(0), *inputs)
+      >>> Tagger().apply(variables, *inputs).shape
+      (2, 6, 5)
     """
 
     layer: Any
@@ -56,7 +63,7 @@ class Layer(nn.Module):
     rng_collection: str = "dropout"
 
     def __post_init__(self) -> None:
-        self.layer = modules.as_layer(self.layer)
+        self.layer = modules.checked_layer(self.layer)
         checks.floating("param_dtype", self.param_dtype)
         checks.flag("time_major", self.time_major)
         super().__post_init__()
@@ -150,8 +157,6 @@ class Layer(nn.Module):
 class Cell(nn.RNNCellBase):
     """A cell of ours for flax's own `nn.RNN` and `nn.Bidirectional`.
 
-        nn.RNN(Cell(gr.LSTM(64)))
-
     A step is ours, parameters live in `params` as `gatedrnn.flax.to_tree` has them, and the carry
     is ours too (`gr.LSTMCarry(h, c)`, where flax's cells have `(c, h)`). The loop is flax's, and
     JAX differentiates it; `nn.RNN` does not zero padded outputs, and for a row of length 0 it
@@ -164,6 +169,15 @@ class Cell(nn.RNNCellBase):
     Raises:
       TypeError: not a cell; or one that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`, which
         need one key for a whole sequence: `Layer(cell)` passes it.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> from gatedrnn.flax.linen import Cell
+      >>> ys, variables = nn.RNN(Cell(gr.LSTM(4))).init_with_output(
+      ...     jax.random.key(0), jnp.ones((2, 5, 3))
+      ... )
+      >>> ys.shape
+      (2, 5, 4)
     """
 
     cell: Any

@@ -22,10 +22,6 @@ __all__ = ["Cell", "Layer"]
 class Layer(nnx.Module):
     """A module that holds any layer of ours and runs it by our engine, hand-derived rules and all.
 
-        layer = gr.stack(gr.bidirectional(gr.LSTM(64)), gr.dropout(0.1))
-        module = Layer(layer, 32, rngs=nnx.Rngs(0))
-        carry, ys = module(xs, lengths=lengths)  # [B, T, 32], [B] -> [B, T, 128]
-
     Sequences are batch-major, `[*B, T, I]`, as those of flax's `nnx.RNN`, unless `time_major`.
     There are always two results, the final carry and the outputs, in the order of our `apply` and
     of flax's cells; `nnx.RNN` returns the second alone unless it is told otherwise.
@@ -48,6 +44,15 @@ class Layer(nnx.Module):
     Raises:
       TypeError: neither a layer nor a cell.
       ValueError: a number of features that the layer cannot read.
+
+    Example:
+      >>> from flax import nnx
+      >>> from gatedrnn.flax.nnx import Layer
+      >>> net = gr.stack(gr.bidirectional(gr.LSTM(4)), gr.dropout(0.1))
+      >>> module = Layer(net, 3, rngs=nnx.Rngs(0))
+      >>> carry, ys = module(jnp.ones((2, 5, 3)), lengths=jnp.array([5, 2]))
+      >>> ys.shape
+      (2, 5, 8)
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class Layer(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         checks.flag("time_major", time_major)
-        self.layer = modules.as_layer(layer)
+        self.layer = modules.checked_layer(layer)
         self.in_features = in_features
         self.param_dtype = param_dtype
         self.time_major = time_major
@@ -176,8 +181,6 @@ class Layer(nnx.Module):
 class Cell(nnx.RNNCellBase):
     """A cell of ours for flax's own `nnx.RNN` and `nnx.Bidirectional`.
 
-        nnx.RNN(Cell(gr.LSTM(64), 32, rngs=nnx.Rngs(0)))
-
     A step is ours, parameters are `nnx.Param`s in `weights`, named as `gatedrnn.flax.to_tree` has
     them, and the carry is ours too (`gr.LSTMCarry(h, c)`, where flax's cells have `(c, h)`). The
     loop is flax's, and JAX differentiates it; `nnx.RNN` does not zero padded outputs, and for a row
@@ -192,6 +195,13 @@ class Cell(nnx.RNNCellBase):
     Raises:
       TypeError: not a cell; or one that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`, which
         need one key for a whole sequence: `Layer(cell, ...)` passes it.
+
+    Example:
+      >>> from flax import nnx
+      >>> from gatedrnn.flax.nnx import Cell
+      >>> rnn = nnx.RNN(Cell(gr.LSTM(4), 3, rngs=nnx.Rngs(0)))
+      >>> rnn(jnp.ones((2, 5, 3))).shape
+      (2, 5, 4)
     """
 
     def __init__(

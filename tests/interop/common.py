@@ -1,4 +1,4 @@
-"""What the tests of the converters share."""
+"""Sizes, random parameters and a comparison, which the tests of the converters share."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the tests of both interfaces of flax share: networks, and those that flax does not have."""
+"""Networks that flax has, and those that it does not have, for both of its interfaces."""
 
 import jax
 import jax.numpy as jnp

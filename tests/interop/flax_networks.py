@@ -1,4 +1,4 @@
-"""What the tests of both flax adapters share: networks of every kind, and our own results."""
+"""Networks of every kind, and our own results, for the tests of both flax adapters."""
 
 import functools
 
@@ -45,7 +45,7 @@ def reads_tokens(layer):
 
 
 def features_of(layer):
-    """What `init` is told."""
+    """The `in_features` of `init`."""
     return None if reads_tokens(layer) else IN
 
 

@@ -140,7 +140,7 @@ def test_states_there_and_back():
 
 
 def test_their_reference_takes_the_last_padded_state_for_a_length_of_zero():
-    """Which is why it is not asked for one; ours is the initial state."""
+    """The kernel is never asked for one; ours is the initial state."""
     net, params = gr.recurrent(LSTM), random_params(gr.recurrent(LSTM), IN)
     weights, xs = gr.interop.to_cudnn(net, params), normal(T, 1, IN)
     zeros = jnp.zeros((1, 1, H))

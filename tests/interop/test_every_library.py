@@ -1,4 +1,4 @@
-"""What every converter refuses alike: parameters, carries and cells that only look right."""
+"""Every converter refuses parameters, carries and cells that only look right."""
 
 import os
 import re

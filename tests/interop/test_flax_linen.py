@@ -224,7 +224,7 @@ def test_names_in_the_tree():
 
 
 class Tagger(nn.Module):
-    """As in the documentation of `Layer`."""
+    """The example in the documentation of `Layer`."""
 
     @nn.compact
     def __call__(self, tokens, lengths, deterministic):

@@ -704,7 +704,7 @@ def test_keras_is_needed(monkeypatch):
     def without_backend(*names):
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
-    monkeypatch.setattr(converters, "library", without_backend)
+    monkeypatch.setattr(converters, "require", without_backend)
     with pytest.raises(ModuleNotFoundError, match=r"tensorflow, which is not .* KERAS_BACKEND=jax"):
         gr.interop.to_keras(layer, randomised(layer))
 
@@ -779,7 +779,7 @@ def test_keras_repeats_outputs_in_the_padding():
 
 
 def test_keras_ends_a_row_without_steps_in_its_initial_state():
-    """Where `gr.final` has zeros."""
+    """It is what keras gives in place of the zeros of `gr.final`."""
     source = weighed(K.GRU(H))
     layer, params = gr.interop.from_keras(source)
     carry = carry_of(layer, dtype="float32")

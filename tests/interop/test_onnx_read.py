@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper
 
 import gatedrnn as gr
-from gatedrnn._interop.states import carry_from_states, states_from_carry
+from gatedrnn._interop.carries import carry_from_states, states_from_carry
 from interop import onnx_models as om
 
 T, B, I, H = 5, 3, 2, 4

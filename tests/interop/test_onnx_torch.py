@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 
 import gatedrnn as gr  # noqa: E402
-from gatedrnn._interop.states import carry_from_states, states_from_carry  # noqa: E402
+from gatedrnn._interop.carries import carry_from_states, states_from_carry  # noqa: E402
 
 T, B, I, H = 5, 2, 3, 4
 KINDS = ("RNN", "GRU", "LSTM")

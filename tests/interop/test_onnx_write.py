@@ -53,7 +53,7 @@ def random_params(layer, seed=0):
 
 
 def random_inputs(layer, steps=T, batch=B, lengths=None):
-    """What lies in the padding is what no layer can stand."""
+    """Inputs with NaN in the padding, which no layer can stand."""
     rng = np.random.default_rng(7)
     tokens = reads(layer) is None
     if tokens:
@@ -206,7 +206,7 @@ def test_versions_of_the_operators(opset):
 
 
 def test_rows_of_length_0_keep_their_initial_state():
-    """Where onnxruntime by itself would return zeros, or read what is not there."""
+    """Rows for which onnxruntime by itself would return zeros, or read what is not there."""
     for cell in (gr.Elman(H), LSTM, GRU):
         layer = gr.stack(cell, gr.bidirectional(cell), gr.dense(2))
         params = random_params(layer)
@@ -453,7 +453,7 @@ def test_wrong_carries():
         to(layer, carry[:2])
     with pytest.raises(ValueError, match=r"expected Directions\(forward, backward\)"):
         to(layer, (carry[0].forward, *carry[1:]))
-    with pytest.raises(ValueError, match="expected leaves with a leading axis of 2"):
+    with pytest.raises(ValueError, match="expected a leading axis of 2"):
         to(layer, (*carry[:2], gr.GRU(8).carry((B,))))
     with pytest.raises(ValueError, match=r"carry.h: got|expected \[B, F\]"):
         to(gr.recurrent(LSTM), LSTM.carry(()))

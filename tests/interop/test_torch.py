@@ -244,7 +244,7 @@ def test_options_of_a_state_dict_are_those_of_an_rnn():
 
 
 class Model(torch.nn.Module):
-    """What people have around a layer."""
+    """Attributes and modules that people have around a layer."""
 
     def __init__(self):
         super().__init__()
@@ -285,7 +285,7 @@ def test_layers_of_the_same_kind_may_start_or_sign_otherwise():
 
 
 def test_no_precision_is_lost_unsaid():
-    """Where JAX runs without float64, weights in float64 are refused, not rounded."""
+    """Weights in float64 are refused, not rounded, if JAX runs without float64."""
     state = {k: v.numpy() for k, v in torch.nn.LSTM(IN, H).double().state_dict().items()}
     with (
         jax.enable_x64(False),

@@ -1,34 +1,28 @@
 """flax linen's `SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` and `GRUCell`, and `RNN` over them.
 
-Every gate has kernels of its own, `ii, if, ig, io` and `ir, iz, in` for the input, `hi, hf, hg, ho`
-and `hr, hz, hn` for the state; the bias is the state's in an LSTM and the input's elsewhere, with
-another in `hn`; the update gate keeps, the reset comes after the product.
-
 Axes: `T` time, `*B` batch, `I` input features, `H` features.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-from jax import Array
-
 from gatedrnn._interop.arrays import Arrays
-from gatedrnn._interop.flax.sources import ACTIVATIONS, Flax, columns, network
-from gatedrnn._interop.flax.states import from_flax_carry, to_flax_carry
-from gatedrnn._interop.flax.targets import bias_of, check_options
-from gatedrnn._interop.forms import Forms, Level, gru_params, levels
-from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import is_cell, row_with_params
-from gatedrnn._src.base import Carry, Params
-from gatedrnn._src.cells.elman import ElmanParams
-from gatedrnn._src.cells.gru import GRU, GRUParams
-from gatedrnn._src.cells.lstm import LSTM, LSTMParams
-from gatedrnn._src.layers.pointwise import DenseParams
+from gatedrnn._interop.conventions import LINEN
+from gatedrnn._interop.flax.carries import from_flax_carry, to_flax_carry
+from gatedrnn._interop.flax.convert import Interface, from_module, to_module
+from gatedrnn._interop.flax.nested import nest
+from gatedrnn._interop.require import require
+from gatedrnn._src.base import Carry
 
-FORMS = Forms("a linen module", elman=tuple(ACTIVATIONS), lstm=True, gru=("after",), dense=True)
-INPUT = {LSTM: ("ii", "if", "ig", "io"), GRU: ("ir", "iz", "in")}
-STATE = {LSTM: ("hi", "hf", "hg", "ho"), GRU: ("hr", "hz", "hn")}
+
+def _interface() -> Interface:
+    nn = require("flax.linen", "flax", "flax")
+
+    def make(name: str, in_features: int, features: int, dtype: Any, options: dict) -> Any:
+        return getattr(nn, name)(features=features, param_dtype=dtype, **options)
+
+    sizes = ("features", "features")
+    return Interface(nn, LINEN, "Dense", sizes, "layers_{}", make, nn.Sequential)
 
 
 def from_linen(module: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -54,33 +48,21 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> tuple[Any, Any]:
         `dtype` that is not the parameters', products of another kind (`precision`, `dot_general`);
         `reverse=True` outside `nn.Bidirectional`; layers that share parameters, or of a Sequential
         that do not fit together (several `time_major`, a carry returned on the way).
+
+    Example:
+      >>> import flax.linen as nn
+      >>> module = nn.RNN(nn.LSTMCell(4))
+      >>> variables = module.init(jax.random.key(0), jnp.ones((2, 5, 3)))
+      >>> layer, params = gr.interop.from_linen(module, variables)
+      >>> params.cell.kernel.shape
+      (3, 16)
     """
-    nn = library("flax.linen", "flax", "flax")
-    flax = Flax(nn, "Dense", ("features", "features"), "layers_{}", _take)
+    flax = _interface()
     if not isinstance(variables, Mapping) or set(variables) != {"params"}:
         keys = isinstance(variables, Mapping)
         got = ", ".join(map(repr, variables)) if keys else type(variables).__name__
         raise ValueError(f"variables: got {got or 'none'}, expected one collection, 'params'")
-    return network(flax, module, Arrays("params", variables["params"]))
-
-
-def _take(arrays: Arrays, path: str, name: str, cell: Any, in_features: int | None) -> Params:
-    """The parameters of a cell."""
-    features = cell.features
-    if not isinstance(cell, LSTM | GRU):
-        return ElmanParams(
-            kernel=arrays.take(f"{path}i/kernel", (in_features, features)),
-            recurrent_kernel=arrays.take(f"{path}h/kernel", (features, features)),
-            bias=arrays.take(f"{path}i/bias", (features,)),
-        )
-    inputs, states = INPUT[type(cell)], STATE[type(cell)]
-    kernel = columns(arrays, path, inputs, "kernel", (in_features, features))
-    recurrent = columns(arrays, path, states, "kernel", (features, features))
-    if isinstance(cell, LSTM):
-        bias = columns(arrays, path, states, "bias", (features,))
-        return LSTMParams(kernel, recurrent, bias, None, None, None)
-    bias = columns(arrays, path, inputs, "bias", (features,))
-    return GRUParams(kernel, recurrent, bias, arrays.take(f"{path}hn/bias", (features,)))
+    return from_module(flax, module, Arrays("params", variables["params"]))
 
 
 def to_linen(
@@ -115,67 +97,16 @@ def to_linen(
       TypeError: parameters of several dtypes.
       ValueError: linen has no such network, and why; `params` are those of another; an option
         that the network has no use for.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> module, variables = gr.interop.to_linen(layer, layer.init(jax.random.key(0), 3))
+      >>> module.apply(variables, jnp.ones((5, 2, 3))).shape
+      (5, 2, 4)
     """
-    nn = library("flax.linen", "flax", "flax")
-    found = levels(layer, row_with_params(layer, params), FORMS)
-    check_options(layer, found, optimized, time_major, return_carry)
-    if is_cell(layer):
-        module, tree = _cell(nn, layer, params, optimized)
-        return module, {"params": tree}
-    options = {"time_major": time_major, "return_carry": return_carry}
-    made = [_layer(nn, level, optimized, options) for level in found]
-    if len(made) == 1:
-        module, tree = made[0]
-        return module, {"params": tree}
-    module = nn.Sequential([module for module, _ in made])
-    return module, {"params": {f"layers_{k}": tree for k, (_, tree) in enumerate(made)}}
-
-
-def _layer(
-    nn: Any, level: Level, optimized: bool, options: dict[str, bool]
-) -> tuple[Any, dict[str, Any]]:
-    """One layer and its parameters."""
-    if isinstance(level, DenseParams):
-        kernel, bias = level
-        dense = nn.Dense(kernel.shape[1], bias is not None, param_dtype=kernel.dtype)
-        return dense, _dense(kernel, bias)
-    cells = [_cell(nn, run.cell, run.params, optimized) for run in level]
-    if len(cells) == 1:
-        return nn.RNN(cells[0][0], **options), {"cell": cells[0][1]}
-    rnns = [nn.RNN(cell) for cell, _ in cells]
-    names = ("forward_rnn", "backward_rnn")
-    trees = {name: {"cell": tree} for name, (_, tree) in zip(names, cells, strict=True)}
-    return nn.Bidirectional(*rnns, **options), trees
-
-
-def _cell(nn: Any, cell: Any, params: Params, optimized: bool) -> tuple[Any, dict[str, Any]]:
-    """A cell and its parameters."""
-    options = {"features": cell.features, "param_dtype": params.kernel.dtype}
-    if isinstance(cell, LSTM):
-        module = nn.OptimizedLSTMCell if optimized else nn.LSTMCell
-        tree = _gates(INPUT[LSTM], params.kernel, None)
-        tree |= _gates(STATE[LSTM], params.recurrent_kernel, bias_of(params))
-        return module(**options), tree
-    if isinstance(cell, GRU):
-        params = gru_params(params, cell.update, "keeps")
-        tree = _gates(INPUT[GRU], params.kernel, bias_of(params))
-        tree |= _gates(STATE[GRU], params.recurrent_kernel, None)
-        inside = params.recurrent_bias
-        tree["hn"]["bias"] = jnp.zeros_like(tree["in"]["bias"]) if inside is None else inside
-        return nn.GRUCell(**options), tree
-    tree = {"i": _dense(params.kernel, bias_of(params)), "h": _dense(params.recurrent_kernel, None)}
-    return nn.SimpleCell(activation_fn=ACTIVATIONS[cell.activation], **options), tree
-
-
-def _gates(names: tuple[str, ...], kernel: Array, bias: Array | None) -> dict[str, Any]:
-    """What is stacked by gates, apart."""
-    kernels = jnp.split(kernel, len(names), axis=-1)
-    biases = [None] * len(names) if bias is None else jnp.split(bias, len(names))
-    return {name: _dense(k, b) for name, k, b in zip(names, kernels, biases, strict=True)}
-
-
-def _dense(kernel: Array, bias: Array | None) -> dict[str, Array]:
-    return {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
+    options = optimized, time_major, return_carry
+    module, arrays = to_module(_interface(), layer, params, *options)
+    return module, {"params": nest({tuple(path.split("/")): a for path, a in arrays.items()})}
 
 
 def from_linen_carry(layer: Any, states: Any) -> Carry:
@@ -189,6 +120,11 @@ def from_linen_carry(layer: Any, states: Any) -> Carry:
 
     Raises:
       ValueError: as many states, layers or directions as `layer` does not have, or other sizes.
+
+    Example:
+      >>> c_and_h = jnp.zeros((2, 4)), jnp.ones((2, 4))
+      >>> gr.interop.from_linen_carry(gr.LSTM(4), c_and_h).h.shape
+      (2, 4)
     """
     return from_flax_carry(layer, states)
 
@@ -204,5 +140,10 @@ def to_linen_carry(layer: Any, carry: Carry) -> Any:
 
     Raises:
       ValueError: `carry` is that of another network.
+
+    Example:
+      >>> c, h = gr.interop.to_linen_carry(gr.LSTM(4), gr.LSTM(4).carry((2,)))
+      >>> h.shape
+      (2, 4)
     """
     return to_flax_carry(layer, carry)

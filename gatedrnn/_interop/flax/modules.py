@@ -10,23 +10,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from gatedrnn._interop.networks import children
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
-from gatedrnn._src.layers import recurrent as lifting
 from gatedrnn._src.layers.base import Layer
-from gatedrnn._src.layers.bidirectional import Bidirectional
-from gatedrnn._src.layers.combinators import Repeat, Residual
-from gatedrnn._src.layers.many_to_one import Final, Pool
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
-from gatedrnn._src.layers.recurrent import Recurrent
-from gatedrnn._src.layers.stack import Stack
+from gatedrnn._src.layers.recurrent import Recurrent, as_layer
 from gatedrnn._src.masks import draws
 
 
-def as_layer(layer: Any) -> Layer:
+def checked_layer(layer: Any) -> Layer:
     """A layer as it is, a cell as a recurrent layer; raise for anything else."""
-    layer = lifting.as_layer(layer)
-    if isinstance(layer, type) or not isinstance(layer, Layer):
+    layer = as_layer(layer)
+    if not isinstance(layer, Layer):
         raise TypeError(f"layer: got {layer!r}, expected a layer or a cell, like gr.LSTM(256)")
     return layer
 
@@ -43,23 +39,20 @@ def as_cell(cell: Any) -> Cell:
 
 
 def may_draw(layer: Any) -> bool:
-    """Whether a key may change what `layer` does; that of a layer of someone's own always may."""
+    """Return whether a key may change the output; that of a layer of one's own always may."""
     if isinstance(layer, Dropout):
         return layer.rate > 0
     if isinstance(layer, Recurrent):
         return draws(layer.cell)
-    if isinstance(layer, Bidirectional):
-        return may_draw(layer.forward) or may_draw(layer.backward)
-    if isinstance(layer, Stack):
-        return any(map(may_draw, layer.layers))
-    if isinstance(layer, Repeat | Residual | Final | Pool):
-        return may_draw(layer.layer)
+    inside = children(layer)
+    if inside:
+        return any(may_draw(one) for _, one in inside)
     return not isinstance(layer, Dense | Embed)
 
 
 def features_of_step(layer: Any, x: Array) -> int | None:
-    """How many features `layer` reads in `x [..., I]`; None for tokens `[...]`."""
-    if layer.reads_tokens:
+    """Return the number of features in `x [..., I]`; None for tokens `[...]`."""
+    if isinstance(layer, Layer) and layer.reads_tokens:
         return None
     if jnp.ndim(x) == 0:
         raise ValueError("x: got shape (), expected [*B, I]")
@@ -110,7 +103,7 @@ def apply(
         resets=_time_first("resets", resets, shape),
         key=key,
     )
-    return carry, ys if getattr(layer, "drops_time", False) else jnp.moveaxis(ys, 0, axis)
+    return carry, ys if layer.drops_time else jnp.moveaxis(ys, 0, axis)
 
 
 def _time_first(name: str, flags: Array | None, shape: tuple[int, ...]) -> Array | None:

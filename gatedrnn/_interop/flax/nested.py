@@ -22,10 +22,21 @@ def to_tree(params: Params) -> dict[str, Any]:
 
     Args:
       params: the parameters of a layer or cell.
+
+    Example:
+      >>> from gatedrnn.flax import to_tree
+      >>> layer = gr.recurrent(gr.GRU(4))
+      >>> tree = to_tree(layer.init(jax.random.key(0), 3))
+      >>> tree["cell"]["kernel"].shape
+      (3, 12)
     """
+    return nest({_names(path): leaf for path, leaf in jax.tree.leaves_with_path(params)})
+
+
+def nest(leaves: Mapping[Names, Any]) -> dict[str, Any]:
+    """Nested dictionaries from leaves by the names on the way to them."""
     tree: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *above, name = _names(path)
+    for (*above, name), leaf in leaves.items():
         branch = tree
         for key in above:
             branch = branch.setdefault(key, {})
@@ -44,6 +55,12 @@ def from_tree(layer: Any, tree: Mapping[str, Any], in_features: int | None) -> P
 
     Raises:
       ValueError: an array that is missing, of another shape, or not the layer's.
+
+    Example:
+      >>> from gatedrnn.flax import from_tree
+      >>> tree = {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}
+      >>> from_tree(gr.dense(4), tree, 3).bias.shape
+      (4,)
     """
     found = dict(_flat(tree))
     given = ", ".join(map(_text, found)) or "nothing"

@@ -13,13 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gatedrnn._interop.carries import carry_of_cells, cells_of, leaves_of_cells
 from gatedrnn._interop.keras.build import keras_weights, model_of, sequence
-from gatedrnn._interop.keras.cells import array_of, cell_from
-from gatedrnn._interop.keras.chain import chain, refusal
-from gatedrnn._interop.keras.layers import layers_from
-from gatedrnn._interop.libraries import library
-from gatedrnn._interop.parts import carry_of_row, is_cell, joined, row
-from gatedrnn._interop.states import carry_from_states, carry_of_part, cells_of, leaves_of_cells
+from gatedrnn._interop.keras.read import array_of, cell_from, chain, layers_from, refusal
+from gatedrnn._interop.networks import layers_of, network_of
+from gatedrnn._interop.require import require
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.layers.many_to_one import Final
@@ -28,7 +26,7 @@ from gatedrnn._src.layers.many_to_one import Final
 def _keras() -> Any:
     """keras, or an error that says what is missing: the package, or the backend that it chose."""
     try:
-        return library("keras", "keras", "keras")
+        return require("keras", "keras", "keras")
     except ModuleNotFoundError as error:
         if error.name == "keras":
             raise
@@ -69,6 +67,14 @@ def from_keras(source: Any) -> tuple[Any, Any]:
       TypeError: not of keras; weights that are not floating, or of a precision that JAX would round
         here.
       ValueError: we have no such network, and why; or it has no weights yet.
+
+    Example:
+      >>> import keras
+      >>> source = keras.layers.GRU(4, return_sequences=True)
+      >>> source.build((None, None, 3))
+      >>> layer, params = gr.interop.from_keras(source)
+      >>> params.cell.kernel.shape
+      (3, 12)
     """
     keras = _keras()
     cells = keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell
@@ -79,7 +85,7 @@ def from_keras(source: Any) -> tuple[Any, Any]:
         return cell, cell_params
     parts = chain(keras, source)
     found = [pair for part in parts for pair in layers_from(keras, part)]
-    layer, params = joined([layer for layer, _ in found], [p for _, p in found])
+    layer, params = network_of([layer for layer, _ in found], [p for _, p in found])
     ends = not all(getattr(part, "return_sequences", True) for part in parts)
     return (Final(layer) if ends else layer), params
 
@@ -107,6 +113,12 @@ def to_keras(layer: Any, params: Any, *, return_state: bool = False) -> Any:
     Raises:
       ModuleNotFoundError: keras is not installed.
       ValueError: keras has no such network, and why; or `params` are those of another.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> model = gr.interop.to_keras(layer, layer.init(jax.random.key(0), 3))
+      >>> [weight.shape for weight in model.weights]
+      [(3, 16), (4, 16), (16,)]
     """
     keras = _keras()
     checks.flag("return_state", return_state)
@@ -128,28 +140,25 @@ def from_keras_carry(layer: Any, states: Any) -> Carry:
     Raises:
       ModuleNotFoundError: keras is not installed.
       ValueError: as many states as `layer` does not have, or other sizes.
+
+    Example:
+      >>> states = [jnp.zeros((2, 4)), jnp.zeros((2, 4))]
+      >>> gr.interop.from_keras_carry(gr.recurrent(gr.LSTM(4)), states).c.shape
+      (2, 4)
     """
     keras = _keras()
     found = jax.tree.leaves(states)
     leaves = [array_of(keras, f"states[{k}]", leaf) for k, leaf in enumerate(found)]
     inside = sequence(layer)
-    parts = row(inside)
-    count = sum(_count(cell) for part in parts for cell in cells_of(part))
-    if len(leaves) != count:
-        raise ValueError(f"states: got {len(leaves)}, expected {count} for {layer!r}")
+    counts = [_count(cell) for one in layers_of(inside) for cell in cells_of(one)]
+    if len(leaves) != sum(counts):
+        raise ValueError(f"states: got {len(leaves)}, expected {sum(counts)} for {layer!r}")
     left = iter(leaves)
-    carries: list[Any] = []
-    for part in parts:
-        own = [
-            carry_from_states(cell, list(itertools.islice(left, _count(cell))))
-            for cell in cells_of(part)
-        ]
-        carries.append(carry_of_part(part, own))
-    return carries[0] if is_cell(layer) else carry_of_row(inside, carries)
+    return carry_of_cells(inside, (list(itertools.islice(left, count)) for count in counts))
 
 
 def _count(cell: Cell) -> int:
-    """How many arrays its carry has."""
+    """The number of arrays in the carry of a cell."""
     return len(jax.tree.leaves(cell.carry((), jnp.float32)))
 
 
@@ -162,5 +171,10 @@ def to_keras_carry(layer: Any, carry: Carry) -> list[Array]:
 
     Raises:
       ValueError: it is the carry of another network.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> [state.shape for state in gr.interop.to_keras_carry(layer, layer.carry((2,)))]
+      [(2, 4), (2, 4)]
     """
     return list(itertools.chain(*leaves_of_cells(sequence(layer), carry)))

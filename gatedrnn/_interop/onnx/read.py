@@ -4,30 +4,34 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from gatedrnn._interop.libraries import library
+from gatedrnn._interop.networks import network_of
 from gatedrnn._interop.onnx import read_axes, read_joins, read_layers, read_masks
-from gatedrnn._interop.onnx.read_fold import can_fold, fold, stand_ins
-from gatedrnn._interop.onnx.read_graph import Graph, Node, node_of, refused
-from gatedrnn._interop.onnx.read_values import (
+from gatedrnn._interop.onnx.read_constants import can_fold, fold, stand_ins
+from gatedrnn._interop.onnx.read_tensors import (
     Atom,
     Axis,
-    Flow,
-    Known,
-    Pair,
-    Pieces,
-    Source,
-    Step,
+    BothDirections,
+    Constant,
+    GraphInput,
+    GraphReader,
+    JoinedStates,
+    LayerOutput,
+    Node,
+    Origin,
+    Tensor,
     Value,
+    as_layer_output,
     axis_of,
-    settled,
-    steps_of,
+    layers_below,
+    node_of,
+    refused,
 )
-from gatedrnn._interop.parts import joined
+from gatedrnn._interop.require import require
 from gatedrnn._src.layers.many_to_one import Final, Pool
 
 OLDEST = 7  # of the versions of the operators: before, broadcasting was an attribute
 
-Handler = Callable[[Graph, Node], list[Value]]
+Handler = Callable[[GraphReader, Node], list[Value]]
 HANDLERS: dict[str, Handler] = {
     "Add": read_joins.add,
     "Cast": read_axes.cast,
@@ -96,12 +100,19 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
       ValueError: bytes or a file that are no model, an opset before 7; a node that is no part of a
         network of ours, or would change its function (`clip`, other activations, a reverse node
         alone, initial states that differ between rows), by name and why; shapes that do not fit.
+
+    Example:
+      >>> net = gr.final(gr.stack(gr.GRU(4), gr.dense(2)))
+      >>> model = gr.interop.to_onnx(net, net.init(jax.random.key(0), 3))
+      >>> layer, params = gr.interop.from_onnx(model)
+      >>> layer.out_features(3)
+      2
     """
-    onnx = library("onnx", "onnx", "onnx")
+    onnx = require("onnx", "onnx", "onnx")
     model = _loaded(onnx, model)
     opset = _opset(model)
     if model.functions:
-        model = library("onnx.inliner", "onnx", "onnx").inline_local_functions(model)
+        model = require("onnx.inliner", "onnx", "onnx").inline_local_functions(model)
     graph = _inputs(onnx, model.graph)
     nodes = [node_of(onnx, proto) for proto in model.graph.node]
     needed = {output.name for output in model.graph.output}
@@ -116,7 +127,7 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
 
 def _loaded(onnx: Any, model: Any) -> Any:
     """A model with all its weights."""
-    decode_error = library("google.protobuf.message", "protobuf", "onnx").DecodeError
+    decode_error = require("google.protobuf.message", "protobuf", "onnx").DecodeError
     try:
         if isinstance(model, str | os.PathLike):
             return onnx.load(os.fspath(model))
@@ -146,11 +157,11 @@ def _opset(model: Any) -> int:
     return versions[0]
 
 
-def _inputs(onnx: Any, proto: Any) -> Graph:
+def _inputs(onnx: Any, proto: Any) -> GraphReader:
     """A graph whose inputs and weights are known by name."""
-    graph = Graph(onnx)
+    graph = GraphReader(onnx)
     for tensor in proto.initializer:
-        graph.values[tensor.name] = Known(onnx.numpy_helper.to_array(tensor))
+        graph.values[tensor.name] = Constant(onnx.numpy_helper.to_array(tensor))
     primes = stand_ins(onnx, proto)
     named: dict[str, int] = {}
     for info in proto.input:
@@ -167,15 +178,15 @@ def _inputs(onnx: Any, proto: Any) -> Graph:
                     named[name] = next(primes)
                 axes.append((Atom(named[name], stated=False),))
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        graph.values[info.name] = Flow(Source(info.name), tuple(axes), dtype)
+        graph.values[info.name] = Tensor(GraphInput(info.name), tuple(axes), dtype)
     return graph
 
 
-def _follow(graph: Graph, node: Node, opset: int) -> None:
+def _follow(graph: GraphReader, node: Node, opset: int) -> None:
     """The outputs of a node from its inputs."""
     if can_fold(graph, node):
         made = fold(graph, node, opset)
-    elif node.op == "Gather" and isinstance(graph.value(node, 0), Known):
+    elif node.op == "Gather" and isinstance(graph.value(node, 0), Constant):
         made = read_layers.embed(graph, node)
     elif node.op == "Gather":
         made = read_axes.gather(graph, node)
@@ -188,72 +199,76 @@ def _follow(graph: Graph, node: Node, opset: int) -> None:
             graph.values[name] = value
 
 
-def _output(graph: Graph, name: str) -> Flow:
+def _output(graph: GraphReader, name: str) -> Tensor:
     value = graph.values.get(name)
-    if isinstance(value, Flow) and value.padding == "last":
+    if isinstance(value, Tensor) and value.padding == "last":
         raise ValueError(f"model, output {name!r}: got steps of which all but the last are masked")
-    if isinstance(value, Flow):
-        return settled(value)
+    if isinstance(value, Tensor):
+        return as_layer_output(value)
     what = "nothing" if value is None else "a constant"
     raise ValueError(f"model, output {name!r}: got {what}, expected what a network computes")
 
 
-def _network(outputs: dict[str, Flow]) -> tuple[Any, Any]:
+def _network(outputs: dict[str, Tensor]) -> tuple[Any, Any]:
     """The network whose outputs these are: one of its own, all others final states in its carry."""
-    states = {name: flow for name, flow in outputs.items() if read_joins.is_state(flow)}
+    states = {name: tensor for name, tensor in outputs.items() if read_joins.is_state(tensor)}
     others = [name for name in outputs if name not in states]
     if len(others) > 1:
         raise ValueError(
             f"model: got outputs {', '.join(map(repr, others))}, expected one beside final states"
         )
     if others:
-        name, flow = others[0], outputs[others[0]]
+        name, tensor = others[0], outputs[others[0]]
     else:
-        pieces = [(name, piece) for name, flow in states.items() for piece in _pieces(flow)]
-        ends = [(name, end) for name, end in pieces if isinstance(end.net, Step | Pair)]
+        every = [(name, end) for name, tensor in states.items() for end in _apart(tensor)]
+        ends = [own for own in every if isinstance(own[1].origin, LayerOutput | BothDirections)]
         if not ends:
             got = ", ".join(map(repr, outputs))
             raise ValueError(
                 f"model: got outputs {got}, expected an output or a final `h` among them"
             )
-        name, flow = max(ends, key=lambda end: (_depth(end[1]), isinstance(end[1].net, Pair)))
-    flow = _joined(name, flow)
-    steps = steps_of(flow.net)
+        name, tensor = max(ends, key=lambda own: _depth(own[1].origin))
+    tensor = _joined(name, tensor)
+    layers = layers_below(tensor.origin)
     partial = {"sum": "a sum over time", "first": "the first step", "last": "the last step"}
-    if not steps or not isinstance(steps[0].below, Source) or flow.end in partial:
-        what = partial.get(flow.end, "no output of a layer of ours")
+    if not layers or not isinstance(layers[0].below, GraphInput) or tensor.end in partial:
+        what = partial.get(tensor.end, "no output of a layer of ours")
         raise ValueError(f"model, output {name!r}: got {what}, expected that of a network")
-    nodes = frozenset[str]().union(*(step.nodes for step in steps))
+    nodes = frozenset[str]().union(*(own.nodes for own in layers))
     for other, state in states.items():
-        if not state.net.nodes <= nodes:
+        if not state.origin.nodes <= nodes:
             raise ValueError(
                 f"model, output {other!r}: got states of a node that output {name!r} does not "
                 "depend on, expected one network"
             )
-    layer, params = joined([step.layer for step in steps], [step.params for step in steps])
-    if flow.end == "final":
+    layer, params = network_of([own.layer for own in layers], [own.params for own in layers])
+    if tensor.end == "final":
         layer = Final(layer)
-    elif flow.end:
-        layer = Pool(layer, flow.end)
+    elif tensor.end:
+        how: Any = tensor.end
+        layer = Pool(layer, how)
     return layer, params
 
 
-def _joined(name: str, flow: Flow) -> Flow:
+def _joined(name: str, tensor: Tensor) -> Tensor:
     """Two directions that the graph lays out apart, side by side as ours."""
-    net = flow.net
-    if not isinstance(net, Pair):
-        return flow
-    if (net.directions,) not in flow.axes:
+    origin = tensor.origin
+    if not isinstance(origin, BothDirections):
+        return tensor
+    if (origin.directions,) not in tensor.axes:
         raise ValueError(f"model, output {name!r}: got directions and features in one axis, mixed")
-    return flow._replace(net=net.merged("concat"))
+    return tensor._replace(origin=origin.merged("concat"))
 
 
-def _pieces(flow: Flow) -> list[Flow]:
+def _apart(tensor: Tensor) -> list[Tensor]:
     """The states of one node each."""
-    if not isinstance(flow.net, Pieces):
-        return [flow]
-    return [single for piece in flow.net.flows for single in _pieces(piece)]
+    if not isinstance(tensor.origin, JoinedStates):
+        return [tensor]
+    return [single for one in tensor.origin.tensors for single in _apart(one)]
 
 
-def _depth(flow: Flow) -> int:
-    return len(steps_of(flow.net.merged("concat") if isinstance(flow.net, Pair) else flow.net))
+def _depth(origin: Origin) -> tuple[int, bool]:
+    """The number of layers up to this one; of equal ones, two directions count for more."""
+    if isinstance(origin, BothDirections):
+        return len(layers_below(origin.below)) + 1, True
+    return len(layers_below(origin)), False

@@ -5,137 +5,139 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gatedrnn._interop.networks import layer_of, network_of
 from gatedrnn._interop.onnx.read_axes import axis_number, ends_with_last_step
-from gatedrnn._interop.onnx.read_graph import Graph, Node, refused
 from gatedrnn._interop.onnx.read_layers import add_bias
-from gatedrnn._interop.onnx.read_values import (
-    Backward,
-    Count,
-    Flow,
-    Given,
-    Memory,
-    Pair,
-    Pieces,
-    Source,
-    Step,
+from gatedrnn._interop.onnx.read_tensors import (
+    BothDirections,
+    FinalMemory,
+    FromLengths,
+    GivenStates,
+    GraphInput,
+    GraphReader,
+    JoinedStates,
+    LayerOutput,
+    Node,
+    ReverseOutput,
+    Tensor,
     Value,
-    alike,
+    as_layer_output,
     axis_of,
-    both_ways,
+    both_directions,
     is_stated,
-    replaced,
-    settled,
+    layers_below,
+    refused,
+    same_axes,
     size_of,
-    steps_of,
+    with_axes,
 )
-from gatedrnn._interop.parts import joined, recurrent_of
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.combinators import Residual
 from gatedrnn._src.layers.recurrent import Recurrent
 
 
-def concat(graph: Graph, node: Node) -> list[Value]:
+def concat(graph: GraphReader, node: Node) -> list[Value]:
     """Two directions side by side, or states of several layers."""
-    flows = [graph.flow(node, k) for k in range(len(node.inputs))]
-    first, nets = flows[0], [flow.net for flow in flows]
+    tensors = [graph.tensor(node, k) for k in range(len(node.inputs))]
+    first, origins = tensors[0], [tensor.origin for tensor in tensors]
     k = axis_number(node, node.attributes["axis"], len(first.axes))
-    if len(flows) == 1:
+    if len(tensors) == 1:
         return [first]
-    if all(len(flow.axes) == len(first.axes) for flow in flows):
-        along = axis_of(sum(size_of(flow.axes[k]) for flow in flows))
-        fed = [net for net in nets if isinstance(net, Source | Given)]
-        if len(fed) == len(nets):
-            given = Given(frozenset().union(*(net.names for net in fed)))
-            return [first._replace(net=given, axes=replaced(first.axes, k, along))]
-        if all(alike(first, flow, but=k) for flow in flows):
-            if len(flows) == 2 and (pair := both_ways(*nets)):
-                return [_side_by_side(node, flows[0], flows[1], pair, k)]
-            if len(flows) == 2 and both_ways(*nets[::-1]):
+    if all(len(tensor.axes) == len(first.axes) for tensor in tensors):
+        along = axis_of(sum(size_of(tensor.axes[k]) for tensor in tensors))
+        fed = [origin for origin in origins if isinstance(origin, GraphInput | GivenStates)]
+        if len(fed) == len(origins):
+            given = GivenStates(frozenset().union(*(origin.names for origin in fed)))
+            return [first._replace(origin=given, axes=with_axes(first.axes, k, along))]
+        if all(same_axes(first, tensor, but=k) for tensor in tensors):
+            if len(tensors) == 2 and (pair := both_directions(*origins)):
+                return [_side_by_side(node, tensors[0], tensors[1], pair, k)]
+            if len(tensors) == 2 and both_directions(*origins[::-1]):
                 raise refused(node, "the backward direction comes before the forward one")
-            if all(is_state(flow) for flow in flows):
-                sizes = [size_of(flow.axes[k]) for flow in flows]
+            if all(is_state(tensor) for tensor in tensors):
+                sizes = [size_of(tensor.axes[k]) for tensor in tensors]
                 if len(set(sizes)) == 1:  # layers, then directions
-                    along = (*axis_of(len(flows)), *axis_of(sizes[0]))
-                joint = Pieces(tuple(flows), k, along)
-                return [first._replace(net=joint, axes=replaced(first.axes, k, along))]
+                    along = (*axis_of(len(tensors)), *axis_of(sizes[0]))
+                joint = JoinedStates(tuple(tensors), k, along)
+                return [first._replace(origin=joint, axes=with_axes(first.axes, k, along))]
     raise refused(
         node, "what it puts side by side is not a forward and a reverse node of the same input"
     )
 
 
-def _side_by_side(node: Node, ahead: Flow, back: Flow, pair: Pair, k: int) -> Flow:
-    features = getattr(back.net, "features", None)
+def _side_by_side(node: Node, ahead: Tensor, back: Tensor, pair: BothDirections, k: int) -> Tensor:
+    features = getattr(back.origin, "features", None)
     if (ahead.axes[k], back.axes[k]) == (pair.features, features):
         if size_of(ahead.axes[k]) != size_of(back.axes[k]):
             both = axis_of(size_of(ahead.axes[k]) + size_of(back.axes[k]))
-            net = Step(pair.below, *recurrent_of(pair.runs), both, pair.nodes)
-            return ahead._replace(net=net, axes=replaced(ahead.axes, k, both))
+            origin = LayerOutput(pair.below, *layer_of(pair.recurrences), both, pair.nodes)
+            return ahead._replace(origin=origin, axes=with_axes(ahead.axes, k, both))
     elif ahead.axes[k] or back.axes[k]:
         raise refused(node, f"it joins two directions along axis {k}, which is not of features")
     axis = (pair.directions, *ahead.axes[k])
-    return ahead._replace(net=pair, axes=replaced(ahead.axes, k, axis))
+    return ahead._replace(origin=pair, axes=with_axes(ahead.axes, k, axis))
 
 
-def is_state(flow: Flow) -> bool:
-    """Whether this is a part of the final carry as nodes return it."""
-    layer = flow.net.layer if isinstance(flow.net, Step) else None
-    kinds = (Memory, Pieces, Pair, Backward)
-    of_node = isinstance(flow.net, kinds) or isinstance(layer, Recurrent)
-    return flow.end == "final" and of_node
+def is_state(tensor: Tensor) -> bool:
+    """Return whether this is a part of the final carry as nodes return it."""
+    layer = tensor.origin.layer if isinstance(tensor.origin, LayerOutput) else None
+    kinds = (FinalMemory, JoinedStates, BothDirections, ReverseOutput)
+    of_node = isinstance(tensor.origin, kinds) or isinstance(layer, Recurrent)
+    return tensor.end == "final" and of_node
 
 
-def add(graph: Graph, node: Node) -> list[Value]:
+def add(graph: GraphReader, node: Node) -> list[Value]:
     """Two directions, a layer beside its input, or a bias."""
     values = [graph.value(node, k) for k in range(len(node.inputs))]
-    flows = [settled(value) for value in values if isinstance(value, Flow)]
+    tensors = [as_layer_output(value) for value in values if isinstance(value, Tensor)]
     if len(values) == 1:
-        return [graph.flow(node)]
+        return [graph.tensor(node)]
     if len(values) != 2:
         raise refused(node, f"it adds {len(values)} tensors")
-    if len(flows) == 1:
-        return [add_bias(graph, node, flows[0], 1 if isinstance(values[0], Flow) else 0)]
-    one, two = flows
+    if len(tensors) == 1:
+        return [add_bias(graph, node, tensors[0], 1 if isinstance(values[0], Tensor) else 0)]
+    one, two = tensors
     both = _merged(one, two, "sum")
     return [both or _residual(node, one, two)]
 
 
-def _merged(one: Flow, two: Flow, merge: str) -> Flow | None:
+def _merged(one: Tensor, two: Tensor, merge: str) -> Tensor | None:
     """Two directions as one layer; None if they are something else."""
     for ahead, back in ((one, two), (two, one)):
-        pair = both_ways(ahead.net, back.net)
-        if pair is not None and alike(ahead, back) and _commutes(merge, one.end):
-            return ahead._replace(net=pair.merged(merge))
+        pair = both_directions(ahead.origin, back.origin)
+        if pair is not None and same_axes(ahead, back) and _commutes(merge, one.end):
+            return ahead._replace(origin=pair.merged(merge))
     return None
 
 
 def _commutes(merge: str, end: str) -> bool:
-    """Whether a merge after the end of time is the same as one before."""
+    """Return whether a merge after the end of time is the same as one before."""
     return end in ("", "final") or (merge != "mul" and end in ("mean", "sum"))
 
 
-def _residual(node: Node, one: Flow, two: Flow) -> Flow:
+def _residual(node: Node, one: Tensor, two: Tensor) -> Tensor:
     """A layer, or several, beside what they read."""
     for below, above in ((one, two), (two, one)):
-        steps = steps_of(above.net)
-        reads = [k for k, step in enumerate(steps) if step.below is below.net]
+        layers = layers_below(above.origin)
+        reads = [k for k, own in enumerate(layers) if own.below is below.origin]
         if not reads or not _fits(below, above):
             continue
-        inner = steps[reads[0] :]
-        layer, params = joined([s.layer for s in inner], [s.params for s in inner])
-        nodes = frozenset().union(*(step.nodes for step in inner))
-        net = Step(below.net, Residual(layer), params, inner[-1].features, nodes)
+        inner = layers[reads[0] :]
+        layer, params = network_of([own.layer for own in inner], [own.params for own in inner])
+        nodes = frozenset().union(*(own.nodes for own in inner))
+        origin = LayerOutput(below.origin, Residual(layer), params, inner[-1].features, nodes)
         # of other layers, the final output is not that of a step, which is what can be added to
-        at_a_step = all(ends_with_last_step(n) for n in (below.net, net) if isinstance(n, Step))
-        if above.end == "final" and not (net.layer.stepwise or at_a_step):
+        at_a_step = all(map(ends_with_last_step, (below.origin, origin)))
+        if above.end == "final" and not (origin.layer.stepwise or at_a_step):
             break
         padding = "zero" if below.padding == above.padding == "zero" else ""
-        return above._replace(net=net, padding=padding)
+        return above._replace(origin=origin, padding=padding)
     raise refused(node, "it adds neither two directions, nor a bias, nor a layer and its input")
 
 
-def _fits(below: Flow, above: Flow) -> bool:
-    """Whether all axes are the same but for those of features, which are of one size."""
-    features = getattr(above.net, "features", None)
+def _fits(below: Tensor, above: Tensor) -> bool:
+    """Return whether all axes are the same but for those of features, which are of one size."""
+    features = getattr(above.origin, "features", None)
     return (
         len(below.axes) == len(above.axes)
         and "last" not in (below.padding, above.padding)
@@ -147,97 +149,97 @@ def _fits(below: Flow, above: Flow) -> bool:
     )
 
 
-def mul(graph: Graph, node: Node) -> list[Value]:
+def mul(graph: GraphReader, node: Node) -> list[Value]:
     """The product of two directions, or half of their sum."""
     values = [graph.value(node, k) for k in range(2)]
-    flows = [value for value in values if isinstance(value, Flow)]
-    if len(flows) == 2:
-        both = _merged(flows[0], flows[1], "mul")
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if len(tensors) == 2:
+        both = _merged(tensors[0], tensors[1], "mul")
         if both is None:
             raise refused(node, "it multiplies other than two directions")
         return [both]
-    factor = graph.weight(node, 1 if isinstance(values[0], Flow) else 0)
-    return [_scaled(node, flows[0], factor)]
+    factor = graph.weight(node, 1 if isinstance(values[0], Tensor) else 0)
+    return [_scaled(node, tensors[0], factor)]
 
 
-def div(graph: Graph, node: Node) -> list[Value]:
+def div(graph: GraphReader, node: Node) -> list[Value]:
     """A sum over time by the number of steps, or a sum of two directions by two."""
-    flow, by, frame = graph.flow(node), graph.value(node, 1), graph.frame
-    if flow.end == "sum" and frame is not None:
-        if isinstance(by, Flow):
-            right = isinstance(by.net, Count) and (by.net.lengths, by.net.what) == (
-                frame.lengths,
-                "at least 1",
+    tensor, by, sequence = graph.tensor(node), graph.value(node, 1), graph.sequence
+    if tensor.end == "sum" and sequence is not None:
+        if isinstance(by, Tensor):
+            steps = (sequence.lengths, "at least 1")
+            right = (
+                isinstance(by.origin, FromLengths) and (by.origin.lengths, by.origin.what) == steps
             )
         else:
             right = (
                 by is not None
-                and frame.lengths is None
-                and (by.sized or is_stated(frame.time))
-                and bool(np.all(by.array == size_of(frame.time)))
+                and sequence.lengths is None
+                and (by.from_sizes or is_stated(sequence.time))
+                and bool(np.all(by.array == size_of(sequence.time)))
             )
         if not right:
             raise refused(node, "it divides a sum over time by other than the number of steps")
-        return [flow._replace(end="mean")]
+        return [tensor._replace(end="mean")]
     divisor = graph.weight(node, 1)
-    return [_scaled(node, flow, None if divisor is None else 1 / divisor)]
+    return [_scaled(node, tensor, None if divisor is None else 1 / divisor)]
 
 
-def _scaled(node: Node, flow: Flow, factor: np.ndarray | None) -> Flow:
-    net = flow.net
-    if factor is not None and factor.size == 1 and factor.ndim <= len(flow.axes):
+def _scaled(node: Node, tensor: Tensor, factor: np.ndarray | None) -> Tensor:
+    origin = tensor.origin
+    if factor is not None and factor.size == 1 and factor.ndim <= len(tensor.axes):
         if np.all(factor == 1):
-            return flow
-        layer = net.layer if isinstance(net, Step) else None
+            return tensor
+        layer = origin.layer if isinstance(origin, LayerOutput) else None
         if np.all(factor == 0.5) and isinstance(layer, Bidirectional) and layer.merge == "sum":
-            assert isinstance(net, Step)
+            assert isinstance(origin, LayerOutput)
             mean = dataclasses.replace(layer, merge="mean")
-            return flow._replace(net=dataclasses.replace(net, layer=mean))
+            return tensor._replace(origin=dataclasses.replace(origin, layer=mean))
     raise refused(node, "it scales other than the sum of two directions to their mean")
 
 
-def mean(graph: Graph, node: Node) -> list[Value]:
+def mean(graph: GraphReader, node: Node) -> list[Value]:
     """The mean of two directions."""
-    flows = [graph.flow(node, k) for k in range(len(node.inputs))]
-    both = _merged(flows[0], flows[1], "mean") if len(flows) == 2 else None
+    tensors = [graph.tensor(node, k) for k in range(len(node.inputs))]
+    both = _merged(tensors[0], tensors[1], "mean") if len(tensors) == 2 else None
     if both is None:
         raise refused(node, "it is the mean of other than two directions")
     return [both]
 
 
-def reduction(merge: str | None, end: str | None) -> Callable[[Graph, Node], list[Value]]:
+def reduction(merge: str | None, end: str | None) -> Callable[[GraphReader, Node], list[Value]]:
     """The handler of a node that takes both directions, or all steps, together."""
 
-    def reduce(graph: Graph, node: Node) -> list[Value]:
-        flow, axes = graph.flow(node), graph.ints(node, "axes", 1)
+    def reduce(graph: GraphReader, node: Node) -> list[Value]:
+        tensor, axes = graph.tensor(node), graph.ints(node, "axes", 1)
         if axes is None or len(axes) != 1:
             raise refused(node, "it reduces other than one axis")
-        k = axis_number(node, axes[0], len(flow.axes))
+        k = axis_number(node, axes[0], len(tensor.axes))
         kept = ((),) if node.attributes.get("keepdims", 1) else ()
-        frame, axis = graph.frame, flow.axes[k]
-        both = isinstance(flow.net, Pair) and axis == (flow.net.directions,)
-        if merge and both and _commutes(merge, flow.end):
-            assert isinstance(flow.net, Pair)
-            flow = flow._replace(net=flow.net.merged(merge))
-        elif end and frame is not None and axis and axis == frame.time and not flow.end:
-            ended = _pooled(node, settled(flow), end, frame.lengths)
-            flow = flow._replace(end=ended, padding="")
+        sequence, axis = graph.sequence, tensor.axes[k]
+        both = isinstance(tensor.origin, BothDirections) and axis == (tensor.origin.directions,)
+        if merge and both and _commutes(merge, tensor.end):
+            assert isinstance(tensor.origin, BothDirections)
+            tensor = tensor._replace(origin=tensor.origin.merged(merge))
+        elif end and sequence is not None and axis and axis == sequence.time and not tensor.end:
+            ended = _pooled(node, as_layer_output(tensor), end, sequence.lengths)
+            tensor = tensor._replace(end=ended, padding="")
         else:
             raise refused(node, f"along axis {k}, neither directions nor steps that it can join")
-        return [flow._replace(axes=replaced(flow.axes, k, *kept))]
+        return [tensor._replace(axes=with_axes(tensor.axes, k, *kept))]
 
     return reduce
 
 
-def _pooled(node: Node, flow: Flow, end: str, lengths: str | None) -> str:
-    """How a reduction over time ends it; the padding must not take part."""
+def _pooled(node: Node, tensor: Tensor, end: str, lengths: str | None) -> str:
+    """The `end` of a sequence that is reduced over time; the padding must not take part."""
     if lengths is None:
         return end
-    if end == "sum" and flow.padding == "last":
-        if not isinstance(flow.net, Step) or not ends_with_last_step(flow.net):
+    if end == "sum" and tensor.padding == "last":
+        if not isinstance(tensor.origin, LayerOutput) or not ends_with_last_step(tensor.origin):
             raise refused(node, "the last step is not what belongs to the final states")
         return "final"
     wanted = {"sum": "zero", "max": "lowest"}.get(end)
-    if flow.padding != wanted:
+    if tensor.padding != wanted:
         raise refused(node, "steps in the padding take part in it")
     return end

@@ -3,151 +3,142 @@
 import numpy as np
 
 from gatedrnn._interop.onnx.read_axes import ends_with_last_step
-from gatedrnn._interop.onnx.read_graph import Frame, Graph, Node, refused
 from gatedrnn._interop.onnx.read_joins import is_state
-from gatedrnn._interop.onnx.read_values import (
+from gatedrnn._interop.onnx.read_tensors import (
     Axis,
-    Count,
-    Flow,
-    Known,
+    Constant,
+    FromLengths,
+    GraphInput,
+    GraphReader,
+    LayerOutput,
     Mask,
-    Net,
-    Source,
-    Step,
+    Node,
+    SequenceAxes,
+    Tensor,
     Value,
+    as_layer_output,
     axis_of,
-    settled,
+    refused,
     size_of,
 )
 
 
-def at_least_one(graph: Graph, node: Node) -> list[Value]:
+def at_least_one(graph: GraphReader, node: Node) -> list[Value]:
     """Lengths, 1 where they are 0: what is made of such a row is replaced later."""
-    lengths, others = _lengths(graph, node, either=True)
-    if lengths is None or not np.all(others == 1):
-        raise refused(node, "it is not the maximum of lengths and 1")
-    assert isinstance(lengths.net, Source)
-    return [lengths._replace(net=Count(lengths.net.name, "at least 1"))]
+    lengths, name = _lengths(graph, node, 1, "it is not the maximum of lengths and 1")
+    return [lengths._replace(origin=FromLengths(name, "at least 1"))]
 
 
-def last_step(graph: Graph, node: Node) -> list[Value]:
+def last_step(graph: GraphReader, node: Node) -> list[Value]:
     """The number of each row's last step."""
-    lengths, other = _lengths(graph, node)
-    if lengths is None or not np.all(other == 1):
-        raise refused(node, "it is not lengths minus 1")
-    assert isinstance(lengths.net, Source)
-    return [lengths._replace(net=Count(lengths.net.name, "last"))]
+    lengths, name = _lengths(graph, node, 1, "it is not lengths minus 1")
+    return [lengths._replace(origin=FromLengths(name, "last"))]
 
 
-def has_any(graph: Graph, node: Node) -> list[Value]:
-    """Which rows have a valid step."""
-    lengths, other = _lengths(graph, node)
-    if lengths is None or not np.all(other == 0):
-        raise refused(node, "it does not compare lengths with 0")
-    assert isinstance(lengths.net, Source)
-    batch = lengths.axes[0]
-    net = Mask(lengths.net.name, "any", (), batch)
-    return [Flow(net, lengths.axes, np.dtype(bool))]
+def has_any(graph: GraphReader, node: Node) -> list[Value]:
+    """A mask of the rows that have a valid step."""
+    lengths, name = _lengths(graph, node, 0, "it does not compare lengths with 0")
+    return [Tensor(Mask(name, "any", (), lengths.axes[0]), lengths.axes, np.dtype(bool))]
 
 
-def _lengths(graph: Graph, node: Node, either: bool = False) -> tuple[Flow | None, np.ndarray]:
-    """A graph input of integers, and the constant beside it."""
+def _lengths(graph: GraphReader, node: Node, beside: int, why: str) -> tuple[Tensor, str]:
+    """A graph input of integers, and its name; raise unless that constant is beside it."""
     values = [graph.value(node, k) for k in range(len(node.inputs))]
-    if either and isinstance(values[0], Known):
+    if node.op == "Max" and isinstance(values[0], Constant):
         values.reverse()
     match values:
-        case [Flow(net=Source()) as flow, Known(array=array)] if (
-            flow.dtype.kind == "i" and len(flow.axes) == 1
+        case [Tensor(origin=GraphInput(name=name)) as lengths, Constant(array=array)] if (
+            lengths.dtype.kind == "i" and len(lengths.axes) == 1 and np.all(array == beside)
         ):
-            return flow, array
-    return None, np.zeros(0)
+            return lengths, name
+    raise refused(node, why)
 
 
-def valid_steps(graph: Graph, node: Node) -> list[Value]:
-    """Which steps come before a row's length."""
+def valid_steps(graph: GraphReader, node: Node) -> list[Value]:
+    """A mask of the steps before a row's length."""
     return [_steps(graph, node, "valid")]
 
 
-def last_steps(graph: Graph, node: Node) -> list[Value]:
-    """Which steps are their row's last."""
+def last_steps(graph: GraphReader, node: Node) -> list[Value]:
+    """A mask of the last step of each row."""
     return [_steps(graph, node, "last")]
 
 
-def _steps(graph: Graph, node: Node, what: str) -> Flow:
+def _steps(graph: GraphReader, node: Node, what: str) -> Tensor:
     """The numbers of all steps `[T, 1]`, compared with lengths or last steps `[B]`."""
-    steps, flow = graph.value(node, 0), graph.value(node, 1)
-    if isinstance(steps, Known) and isinstance(flow, Flow) and steps.array.ndim == 2:
-        count, right = len(steps.array), flow.net
+    steps, tensor = graph.value(node, 0), graph.value(node, 1)
+    if isinstance(steps, Constant) and isinstance(tensor, Tensor) and steps.array.ndim == 2:
+        count, right = len(steps.array), tensor.origin
         numbers = np.array_equal(steps.array, np.arange(count)[:, None])
         if what == "valid":
-            fits = isinstance(right, Source) and flow.dtype.kind == "i"
+            fits = isinstance(right, GraphInput) and tensor.dtype.kind == "i"
         else:
-            fits = isinstance(right, Count) and right.what == "last"
-        if numbers and fits and len(flow.axes) == 1:
-            name = right.name if isinstance(right, Source) else getattr(right, "lengths", "")
-            time, batch = axis_of(count), flow.axes[0]
-            return Flow(Mask(name, what, time, batch), (time, batch), np.dtype(bool))
+            fits = isinstance(right, FromLengths) and right.what == "last"
+        if numbers and fits and len(tensor.axes) == 1:
+            name = right.name if isinstance(right, GraphInput) else getattr(right, "lengths", "")
+            time, batch = axis_of(count), tensor.axes[0]
+            return Tensor(Mask(name, what, time, batch), (time, batch), np.dtype(bool))
     raise refused(node, "it does not compare the numbers of all steps with lengths")
 
 
-def where(graph: Graph, node: Node) -> list[Value]:
+def where(graph: GraphReader, node: Node) -> list[Value]:
     """A mask, which our layers apply by themselves."""
     mask, value, other = (graph.value(node, k) for k in range(3))
-    if isinstance(mask, Flow) and isinstance(mask.net, Mask) and isinstance(value, Flow):
-        if mask.net.what == "any":
-            if graph.frame is not None and graph.frame.lengths == mask.net.lengths:
+    if isinstance(mask, Tensor) and isinstance(mask.origin, Mask) and isinstance(value, Tensor):
+        if mask.origin.what == "any":
+            if graph.sequence is not None and graph.sequence.lengths == mask.origin.lengths:
                 return [_not_empty(graph, node, mask, value, other)]
-        elif isinstance(other, Known) and other.array.size == 1:
-            return [_masked(graph, node, mask, settled(value), float(other.array.reshape(())))]
+        elif isinstance(other, Constant) and other.array.size == 1:
+            fill = float(other.array.reshape(()))
+            return [_masked(graph, node, mask, as_layer_output(value), fill)]
     raise refused(node, "it does not mask steps by lengths")
 
 
-def _aligned(mask: Flow, value: Flow) -> tuple[Axis, Axis] | None:
+def _aligned(mask: Tensor, value: Tensor) -> tuple[Axis, Axis] | None:
     """The axes of `value` that are time and batch, if the shape of the mask fits."""
     axes = ((),) * (len(value.axes) - len(mask.axes)) + mask.axes
-    net, found = mask.net, {}
-    assert isinstance(net, Mask)
+    origin, found = mask.origin, {}
+    assert isinstance(origin, Mask)
     if len(axes) != len(value.axes):
         return None
     for ours, theirs in zip(value.axes, axes, strict=True):
-        if theirs and theirs == net.time and size_of(ours) == size_of(theirs):
+        if theirs and theirs == origin.time and size_of(ours) == size_of(theirs):
             found["time"] = ours
-        elif theirs and theirs == net.batch:
+        elif theirs and theirs == origin.batch:
             found["batch"] = ours
         elif theirs:
             return None
     return found.get("time", ()), found.get("batch", ())
 
 
-def _masked(graph: Graph, node: Node, mask: Flow, value: Flow, fill: float) -> Flow:
-    net, axes = mask.net, _aligned(mask, value)
-    assert isinstance(net, Mask)
-    if axes is None or value.end or not isinstance(value.net, Source | Step):
+def _masked(graph: GraphReader, node: Node, mask: Tensor, value: Tensor, fill: float) -> Tensor:
+    origin, axes = mask.origin, _aligned(mask, value)
+    assert isinstance(origin, Mask)
+    if axes is None or value.end or not isinstance(value.origin, GraphInput | LayerOutput):
         raise refused(node, "the mask does not have the time and batch axes of what it masks")
-    graph.agree(node, Frame(*axes, net.lengths))
+    graph.agree(node, SequenceAxes(*axes, origin.lengths))
     if value.padding == "last":
         raise refused(node, "all but the last step of what it masks are masked already")
-    if net.what == "valid" and fill == 0:
+    if origin.what == "valid" and fill == 0:
         return value._replace(padding="zero")
-    if net.what == "valid" and value.dtype.kind == "f" and fill == np.finfo(value.dtype).min:
+    if origin.what == "valid" and value.dtype.kind == "f" and fill == np.finfo(value.dtype).min:
         return value._replace(padding="lowest")
-    if net.what == "last" and fill == 0 and _ends(value.net):
+    ends = isinstance(value.origin, LayerOutput) and ends_with_last_step(value.origin)
+    if origin.what == "last" and fill == 0 and ends:
         return value._replace(padding="last")
     raise refused(node, f"it fills what it masks with {fill:g}")
 
 
-def _ends(net: Net) -> bool:
-    return isinstance(net, Step) and ends_with_last_step(net)
-
-
-def _not_empty(graph: Graph, node: Node, mask: Flow, value: Flow, other: Value | None) -> Flow:
+def _not_empty(
+    graph: GraphReader, node: Node, mask: Tensor, value: Tensor, other: Value | None
+) -> Tensor:
     """Rows without a step: zeros, or the states as they were."""
     axes = _aligned(mask, value)
-    if axes is None or not value.end or axes[1] != (graph.frame and graph.frame.batch):
+    if axes is None or not value.end or axes[1] != (graph.sequence and graph.sequence.batch):
         raise refused(node, "the mask does not have the batch axis of what it masks")
-    if isinstance(other, Known) and not np.any(other.array):
+    if isinstance(other, Constant) and not np.any(other.array):
         return value
-    starts = [graph.starts.get(name, frozenset()) for name in value.net.nodes]
+    starts = [graph.starts.get(name, frozenset()) for name in value.origin.nodes]
     if is_state(value) and starts and all(node.inputs[2] in names for names in starts):
         return value
     raise refused(node, "what it gives to empty rows is neither zeros nor their initial states")

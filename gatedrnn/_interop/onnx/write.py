@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gatedrnn._interop.arrays import as_array
-from gatedrnn._interop.forms import cannot
-from gatedrnn._interop.libraries import library
-from gatedrnn._interop.onnx.write_graph import Graph, Lengths, Sizes
-from gatedrnn._interop.onnx.write_layers import Writer, check
-from gatedrnn._interop.onnx.write_node import FORMS
-from gatedrnn._interop.parts import is_cell
+from gatedrnn._interop.conventions import ONNX
+from gatedrnn._interop.networks import is_cell
+from gatedrnn._interop.onnx.write_graph import GraphBuilder, Lengths, Sizes
+from gatedrnn._interop.onnx.write_layers import LayerWriter, check
+from gatedrnn._interop.require import require
+from gatedrnn._interop.supported import cannot
 from gatedrnn._src import checks, validation
 from gatedrnn._src.layers.recurrent import RecurrentParams, as_layer
 
@@ -65,8 +65,14 @@ def to_onnx(
       TypeError: arrays that are not floating; float64 where JAX would round it.
       ValueError: ONNX has no such network, and why; `params` are those of another, or too large for
         one file; an opset that is too old, or newer than the installed onnx.
+
+    Example:
+      >>> layer = gr.recurrent(gr.LSTM(4))
+      >>> model = gr.interop.to_onnx(layer, layer.init(jax.random.key(0), 3))
+      >>> [value.name for value in model.graph.output]
+      ['ys', 'final.h', 'final.c']
     """
-    onnx = library("onnx", "onnx", "onnx")
+    onnx = require("onnx", "onnx", "onnx")
     checks.flag("lengths", lengths)
     checks.flag("carry", carry)
     newest = onnx.defs.onnx_opset_version()
@@ -80,7 +86,7 @@ def to_onnx(
     named = jax.tree_util.tree_map_with_path
     params = named(lambda at, leaf: as_array(f"params{jax.tree_util.keystr(at)}", leaf), params)
     in_features = _checked_features(layer, params)
-    graph = Graph(onnx, opset, _dtype(layer, params))
+    graph = GraphBuilder(onnx, opset, _dtype(layer, params))
     if in_features is None:
         xs = graph.input("xs", np.int32, ("T", "B"))
     else:
@@ -88,8 +94,8 @@ def to_onnx(
     sizes, valid = Sizes(graph, xs), None
     if lengths:
         valid = Lengths(graph, sizes, graph.input("lengths", np.int32, ("B",)))
-    ys = Writer(graph, sizes, valid, carry).output(layer, params, xs)
-    time = () if getattr(layer, "drops_time", False) else ("T",)
+    ys = LayerWriter(graph, sizes, valid, carry).output(layer, params, xs)
+    time = () if layer.drops_time else ("T",)
     graph.output("ys", ys, (*time, "B", layer.out_features(in_features)))
     graph.outputs.insert(0, graph.outputs.pop())
     return graph.model(name, repr(layer), metadata.version("gatedrnn"))
@@ -116,11 +122,11 @@ def _dtype(layer: Any, params: Any) -> np.dtype:
     if dtypes not in (["float32"], ["float64"]):
         raise cannot(
             layer,
-            FORMS.target,
+            ONNX,
             f"its parameters are {' and '.join(dtypes)}, expected all float32 or all float64 "
             "(in 16 bits, sums and memory cells of ours are in float32, those of a graph are not)",
         )
     size = sum(leaf.nbytes for leaf in leaves)
     if size > LIMIT:
-        raise cannot(layer, FORMS.target, f"{size:,} bytes of weights do not fit into one file")
+        raise cannot(layer, ONNX, f"{size:,} bytes of weights do not fit into one file")
     return np.dtype(dtypes[0])

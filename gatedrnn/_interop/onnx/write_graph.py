@@ -12,7 +12,7 @@ import numpy as np
 REDUCE_AXES_INPUT = {"ReduceSum": 13, "ReduceMax": 18, "ReduceProd": 18}
 
 
-class Graph:
+class GraphBuilder:
     """Nodes, constants, inputs and outputs; a value is known by its name.
 
     Args:
@@ -119,7 +119,7 @@ class Graph:
 class Sizes:
     """`T` and `B` while the graph runs."""
 
-    def __init__(self, graph: Graph, xs: str) -> None:
+    def __init__(self, graph: GraphBuilder, xs: str) -> None:
         self._graph, self._xs = graph, xs
 
     @functools.cached_property
@@ -138,13 +138,13 @@ class Sizes:
 
 
 class Lengths:
-    """Which steps are valid, for an input `lengths [B]`.
+    """Masks and counts of valid steps, from an input `lengths [B]`.
 
     Runtimes differ, or fail, where a length is 0: the nodes are told 1 there, and what they make of
     it is replaced.
     """
 
-    def __init__(self, graph: Graph, sizes: Sizes, lengths: str) -> None:
+    def __init__(self, graph: GraphBuilder, sizes: Sizes, lengths: str) -> None:
         self._graph, self._sizes, self._lengths = graph, sizes, lengths
 
     @functools.cached_property
@@ -166,14 +166,14 @@ class Lengths:
 
     @functools.cached_property
     def last(self) -> str:
-        """Which step is each row's last valid one, `[T, B, 1]`."""
+        """A mask of the last valid step of each row, `[T, B, 1]`."""
         graph = self._graph
         wanted = graph.node("Sub", self._lengths, graph.integer(1, np.int32))
         return graph.unsqueeze(graph.node("Equal", self._steps, wanted), 2)
 
     @functools.cached_property
     def any(self) -> str:
-        """Which rows have a valid step, `[B, 1]`."""
+        """A mask of the rows with a valid step, `[B, 1]`."""
         graph = self._graph
         some = graph.node("Greater", self._lengths, graph.integer(0, np.int32))
         return graph.unsqueeze(some, 1)

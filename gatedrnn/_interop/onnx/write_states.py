@@ -16,20 +16,19 @@ import numpy as np
 from jax import Array
 
 from gatedrnn._interop.arrays import Arrays
-from gatedrnn._interop.onnx.write_node import FORMS
-from gatedrnn._interop.states import carry_from_states
+from gatedrnn._interop.carries import carry_of
+from gatedrnn._interop.conventions import ONNX
+from gatedrnn._interop.networks import children, join, split
+from gatedrnn._interop.supported import row_of
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell
-from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
-from gatedrnn._src.layers.combinators import Repeat, Residual
-from gatedrnn._src.layers.many_to_one import Final, Pool
 from gatedrnn._src.layers.recurrent import Recurrent, as_layer
-from gatedrnn._src.layers.stack import Stack
 
+Path = tuple[str, ...]
 BEFORE, AFTER = "carry", "final"
 
 
-def state_name(kind: str, path: tuple[str, ...], leaf: str) -> str:
+def state_name(kind: str, path: Path, leaf: str) -> str:
     """The name of one state, before the first step or after the last."""
     return ".".join((kind, *path, leaf))
 
@@ -48,6 +47,11 @@ def to_onnx_carry(layer: Any, carry: Carry) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: a carry of another network, or with other than one batch axis.
+
+    Example:
+      >>> layer = gr.stack(gr.GRU(4), gr.GRU(4))
+      >>> sorted(gr.interop.to_onnx_carry(layer, layer.carry((2,))))
+      ['carry.0.h', 'carry.1.h']
     """
     return {
         state_name(BEFORE, path, name): np.asarray(leaf)
@@ -56,7 +60,7 @@ def to_onnx_carry(layer: Any, carry: Carry) -> dict[str, np.ndarray]:
     }
 
 
-def _leaves(path: tuple[str, ...], cell: Cell, carry: Carry) -> Iterator[tuple[str, Array]]:
+def _leaves(path: Path, cell: Cell, carry: Carry) -> Iterator[tuple[str, Array]]:
     """The carry of one cell, checked, leaf by leaf."""
     shape = jnp.shape(next(iter(jax.tree.leaves(carry)), 0.0))
     if len(shape) != 2:
@@ -80,67 +84,47 @@ def from_onnx_carry(layer: Any, states: Mapping[str, Any]) -> Carry:
     Raises:
       TypeError: states that are not floating-point arrays.
       ValueError: states that are missing or too many, shapes that do not fit.
+
+    Example:
+      >>> states = {"final.h": jnp.zeros((2, 4))}
+      >>> gr.interop.from_onnx_carry(gr.recurrent(gr.GRU(4)), states).h.shape
+      (2, 4)
     """
     kind = AFTER if any(name.startswith(f"{AFTER}.") for name in states) else BEFORE
     arrays = Arrays("states", states)
-    carry = _taken(as_layer(layer), arrays, kind, ())
+    batch_shape = next((jnp.shape(state)[:1] for state in states.values()), ())
+    carry = _taken(as_layer(layer), arrays, kind, (), batch_shape)
     arrays.close()
     return carry
 
 
-def _taken(layer: Any, arrays: Arrays, kind: str, path: tuple[str, ...]) -> Carry:
-    match layer:
-        case Stack():
-            return tuple(
-                _taken(part, arrays, kind, (*path, str(k))) for k, part in enumerate(layer.layers)
-            )
-        case Repeat():
-            carries = [_taken(layer.layer, arrays, kind, (*path, str(k))) for k in range(layer.n)]
-            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *carries)
-        case Residual() | Final() | Pool():
-            return _taken(layer.layer, arrays, kind, path)
-        case Bidirectional():
-            return Directions(
-                *(
-                    _taken(getattr(layer, name), arrays, kind, (*path, name))
-                    for name in Directions._fields
-                )
-            )
-        case Recurrent():
-            FORMS.check_cell(layer.cell)
-            fields = type(layer.cell.carry(()))._fields
-            leaves = [arrays.take(state_name(kind, path, f), (None, None)) for f in fields]
-            return carry_from_states(layer.cell, leaves)
-    return layer.carry(())
+def _taken(
+    layer: Any, arrays: Arrays, kind: str, path: Path, batch_shape: tuple[int, ...]
+) -> Carry:
+    """The carry of a layer whose states have names from this path on."""
+    if isinstance(layer, Recurrent):
+        row_of(ONNX, layer.cell)
+        fields = type(layer.cell.carry(()))._fields
+        leaves = [arrays.take(state_name(kind, path, f), (None, None)) for f in fields]
+        return carry_of(layer.cell, leaves)
+    inside = children(layer)
+    if not inside:
+        return layer.carry(batch_shape)
+    return join(
+        layer,
+        [_taken(part, arrays, kind, _below(path, name), batch_shape) for name, part in inside],
+    )
 
 
-def _carries(
-    layer: Any, carry: Carry, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Cell, Carry]]:
-    """Where each cell is, and its carry."""
-    match layer:
-        case Stack():
-            if not isinstance(carry, tuple) or len(carry) != len(layer.layers):
-                raise _other(carry, layer, f"a tuple of {len(layer.layers)}")
-            for k, (part, own) in enumerate(zip(layer.layers, carry, strict=True)):
-                yield from _carries(part, own, (*path, str(k)))
-        case Repeat():
-            if any(jnp.shape(leaf)[:1] != (layer.n,) for leaf in jax.tree.leaves(carry)):
-                raise _other(carry, layer, f"leaves with a leading axis of {layer.n}")
-            for k in range(layer.n):
-                own = jax.tree.map(lambda leaf, k=k: leaf[k], carry)
-                yield from _carries(layer.layer, own, (*path, str(k)))
-        case Residual() | Final() | Pool():
-            yield from _carries(layer.layer, carry, path)
-        case Bidirectional():
-            if not isinstance(carry, Directions):
-                raise _other(carry, layer, "Directions(forward, backward)")
-            for name, own in zip(Directions._fields, carry, strict=True):
-                yield from _carries(getattr(layer, name), own, (*path, name))
-        case Recurrent():
-            FORMS.check_cell(layer.cell)
-            yield path, layer.cell, carry
+def _carries(layer: Any, carry: Carry, path: Path) -> Iterator[tuple[Path, Cell, Carry]]:
+    """The path, the cell and the carry of every recurrence."""
+    if isinstance(layer, Recurrent):
+        row_of(ONNX, layer.cell)
+        yield path, layer.cell, carry
+    elif inside := children(layer):
+        for (name, part), own in zip(inside, split(layer, carry, "carry"), strict=True):
+            yield from _carries(part, own, _below(path, name))
 
 
-def _other(carry: Any, layer: Any, expected: str) -> ValueError:
-    return ValueError(f"carry: got {type(carry).__name__}, expected {expected} for {layer!r}")
+def _below(path: Path, name: str) -> Path:
+    return (*path, name) if name else path

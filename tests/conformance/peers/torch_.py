@@ -7,7 +7,7 @@ from networks import has_gru_that_writes
 
 import gatedrnn as gr
 from conformance.peer import Peer
-from gatedrnn._interop.forms import gru_params
+from gatedrnn._interop.layouts import with_update
 
 
 def evaluate(layer, params, xs, carry, lengths, dys, dcarry):
@@ -66,7 +66,7 @@ def is_gru(node):
 
 def turned(node):
     """The gradients of a GRU that writes, from those of the one that keeps."""
-    return gru_params(node, "keeps", "writes") if is_gru(node) else node
+    return with_update(node, "keeps", "writes") if is_gru(node) else node
 
 
 PEER = Peer(

@@ -1,11 +1,11 @@
-"""Other libraries, imported where they are used, or an error that says how to install them."""
+"""Other libraries, imported where they are used."""
 
 import importlib
 from typing import Any
 
 
-def library(module: str, package: str, extra: str) -> Any:
-    """The `module` of a `package` that the `extra` of ours installs.
+def require(module: str, package: str, extra: str) -> Any:
+    """Import the `module` of a `package` that the `extra` of ours installs.
 
     Raises:
       ModuleNotFoundError: it is not installed.

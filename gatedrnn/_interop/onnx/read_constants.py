@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gatedrnn._interop.libraries import library
-from gatedrnn._interop.onnx.read_graph import Graph, Node, refused
-from gatedrnn._interop.onnx.read_values import Known, Value
+from gatedrnn._interop.onnx.read_tensors import Constant, GraphReader, Node, Value, refused
+from gatedrnn._interop.require import require
 
 FOLDED = """
     Add And Cast CastLike Ceil Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather
@@ -22,23 +21,23 @@ CASES = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod"
 SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 
 
-def can_fold(graph: Graph, node: Node) -> bool:
-    """Whether all inputs of a node are constants, and it is one of those that are computed here."""
+def can_fold(graph: GraphReader, node: Node) -> bool:
+    """Return whether all inputs of a node are constants, and it is one that is computed here."""
     if node.op not in FOLDED.split():
         return False
     values = [graph.value(node, k) for k in range(len(node.inputs))]
-    return all(value is None or isinstance(value, Known) for value in values)
+    return all(value is None or isinstance(value, Constant) for value in values)
 
 
-def fold(graph: Graph, node: Node, opset: int) -> list[Value]:
+def fold(graph: GraphReader, node: Node, opset: int) -> list[Value]:
     """The outputs of a node of constants."""
-    feeds, sized = {}, False
+    feeds, from_sizes = {}, False
     for k, name in enumerate(node.inputs):
         value = graph.value(node, k)
-        if isinstance(value, Known):
+        if isinstance(value, Constant):
             feeds[name] = value.array
-            sized |= value.sized and SHAPES.get(node.op) != k
-    if sized and node.op in CASES:
+            from_sizes |= value.from_sizes and SHAPES.get(node.op) != k
+    if from_sizes and node.op in CASES:
         raise refused(node, "what it makes of the sizes of the inputs is not the same for all")
     onnx = graph.onnx
     inputs, outputs = (
@@ -46,13 +45,13 @@ def fold(graph: Graph, node: Node, opset: int) -> list[Value]:
         for names in (node.inputs, node.outputs)
     )
     whole = onnx.helper.make_graph([node.proto], "constant", inputs, outputs)
-    reference = library("onnx.reference", "onnx", "onnx")
+    reference = require("onnx.reference", "onnx", "onnx")
     evaluator = reference.ReferenceEvaluator(whole, opsets={"": opset})
     try:
         arrays = evaluator.run(None, feeds)
     except Exception as error:  # whatever the reference says of a node that is malformed
         raise refused(node, f"it does not fit its constants: {error}") from error
-    return [Known(np.asarray(array), sized) for array in arrays]
+    return [Constant(np.asarray(array), from_sizes) for array in arrays]
 
 
 def stand_ins(onnx: Any, graph: Any) -> Iterator[int]:
