@@ -37,7 +37,7 @@ gr.unroll(gru, of_gru, xs)[0].c  # error
 gr.unroll(lstm, of_lstm, xs, gru.carry((2,)))  # error
 gr.unroll(lstm, of_gru, xs)  # error
 gr.unroll(lstm, of_lstm, xs, resets=ys > 0, reset_carry=gru.carry((2,)))  # error
-gr.unroll(gr.dense(3), of_lstm, xs)  # error
+gr.unroll(gr.stack, of_lstm, xs)  # error
 
 forest = gr.forest([(0, 1)])
 tree_lstm = gr.TreeLSTM(3)

@@ -42,8 +42,8 @@ REFUSED = {
     "Zoneout": (gr.recurrent(gr.Zoneout(LSTM, h=0.1)), "there is no Zoneout cell"),
     "sum": (gr.bidirectional(LSTM, merge="sum"), "it concatenates both directions, no sum"),
     "learned": (gr.recurrent(GRU, initial="learned"), "its initial state is an input"),
-    "dropout": (gr.stack(LSTM, gr.dropout(0.5), LSTM), r"it has no place for Dropout\(rate=0.5"),
-    "residual": (gr.residual(gr.recurrent(gr.LSTM(IN))), "it has no place for Residual"),
+    "dropout": (gr.stack(LSTM, gr.dropout(0.5), LSTM), r"it has no place for dropout\(0.5"),
+    "residual": (gr.residual(gr.recurrent(gr.LSTM(IN))), "it has no place for residual"),
 }
 
 # options that the network has no use for, and what the error says

@@ -108,8 +108,8 @@ def test_states_there_and_back():
         [
             (carry[0].h, carry[0].c),
             carry[1].h,
-            (carry[2].h[0], carry[2].c[0]),
-            (carry[2].h[1], carry[2].c[1]),
+            (carry[2].h[:, 0], carry[2].c[:, 0]),
+            (carry[2].h[:, 1], carry[2].c[:, 1]),
         ],
     )
     assert_trees_equal(gr.interop.from_equinox_carry(net, states), carry)
@@ -168,7 +168,7 @@ ERRORS = {
         ValueError,
         "runs in one direction; convert each by itself",
     ),
-    "dropout": (to(gr.stack(GRU, gr.dropout(0.1), GRU)), ValueError, "no place for Dropout"),
+    "dropout": (to(gr.stack(GRU, gr.dropout(0.1), GRU)), ValueError, "no place for dropout"),
     "params": (to(LSTM, random_params(GRU, IN)), ValueError, "params: got GRUParams"),
     "a-layers-params": (
         to(gr.recurrent(LSTM), random_params(LSTM, IN)),

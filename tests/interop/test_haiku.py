@@ -230,7 +230,7 @@ def test_states_there_and_back():
     net = gr.stack(LSTM, GRU, gr.repeat(ELMAN, 2))
     carry = random_carry(net)
     states = gr.interop.to_haiku_carry(net, carry)
-    want = (hk.LSTMState(*carry[0]), carry[1].h, carry[2].h[0], carry[2].h[1])
+    want = (hk.LSTMState(*carry[0]), carry[1].h, carry[2].h[:, 0], carry[2].h[:, 1])
     assert_trees_equal(states, want)
     assert_trees_equal(gr.interop.from_haiku_carry(net, states), carry)
     assert isinstance(gr.interop.to_haiku_carry(LSTM, carry[0]), hk.LSTMState)
@@ -286,7 +286,7 @@ ERRORS = {
         ValueError,
         "runs in one direction; convert each by itself",
     ),
-    "dropout": (to(gr.stack(GRU, gr.dropout(0.1))), ValueError, "no place for Dropout"),
+    "dropout": (to(gr.stack(GRU, gr.dropout(0.1))), ValueError, "no place for dropout"),
     "params": (to(LSTM, params=random_params(GRU, IN)), ValueError, "params: got GRUParams"),
     "one-path-for-two": (to(STACK, "lstm"), ValueError, "modules: got 'lstm', .*paths of 2 cores"),
     "paths-for-one": (

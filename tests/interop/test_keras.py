@@ -644,8 +644,8 @@ NOT_IN_KERAS = {
     "Jordan": (gr.Jordan(H, out_features=2), "there is no Jordan cell"),
     "learned": (LEARNED, "its initial state is an input, never learned"),
     "inside": (gr.bidirectional(LEARNED, gr.LSTM(H)), "never learned"),
-    "residual": (gr.residual(gr.LSTM(I)), "it has no place for Residual"),
-    "pool": (gr.pool(gr.LSTM(H)), "it has no place for Pool"),
+    "residual": (gr.residual(gr.LSTM(I)), "it has no place for residual"),
+    "pool": (gr.pool(gr.LSTM(H)), "it has no place for pool"),
     "zoneout": (gr.Zoneout(gr.LSTM(H), 0.1), "there is no Zoneout cell"),
     "gates dropped": (gr.RecurrentDropout(gr.LSTM(H), 0.1), "there is no RecurrentDropout cell"),
     "unequal": (
@@ -756,7 +756,7 @@ def test_carries_come_back():
 
 def test_states_are_checked():
     layer = gr.recurrent(gr.LSTM(H))
-    with pytest.raises(ValueError, match="states: got 1, expected 2 for Recurrent"):
+    with pytest.raises(ValueError, match="states: got 1, expected 2 for recurrent"):
         gr.interop.from_keras_carry(layer, [normal(0, B, H)])
     with pytest.raises(ValueError, match=re.escape("states, c: got shape (3, 2), expected (3, 4)")):
         gr.interop.from_keras_carry(layer, [normal(0, B, H), normal(0, B, 2)])

@@ -405,7 +405,7 @@ def test_the_memory_comes_first():
     assert_trees_equal(ahead, (carry[0].forward.c, carry[0].forward.h))
     assert_trees_equal(back, (carry[0].backward.c, carry[0].backward.h))
     assert nothing == ()
-    assert_trees_equal((h, last), (carry[2].h[0], carry[2].h[1]))
+    assert_trees_equal((h, last), (carry[2].h[:, 0], carry[2].h[:, 1]))
 
 
 def test_carries_of_another_network_are_refused():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import is_floating
 
 import gatedrnn as gr
 from interop.common import IN, B, H, P, T, assert_equal, random_params
@@ -137,7 +138,7 @@ def test_carries_through_dropout_and_both_directions():
     """Layers without a state have no part in torch's."""
     layer = gr.stack(gr.bidirectional(gr.LSTM(H)), gr.dropout(0.5), gr.bidirectional(gr.LSTM(H)))
     carry = jax.tree.map(
-        lambda leaf: leaf + 1 if leaf.ndim else leaf, layer.carry((B,), jnp.float64)
+        lambda leaf: leaf + 1 if is_floating(leaf) else leaf, layer.carry((B,), jnp.float64)
     )
     h, c = gr.interop.to_torch_carry(layer, carry)
     assert h.shape == c.shape == (4, B, H)
@@ -152,7 +153,7 @@ REFUSED = {
     "jordan": (gr.recurrent(gr.Jordan(H, 2)), "no Jordan cell"),
     "learned": (gr.recurrent(gr.LSTM(H), initial="learned"), "never learned"),
     "merge": (gr.bidirectional(gr.LSTM(H), merge="sum"), "no sum"),
-    "dense": (gr.stack(gr.LSTM(H), gr.dense(2)), "no place for Dense"),
+    "dense": (gr.stack(gr.LSTM(H), gr.dense(2)), "no place for dense"),
     "unlike": (gr.stack(gr.LSTM(H), gr.LSTM(H + 1)), "all of the same kind"),
     "dropout last": (gr.stack(gr.LSTM(H), gr.dropout(0.1)), "between every two layers"),
     "dropout once": (

@@ -254,8 +254,9 @@ def recurrent(
 
 def as_layer(layer: Any) -> Layer:
     """Return a layer as it is, and a bare cell as a recurrent layer."""
-    if isinstance(layer, Layer) or not hasattr(layer, "step") or isinstance(layer, type):
-        return layer  # what is neither, `check_layer` refuses
+    is_cell = hasattr(layer, "step") and not hasattr(layer, "apply")
+    if isinstance(layer, type) or not is_cell:
+        return layer  # what is no layer either, `check_layer` refuses
     return Recurrent(layer)
 
 
