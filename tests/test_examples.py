@@ -1,9 +1,11 @@
-"""Every public name has an example, and every example in a docstring does what it says."""
+"""Every public name has an example that runs; docstrings open with a noun or a verb."""
 
+import ast
 import dataclasses
 import doctest
 import importlib
 import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,7 @@ def needs(value):
 
 @pytest.mark.parametrize("name", [n for n, value in PUBLIC.items() if not is_record(value)])
 def test_examples_run(name):
-    """With the output that stands below; there is at least one."""
+    """With the output that stands below, in the dtypes of a new session; there is at least one."""
     value = PUBLIC[name]
     tests = examples_of(name, value)
     assert tests, f"{name} has no example"
@@ -57,7 +59,8 @@ def test_examples_run(name):
     for test in tests:
         test.globs = dict(NAMES)
         failures = []
-        runner.run(test, out=failures.append)
+        with jax.enable_x64(False):
+            runner.run(test, out=failures.append)
         assert not failures, "".join(failures)
 
 
@@ -75,3 +78,70 @@ def test_examples_outside_of_the_package():
         module = importlib.import_module(f"gatedrnn.flax.{name}")
         for public in module.__all__:
             assert examples_of(public, getattr(module, public)), f"{name}.{public} has no example"
+
+
+# First lines -------------------------------------------------------------------------------------
+
+PACKAGE = Path(gr.__file__).parent
+QUESTIONS = {"what", "which", "how", "whether", "as", "when", "where"}
+# Folders and modules whose first lines are not yet demanded: empty this set, then delete it.
+FIRST_LINES_NOT_YET_DEMANDED = {
+    "_interop",
+    "_src/base.py",
+    "_src/cells",
+    "_src/numerics.py",
+    "_src/time/engine.py",
+    "_src/time/plan.py",
+    "_src/trees",
+    "flax",
+}
+
+
+def docstrings(source):
+    """The docstring of a module and of all that is defined in it, at any depth, by name."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and (text := ast.get_docstring(node)) is not None:
+            yield getattr(node, "name", "the module"), text
+
+
+def opens_with_question(text):
+    """True where the first word asks, or compares, instead of saying what there is."""
+    return text.split()[0].strip("*`,:;.").lower() in QUESTIONS
+
+
+def is_demanded(path):
+    """True of a module that stands neither in the set above nor in a folder of the set."""
+    relative = path.relative_to(PACKAGE)
+    return FIRST_LINES_NOT_YET_DEMANDED.isdisjoint(
+        p.as_posix() for p in (relative, *relative.parents)
+    )
+
+
+def test_docstrings_open_with_a_noun_or_a_verb():
+    """None of the package with a question word, as in "What a step reads"."""
+    questions = [
+        f"{path.relative_to(PACKAGE)}, {name}: {text.splitlines()[0]}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if is_demanded(path)
+        for name, text in docstrings(path.read_text(encoding="utf-8"))
+        if opens_with_question(text)
+    ]
+    assert questions == []
+
+
+def test_questions_are_found():
+    """In a module, a class, a method and a function inside it; other first words pass."""
+    source = '''
+"""What this is."""
+class A:
+    """As `B`."""
+    def f(self):
+        """Where: there."""
+        def g():
+            """How it goes."""
+        def h():
+            """Assert that it goes."""
+'''
+    found = [name for name, text in docstrings(source) if opens_with_question(text)]
+    assert found == ["the module", "A", "f", "g"]

@@ -46,7 +46,7 @@ def rate(name: str, value: Any) -> None:
 
 
 def forget_bias(value: Any, use_bias: bool) -> float | None:
-    """`value` as a Python float or None; raise for a number without a bias to live in."""
+    """Return `value` as a Python float or None; raise for a number without a bias to store it."""
     if value is None:
         return None
     number("forget_bias", value)
