@@ -25,7 +25,7 @@ NAMES = {"gr": gr, "jax": jax, "jnp": jnp, "np": np, "dataclasses": dataclasses}
 
 
 def is_record(value):
-    """A named tuple, which is an example of its fields itself."""
+    """True of a named tuple, which is itself an example of its fields."""
     return inspect.isclass(value) and issubclass(value, tuple)
 
 
@@ -36,7 +36,7 @@ def examples_of(name, value):
 
 
 def needs(value):
-    """The library that an example needs beside JAX, by the module of what it shows."""
+    """The library that an example needs beside JAX, by the module of the public name."""
     module = value.__module__
     if module.startswith("gatedrnn._plot"):
         return "matplotlib"
@@ -48,7 +48,7 @@ def needs(value):
 
 @pytest.mark.parametrize("name", [n for n, value in PUBLIC.items() if not is_record(value)])
 def test_examples_run(name):
-    """With the output that stands below, in the dtypes of a new session; there is at least one."""
+    """Every public name has one, whose output is as written, in the dtypes of a new session."""
     value = PUBLIC[name]
     tests = examples_of(name, value)
     assert tests, f"{name} has no example"
@@ -72,7 +72,7 @@ def test_fields_say_what_they_are(name):
 
 
 def test_examples_outside_of_the_package():
-    """Those of the adapters for flax, where it is installed."""
+    """The adapters for flax have them too, where flax is installed."""
     pytest.importorskip("flax")
     for name in ("linen", "nnx"):
         module = importlib.import_module(f"gatedrnn.flax.{name}")
@@ -106,7 +106,7 @@ def docstrings(source):
 
 
 def opens_with_question(text):
-    """True where the first word asks, or compares, instead of saying what there is."""
+    """True where the first word is one of a question, not a noun or a verb."""
     return text.split()[0].strip("*`,:;.").lower() in QUESTIONS
 
 
@@ -119,7 +119,7 @@ def is_demanded(path):
 
 
 def test_docstrings_open_with_a_noun_or_a_verb():
-    """None of the package with a question word, as in "What a step reads"."""
+    """No docstring of the package opens with a question word, as in "What a step reads"."""
     questions = [
         f"{path.relative_to(PACKAGE)}, {name}: {text.splitlines()[0]}"
         for path in sorted(PACKAGE.rglob("*.py"))

@@ -252,7 +252,7 @@ def check_tree_rule(
       below 1e-10; finite differences agree to about 1e-9.
 
     Raises:
-      ValueError: a cell without a rule, sizes below 1, and what `gr.forest` raises.
+      ValueError: a cell without a rule, sizes below 1, and the cases of `gr.forest`.
 
     Example:
       >>> report = gr.check_tree_rule(gr.TreeRNN(2), in_features=2, trees=[((), ())])

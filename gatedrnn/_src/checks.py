@@ -1,4 +1,4 @@
-"""Checks of plain values: each error names the argument, what it got and what it expected."""
+"""Checks of plain values: each error names the argument, its value and the expected values."""
 
 from typing import Any
 

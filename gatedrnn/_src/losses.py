@@ -241,8 +241,8 @@ class _Columns(NamedTuple):
 def _columns(params: DenseParams, hs: Array) -> _Columns:
     """Return the whole vocabulary as one block where the logits are few, else smaller blocks.
 
-    The temporaries stay near `BLOCK_BYTES`. Forward and backward hold at most a block of logits and
-    a block of `δo`, `[..., v]` each, and a block of the kernel and of its gradient, `[F, v]` each.
+    The temporaries stay near `BLOCK_BYTES`. Forward and backward hold at most four blocks: logits
+    and `δo`, `[..., v]` each, and the kernel and its gradient, `[F, v]` each.
     """
     features, vocabulary = params.kernel.shape
     positions = int(np.prod(hs.shape[:-1]))

@@ -28,7 +28,7 @@ Bridge = Literal["learned", "direct"]
 
 @documented
 class Seq2SeqParams(NamedTuple):
-    """Parameters of an encoder, of a decoder and of the bridge between them.
+    """Parameters of an encoder, a decoder and the bridge between them.
 
     Attributes:
       encoder: parameters of the encoder, as its own `init` makes them.

@@ -116,7 +116,7 @@ def check_params(
 
 
 def dtype_of_params(params: Params) -> np.dtype:
-    """Return the dtype of all floating-point leaves, which is that of the first; or float32."""
+    """Return the dtype that all floating-point leaves share; float32 if there is no such leaf."""
     dtypes = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
     return next((np.dtype(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)), np.dtype("f4"))
 
@@ -159,7 +159,7 @@ def check_shapes(name: str, tree: Any, expected: Any, owner: Any, inputs: str = 
 
 @functools.lru_cache(maxsize=512)
 def output_features(cell: Cell, in_features: int) -> int:
-    """Return `F`, the number of output features of `cell` for inputs of `in_features`.
+    """Return `F`, the output features of `cell` for inputs of `in_features`.
 
     A cell that cannot step with new parameters has a method `output_features`.
     """

@@ -68,7 +68,7 @@ def beam_search(
       token: as in `greedy`.
       beams: `K`, at least 1; static.
       max_length: `T`, at least 0; static.
-      end: the token that ends a hypothesis; None: every one has `T` tokens. Static.
+      end: the token that ends a hypothesis; None: every hypothesis has `T` tokens. Static.
       alpha: at least 0. At 0 scores are not normalised and favour short hypotheses; 0.6 to 1 are
         usual.
 

@@ -119,8 +119,8 @@ def sample(
       top_p: above 0 and at most 1, or None. May be traced.
 
     Returns:
-      As `greedy`; log-probabilities are those of the model, `log softmax(logits)`, whatever the
-      options.
+      As `greedy`; under all options the log-probabilities are those of the model, `log
+      softmax(logits)`.
 
     Raises:
       TypeError: as `greedy`.

@@ -12,9 +12,9 @@ class BPTT:
     """Back-propagation through time, exact by default; every field holds on both routes.
 
     The routes are the cell's hand-derived rule and autodiff. With `truncate` or `cell_path_only`
-    the gradient is not exact: the routes agree on the gradient, but not on second derivatives. The
-    derivative of the rule is that of the function which the rule computes; autodiff leaves out, in
-    the forward pass too, the paths that are cut.
+    the gradient is not exact: the routes agree on the gradient, but not on second derivatives. By
+    the rule these differentiate the function that the rule computes; autodiff leaves the paths that
+    are cut out of the forward pass too.
 
     Attributes:
       rule: None takes the cell's hand-derived rule, or autodiff for a cell without a rule; `"hand"`

@@ -32,8 +32,8 @@ def windows(length: int, *, window: int, batch: int) -> Windows:
     In each of them window `w` goes on where window `w − 1` ended. So the final carry of a window,
     with `jax.lax.stop_gradient` around it, is the initial carry of the next window: truncated
     back-propagation (Williams & Peng 1990). The gradient, summed over the windows at the same
-    parameters, equals that of `gr.BPTT(truncate=T)` on whole streams. Runs on the host, in NumPy,
-    and drops no step.
+    parameters, equals the gradient by `gr.BPTT(truncate=T)` on whole streams. Runs on the host, in
+    NumPy, and drops no step.
 
     For `xs [N, ...]`: `xs[cut.steps[w]]` are the inputs `[T, B, ...]` of window `w`, and
     `mask=cut.mask[w]` its mask. To predict the next token, cut `N − 1` steps and take the targets
