@@ -1,4 +1,4 @@
-"""What a recurrent network does: pure functions, each with a picture in `gr.plot`.
+"""Diagnostics of recurrent networks: pure functions, each with a picture in `gr.plot`.
 
 Gradients over time and distance (`gradient_norms`, `carry_gradients`, `gradient_reach`), Jacobians
 of steps and their products (`step_jacobians`, `product_jacobians`, `singular_values`,

@@ -1,6 +1,6 @@
-"""Pictures of what `gr.diagnostics` finds, by matplotlib: `pip install "gatedrnn[plot]"`.
+"""Pictures of the diagnostics in `gr.diagnostics`, by matplotlib: `pip install "gatedrnn[plot]"`.
 
-Every function takes what the diagnostic returns and `ax=None`, and returns matplotlib axes.
+Every function takes the value that the diagnostic returns, and `ax=None`; it returns the axes.
 """
 
 from gatedrnn._plot.gates import gates, saturation

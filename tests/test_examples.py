@@ -1,9 +1,11 @@
-"""Every public name has an example, and every example in a docstring does what it says."""
+"""Every public name has an example that runs; docstrings open with a noun or a verb."""
 
+import ast
 import dataclasses
 import doctest
 import importlib
 import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ NAMES = {"gr": gr, "jax": jax, "jnp": jnp, "np": np, "dataclasses": dataclasses}
 
 
 def is_record(value):
-    """A named tuple, which is an example of its fields itself."""
+    """True of a named tuple, which is itself an example of its fields."""
     return inspect.isclass(value) and issubclass(value, tuple)
 
 
@@ -34,7 +36,7 @@ def examples_of(name, value):
 
 
 def needs(value):
-    """The library that an example needs beside JAX, by the module of what it shows."""
+    """The library that an example needs beside JAX, by the module of the public name."""
     module = value.__module__
     if module.startswith("gatedrnn._plot"):
         return "matplotlib"
@@ -46,7 +48,7 @@ def needs(value):
 
 @pytest.mark.parametrize("name", [n for n, value in PUBLIC.items() if not is_record(value)])
 def test_examples_run(name):
-    """With the output that stands below; there is at least one."""
+    """Every public name has one, whose output is as written, in the dtypes of a new session."""
     value = PUBLIC[name]
     tests = examples_of(name, value)
     assert tests, f"{name} has no example"
@@ -57,7 +59,8 @@ def test_examples_run(name):
     for test in tests:
         test.globs = dict(NAMES)
         failures = []
-        runner.run(test, out=failures.append)
+        with jax.enable_x64(False):
+            runner.run(test, out=failures.append)
         assert not failures, "".join(failures)
 
 
@@ -69,9 +72,53 @@ def test_fields_say_what_they_are(name):
 
 
 def test_examples_outside_of_the_package():
-    """Those of the adapters for flax, where it is installed."""
+    """The adapters for flax have them too, where flax is installed."""
     pytest.importorskip("flax")
     for name in ("linen", "nnx"):
         module = importlib.import_module(f"gatedrnn.flax.{name}")
         for public in module.__all__:
             assert examples_of(public, getattr(module, public)), f"{name}.{public} has no example"
+
+
+# First lines -------------------------------------------------------------------------------------
+
+
+def docstrings(source):
+    """The docstring of a module and of all that is defined in it, at any depth, by name."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and (text := ast.get_docstring(node)) is not None:
+            yield getattr(node, "name", "the module"), text
+
+
+def opens_with_question(text):
+    """True where the first word is one of a question, not a noun or a verb."""
+    return text.split()[0].strip("*`,:;.").lower() in QUESTIONS
+
+
+def test_docstrings_open_with_a_noun_or_a_verb():
+    """No docstring of the package opens with a question word, as in "What a step reads"."""
+    questions = [
+        f"{path.relative_to(PACKAGE)}, {name}: {text.splitlines()[0]}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for name, text in docstrings(path.read_text(encoding="utf-8"))
+        if opens_with_question(text)
+    ]
+    assert questions == []
+
+
+def test_questions_are_found():
+    """In a module, a class, a method and a function inside it; other first words pass."""
+    source = '''
+"""What this is."""
+class A:
+    """As `B`."""
+    def f(self):
+        """Where: there."""
+        def g():
+            """How it goes."""
+        def h():
+            """Assert that it goes."""
+'''
+    found = [name for name, text in docstrings(source) if opens_with_question(text)]
+    assert found == ["the module", "A", "f", "g"]

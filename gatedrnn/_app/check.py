@@ -17,7 +17,7 @@ IN_FEATURES = 3
 
 
 class Errors(NamedTuple):
-    """What can be wrong with a cell, each relative to the largest element of its array."""
+    """The errors of a cell, each relative to the largest element of its array."""
 
     equations: float  # of a step, against the equations in NumPy
     autodiff: float  # of a gradient, against autodiff

@@ -1,1 +1,1 @@
-"""The pictures of the diagnostics. matplotlib is imported where one is drawn, not before."""
+"""Pictures of the diagnostics. matplotlib is imported where a picture is drawn, not before."""

@@ -1,4 +1,4 @@
-"""Gates over time, and how many saturate.
+"""Gates over time, and the shares of steps at which units saturate.
 
 Axes: `T` time, `H` features.
 """
@@ -27,12 +27,12 @@ def gates(
     *,
     ax: Any = None,
 ) -> np.ndarray:
-    """The gates of one sequence as maps over time and units, dark closed, bright open.
+    """Draw the gates of one sequence as maps over time and units: dark closed, bright open.
 
-    Units are sorted, for each gate, by how open they are on average.
+    The units of each gate are sorted by their means over time.
 
     Args:
-      gates: for each name `[T, H]`: one row of what `gr.diagnostics.gates` returns, such as
+      gates: for each name `[T, H]`: one row of the batch, from `gr.diagnostics.gates`, such as
         `{name: gate[:, 0] for name, gate in gates.items()}`.
       labels: `T` short strings to write along time, such as the characters that were read.
       ax: axes to draw in, one for each gate; None: a new figure.
@@ -45,8 +45,11 @@ def gates(
       ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-      >>> gr.plot.gates({"r": jnp.ones((5, 3)), "z": jnp.ones((5, 3))}).shape
-      (2,)
+      >>> from matplotlib.figure import Figure
+      >>> values = {"r": np.ones((3, 2)), "z": np.zeros((3, 2))}  # 3 steps, 2 units
+      >>> axes = gr.plot.gates(values, labels="abc", ax=Figure().subplots(2))
+      >>> [text.get_text() for text in axes[-1].get_xticklabels()]
+      ['a', 'b', 'c']
     """
     arrays = {name: np.asarray(gate, np.float64) for name, gate in gates.items()}
     for name, gate in arrays.items():
@@ -60,30 +63,30 @@ def gates(
         size = (8.0, 0.6 + 1.7 * len(arrays))
         options = {"figsize": size, "layout": "constrained", "sharex": True, "squeeze": False}
         ax = pyplot().subplots(len(arrays), 1, **options)[1]
-    every = np.atleast_1d(np.asarray(ax, object)).ravel()
-    if len(every) != len(arrays):
-        raise ValueError(f"ax: got {len(every)} axes, expected {len(arrays)}, one for each gate")
-    for each, (name, gate) in zip(every, arrays.items(), strict=True):
+    axes = np.atleast_1d(np.asarray(ax, object)).ravel()
+    if len(axes) != len(arrays):
+        raise ValueError(f"ax: got {len(axes)} axes, expected {len(arrays)}, one for each gate")
+    for gate_ax, (name, gate) in zip(axes, arrays.items(), strict=True):
         order = np.argsort(gate.mean(axis=0))
         extent = (0.5, len(gate) + 0.5, 0.5, gate.shape[1] + 0.5)
         options = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
-        image = each.imshow(
+        image = gate_ax.imshow(
             gate[:, order].T, vmin=0, vmax=1, cmap="cividis", extent=extent, **options
         )
-        each.set_ylabel(f"gate {name}\nunits")
-        each.set_yticks([1, gate.shape[1]])
-        each.tick_params(axis="x", length=0 if labels is not None else 3)
+        gate_ax.set_ylabel(f"gate {name}\nunits")
+        gate_ax.set_yticks([1, gate.shape[1]])
+        gate_ax.tick_params(axis="x", length=0 if labels is not None else 3)
     if labels is None:
-        every[-1].set_xlabel("step t")
+        axes[-1].set_xlabel("step t")
     else:
-        every[-1].set_xticks(np.arange(1, len(labels) + 1), labels)
-    bar = every[0].figure.colorbar(image, ax=list(every), ticks=[0, 0.5, 1], aspect=30)
+        axes[-1].set_xticks(np.arange(1, len(labels) + 1), labels)
+    bar = axes[0].figure.colorbar(image, ax=list(axes), ticks=[0, 0.5, 1], aspect=30)
     bar.ax.set_yticklabels(["0 closed", "0.5", "1 open"])
-    return every
+    return axes
 
 
 def saturation(saturation: Mapping[str, Saturation], *, ax: Axes | None = None) -> Axes:
-    """Each unit by how often it is nearly closed and nearly open (Karpathy et al. 2015, figure 3).
+    """Draw every unit at its shares of steps nearly closed and open (Karpathy et al. 2015, fig. 3).
 
     Args:
       saturation: as `gr.diagnostics.saturation` returns it.
@@ -96,9 +99,11 @@ def saturation(saturation: Mapping[str, Saturation], *, ax: Axes | None = None) 
       ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-      >>> shares = gr.diagnostics.Saturation(low=jnp.zeros(3), high=jnp.ones(3))
-      >>> gr.plot.saturation({"z": shares}).get_xlabel()
-      'share of steps nearly closed'
+      >>> from matplotlib.figure import Figure
+      >>> shares = gr.diagnostics.saturation({"z": jnp.array([[0.0, 0.5], [1.0, 0.5]])})
+      >>> ax = gr.plot.saturation(shares, ax=Figure().subplots())
+      >>> ax.get_legend().get_texts()[0].get_text()
+      'z: 25% nearly closed, 25% nearly open'
     """
     ax = axes_or_new(ax, (5.6, 5.4))
     for i, (name, shares) in enumerate(saturation.items()):

@@ -1,4 +1,4 @@
-"""Axes, colours and the spread over a batch, which all pictures share.
+"""The style that all pictures share: new axes, colours, the spread over a batch.
 
 Axes: `T` points along the horizontal axis, `N` samples at each.
 """
@@ -20,7 +20,7 @@ GREY, FAINT = "#666666", "#e6e6e6"
 
 
 def pyplot() -> Any:
-    """matplotlib's, or an error that says how to install it."""
+    """Import `matplotlib.pyplot`; raise with the command that installs matplotlib."""
     try:
         return importlib.import_module("matplotlib.pyplot")
     except ModuleNotFoundError as error:
@@ -33,7 +33,7 @@ def pyplot() -> Any:
 
 
 def axes_or_new(ax: Axes | None, size: tuple[float, float] = (7.0, 4.2)) -> Axes:
-    """`ax`, or the axes of a new figure."""
+    """Return `ax`, or the axes of a new figure in place of None."""
     if ax is not None:
         return ax
     _, new = pyplot().subplots(figsize=size, layout="constrained")
@@ -42,14 +42,14 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float] = (7.0, 4.2)) -> Axes
 
 
 def plain(ax: Axes, *, grid: str = "y") -> None:
-    """No box, faint grid lines behind the data."""
+    """Remove the box and draw faint grid lines behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis=grid, color=FAINT, lw=0.8)  # type: ignore[arg-type]
     ax.set_axisbelow(True)
 
 
 def legend(ax: Axes, **options: Any) -> None:
-    """A legend above the data, where no line can be; none for a single unnamed line."""
+    """Draw a legend above the data, where no line can be, if any line has a name."""
     handles, labels = ax.get_legend_handles_labels()
     if handles:
         place: Any = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
@@ -57,7 +57,7 @@ def legend(ax: Axes, **options: Any) -> None:
 
 
 def line(ax: Axes, x: Any, values: np.ndarray, index: int, label: str) -> None:
-    """The median over samples `[T, N]` as a line, the 10th to the 90th percentile as a band."""
+    """Draw the median over samples `[T, N]` as a line, the 10th to 90th percentile as a band."""
     colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
     low, middle, high = spread(values)
     ax.plot(x, middle, color=colour, ls=dash, lw=1.8, label=label)
@@ -66,17 +66,17 @@ def line(ax: Axes, x: Any, values: np.ndarray, index: int, label: str) -> None:
 
 
 def spread(values: np.ndarray, levels: tuple[float, ...] = (0.1, 0.5, 0.9)) -> np.ndarray:
-    """Quantiles over the positive samples of `[T, N]`, which a logarithmic axis can show."""
-    out = np.full((len(levels), len(values)), np.nan)
-    for t, row in enumerate(values):
-        known = row[np.isfinite(row) & (row > 0)]
-        if known.size:
-            out[:, t] = np.quantile(known, levels)
-    return out
+    """Return the quantiles of the positive samples `[T, N]`, those on a logarithmic axis."""
+    quantiles = np.full((len(levels), len(values)), np.nan)
+    for t, of_point in enumerate(values):
+        positive = of_point[np.isfinite(of_point) & (of_point > 0)]
+        if positive.size:
+            quantiles[:, t] = np.quantile(positive, levels)
+    return quantiles
 
 
 def samples(name: str, values: Any, axes: int = 1) -> np.ndarray:
-    """`values [T, *B]` as float64 `[T, N]` (or with `axes` further axes kept last)."""
+    """Return `values`, with at least `axes` axes, as float64 samples `[T, N]`."""
     array = np.asarray(values, np.float64)
     if array.ndim < axes or array.shape[0] == 0:
         expected = "[T, *B]" if axes == 1 else "[T, *B, K]"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from gatedrnn._src.diagnostics.surface import DescentPath, LossSlice
 
-LOG_RATIO = 30.0  # a loss that spans a larger one is drawn on a logarithmic scale
-DEEPEST = 1e4  # the ratio over which a map has colours
+LOGARITHMIC_FROM = 30.0  # a loss that spans a larger ratio is drawn on a logarithmic scale
+COLOUR_RATIO = 1e4  # the ratio over which a map has colours
 MARKERS = ("o", "s", "^", "D")
 ON_MAP = ("#d55e00", "#ffffff", "#56b4e9", "#e69f00")  # seen on every shade of the colour map
 
@@ -27,10 +27,10 @@ def loss_slice(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """The loss over one direction as a line, over two as a map, and descents on it.
+    """Draw the loss over one direction as a line, over two as a map, with paths of descent.
 
-    A ring marks where a path starts. The picture keeps the extent of the slice: a step that leaves
-    it leads out of the frame. A positive loss that spans more than a factor of 30 is on a
+    A ring marks the start of a path. The picture keeps the extent of the slice: a step that leaves
+    the slice leads out of the frame. A positive loss that spans more than a factor of 30 is on a
     logarithmic scale.
 
     Args:
@@ -46,9 +46,12 @@ def loss_slice(
       ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-      >>> u = jnp.linspace(-1, 1, 5)
-      >>> gr.plot.loss_slice(gr.diagnostics.LossSlice((u,), u**2)).get_ylabel()
-      'loss'
+      >>> from matplotlib.figure import Figure
+      >>> w, along, points = jnp.zeros(1), [jnp.ones(1)], [jnp.linspace(-1.0, 1.0, 5)]
+      >>> found = gr.diagnostics.loss_slice(lambda w: jnp.sum(w**2), w, along, points)
+      >>> ax = gr.plot.loss_slice(found, ax=Figure().subplots())
+      >>> ax.get_xlabel(), ax.get_ylabel()
+      ('distance along the direction', 'loss')
     """
     paths = {} if paths is None else paths
     for name, path in paths.items():
@@ -68,7 +71,7 @@ def _line(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axe
     for i, (name, path) in enumerate(paths.items()):
         x, y = np.asarray(path.coordinates)[:, 0], np.asarray(path.losses)
         _path(ax, x, y, COLOURS[i % len(COLOURS)], i, name)
-    if _spans_much(losses):
+    if _needs_logarithm(losses):
         ax.set_yscale("log")
     ax.set_xlim(u.min(), u.max())
     ax.set(xlabel="distance along the direction", ylabel="loss")
@@ -82,9 +85,9 @@ def _map(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axes
     (u, v), losses = _in_numpy(surface)
     shown = np.ma.masked_invalid(losses.T)
     norm, below = colors.Normalize(), "neither"
-    if _spans_much(losses):
+    if _needs_logarithm(losses):
         # a minimum that is nearly exact would take all colours for itself
-        least = max(shown.min(), shown.max() / DEEPEST)
+        least = max(shown.min(), shown.max() / COLOUR_RATIO)
         norm, below = colors.LogNorm(least, shown.max()), "min" if shown.min() < least else below
     image = ax.pcolormesh(u, v, shown, norm=norm, cmap="cividis", shading="nearest")
     image.set_rasterized(True)
@@ -103,19 +106,20 @@ def _path(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, index: int, name:
     marker = MARKERS[index % len(MARKERS)]
     effects = importlib.import_module("matplotlib.patheffects")
     outline = [effects.withStroke(linewidth=2.4, foreground="black")]
-    look: Any = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.2, "path_effects": outline}
-    ax.plot(x, y, label=name, **look)
+    style: Any = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.2, "path_effects": outline}
+    ax.plot(x, y, label=name, **style)
     ax.plot(x[:1], y[:1], marker="o", ms=10, mfc="none", mec=colour, mew=1.6)
 
 
-def _spans_much(losses: np.ndarray) -> bool:
-    """Return whether positive losses span more than a factor of 30."""
-    known = losses[np.isfinite(losses)]
-    return known.size > 0 and known.min() > 0 and known.max() > LOG_RATIO * known.min()
+def _needs_logarithm(losses: np.ndarray) -> bool:
+    finite = losses[np.isfinite(losses)]
+    if finite.size == 0 or finite.min() <= 0:
+        return False
+    return bool(finite.max() > LOGARITHMIC_FROM * finite.min())
 
 
 def _in_numpy(surface: LossSlice) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Coordinates and losses in float64."""
+    """Return the coordinates and the losses in float64."""
     return (
         tuple(np.asarray(axis, np.float64) for axis in surface.coordinates),
         np.asarray(surface.losses, np.float64),

@@ -1,7 +1,7 @@
 """Gradients and Jacobians over time and distance.
 
 Axes: `T` time, `*B` any batch axes (the median as a line, the 10th to 90th percentile as a band),
-`K` elements of a carry. On logarithmic axes what is zero is left out.
+`K` elements of a carry. Logarithmic axes leave zeros out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def gradient_norms(norms: Any, *, ax: Axes | None = None) -> Axes:
-    """`‖δh_t‖` (and `‖δc_t‖`) over time, on a logarithmic axis.
+    """Draw `‖δh_t‖` (and `‖δc_t‖`) over time, on a logarithmic axis.
 
     Args:
       norms: a carry with leaves `[T, *B]`, as `gr.diagnostics.gradient_norms` returns it.
@@ -44,9 +44,11 @@ def gradient_norms(norms: Any, *, ax: Axes | None = None) -> Axes:
       ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-      >>> norms = gr.LSTMCarry(h=jnp.ones((5, 2)), c=jnp.ones((5, 2)))
-      >>> gr.plot.gradient_norms(norms).get_yscale()
-      'log'
+      >>> from matplotlib.figure import Figure
+      >>> norms = gr.LSTMCarry(h=jnp.array([0.1, 1.0]), c=jnp.array([0.2, 0.5]))
+      >>> ax = gr.plot.gradient_norms(norms, ax=Figure().subplots())
+      >>> [line.get_label() for line in ax.get_lines()]
+      ['‖δh‖', '‖δc‖']
     """
     leaves = [
         (jax.tree_util.keystr(path, simple=True, separator="."), samples("norms", leaf))
@@ -60,7 +62,7 @@ def gradient_norms(norms: Any, *, ax: Axes | None = None) -> Axes:
 
 
 def gradient_reach(reach: Mapping[str, ArrayLike], *, ax: Axes | None = None) -> Axes:
-    """The norm of the last output's gradient over the distance back, a line for each cell.
+    """Draw the norm of the last output's gradient over the distance back, a line for each cell.
 
     Args:
       reach: for each name `[T, *B]`, as `gr.diagnostics.gradient_reach` returns it.
@@ -74,8 +76,11 @@ def gradient_reach(reach: Mapping[str, ArrayLike], *, ax: Axes | None = None) ->
       ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-      >>> gr.plot.gradient_reach({"LSTM": jnp.ones((5, 2))}).get_xlabel()
-      'distance T − t, in steps'
+      >>> from matplotlib.figure import Figure
+      >>> reach = {"LSTM": [1.0, 0.9, 0.8], "Elman": [1.0, 0.5, 0.25]}
+      >>> ax = gr.plot.gradient_reach(reach, ax=Figure().subplots())
+      >>> ax.get_xlabel(), ax.get_yscale()
+      ('distance T − t, in steps', 'log')
     """
     lines = {name: samples(f"reach[{name!r}]", values) for name, values in reach.items()}
     ax = axes_or_new(ax)
@@ -88,7 +93,7 @@ def gradient_reach(reach: Mapping[str, ArrayLike], *, ax: Axes | None = None) ->
 def jacobian_norms(
     norms: ArrayLike, bound: ArrayLike | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    """The spectral norm of `∂h_T/∂h_t` over the distance `T − t`, beside its bound.
+    """Draw the spectral norm of `∂h_T/∂h_t` over the distance `T − t`, beside its bound.
 
     Args:
       norms: `[T, *B]`, `singular_values(product_jacobians(jacobians))[..., 0]`.
@@ -103,8 +108,11 @@ def jacobian_norms(
       ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-      >>> gr.plot.jacobian_norms(jnp.ones((5, 2)), bound=jnp.ones(5)).get_ylabel()
-      'spectral norm'
+      >>> from matplotlib.figure import Figure
+      >>> norms, bound = [0.1, 0.2, 0.4], [0.125, 0.25, 0.5]
+      >>> ax = gr.plot.jacobian_norms(norms, bound, ax=Figure().subplots())
+      >>> ax.get_ylabel(), ax.get_lines()[1].get_xdata().tolist()
+      ('spectral norm', [3, 2, 1])
     """
     values = samples("norms", norms)
     distance = np.arange(len(values), 0, -1)
@@ -126,10 +134,10 @@ def jacobian_norms(
 
 
 def singular_values(values: ArrayLike, *, ax: Axes | None = None) -> Axes:
-    """The singular values of the step Jacobians over time: how each step stretches and shrinks.
+    """Draw the singular values of step Jacobians over time: the growth of perturbations in a step.
 
-    Lines for the median over the batch of the largest, the middle and the smallest value of every
-    step, a band from the smallest to the largest; above 1 a direction grows.
+    The lines are medians over the batch: of the largest, the middle and the smallest singular value
+    at every step. A band lies between the smallest and the largest; above 1 a direction grows.
 
     Args:
       values: `[T, *B, K]`, as `gr.diagnostics.singular_values` returns them.
@@ -143,8 +151,11 @@ def singular_values(values: ArrayLike, *, ax: Axes | None = None) -> Axes:
       ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-      >>> gr.plot.singular_values(jnp.ones((5, 2, 3))).get_xlabel()
-      'step t'
+      >>> from matplotlib.figure import Figure
+      >>> values = gr.diagnostics.singular_values(jnp.stack([jnp.eye(3), 2 * jnp.eye(3)]))
+      >>> ax = gr.plot.singular_values(values, ax=Figure().subplots())
+      >>> [text.get_text() for text in ax.get_legend().get_texts()]
+      ['largest', 'median', 'smallest']
     """
     samples("values", values, axes=2)
     array = np.asarray(values, np.float64)
@@ -153,19 +164,19 @@ def singular_values(values: ArrayLike, *, ax: Axes | None = None) -> Axes:
     steps = np.arange(1, len(array) + 1)
     middle = array.shape[-1] // 2
     chosen = {"largest": array[..., 0], "median": array[..., middle], "smallest": array[..., -1]}
-    medians = {name: spread(each, (0.5,))[0] for name, each in chosen.items()}
+    medians = {name: spread(rows, (0.5,))[0] for name, rows in chosen.items()}
     ax.fill_between(
         steps, medians["smallest"], medians["largest"], color=COLOURS[0], alpha=0.1, lw=0
     )
-    for i, (name, each) in enumerate(medians.items()):
-        ax.plot(steps, each, color=COLOURS[i], ls=DASHES[i], lw=1.8, label=name)
+    for i, (name, median) in enumerate(medians.items()):
+        ax.plot(steps, median, color=COLOURS[i], ls=DASHES[i], lw=1.8, label=name)
     _unity(ax)
     _logarithmic(ax, "step t", "singular values of the step")
     return ax
 
 
 def lyapunov_exponents(exponents: ArrayLike, *, ax: Axes | None = None) -> Axes:
-    """The spectrum of Lyapunov exponents: above the line at 0 perturbations grow.
+    """Draw the spectrum of Lyapunov exponents; above the line at 0 perturbations grow.
 
     Args:
       exponents: `[*B, K]`, as `gr.diagnostics.lyapunov_exponents` returns them.
@@ -179,8 +190,10 @@ def lyapunov_exponents(exponents: ArrayLike, *, ax: Axes | None = None) -> Axes:
       ModuleNotFoundError: matplotlib is not installed.
 
     Example:
-      >>> gr.plot.lyapunov_exponents(jnp.zeros((2, 3))).get_xlabel()
-      'index of the exponent'
+      >>> from matplotlib.figure import Figure
+      >>> ax = gr.plot.lyapunov_exponents([0.1, 0.0, -0.4], ax=Figure().subplots())
+      >>> ax.get_xlabel(), ax.get_lines()[0].get_ydata().tolist()
+      ('index of the exponent', [0.1, 0.0, -0.4])
     """
     array = np.asarray(exponents, np.float64)
     if array.ndim < 1:

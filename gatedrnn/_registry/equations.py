@@ -15,7 +15,7 @@ from numpy import ndarray
 
 
 class Step(NamedTuple):
-    """What one step makes."""
+    """The results of one step."""
 
     carry: Any
     output: ndarray  # [*B, F]

@@ -58,7 +58,7 @@ class Row:
 
     @property
     def of_trees(self) -> bool:
-        """Whether the cell composes nodes of trees, not steps of a sequence."""
+        """True of a cell that composes nodes of trees, not steps of a sequence."""
         return hasattr(self.cell, "compose")
 
     def options(self) -> dict[str, tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Checks of plain values: each error names the argument, what it got and what it expected."""
+"""Checks of plain values: each error names the argument, its value and the expected values."""
 
 from types import NoneType
 from typing import Any, get_args
@@ -60,7 +60,7 @@ def rate(name: str, value: Any) -> None:
 
 
 def forget_bias(value: Any, use_bias: bool) -> float | None:
-    """`value` as a Python float or None; raise for a number without a bias to live in."""
+    """Return `value` as a Python float or None; raise for a number without a bias to store it."""
     if value is None:
         return None
     number("forget_bias", value)

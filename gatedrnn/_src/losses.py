@@ -3,8 +3,8 @@
 Axes: `...` any leading axes (normally time and batch), `F` features, `V` vocabulary, `v` columns of
 one block of it.
 
-The loop is over blocks of the vocabulary, each for all positions at once: a block of the kernel's
-gradient is then written once, where blocks of positions would add to the whole of it every time,
+The loop runs over blocks of the vocabulary, each for all positions at once. So each block of the
+kernel's gradient is written once, where blocks of positions would each add to the whole gradient;
 and the leading axes stay as they are, sharded or not.
 """
 
@@ -32,21 +32,21 @@ LANES = 128  # a width that is a multiple of this suits every backend's register
 def softmax_cross_entropy(
     params: DenseParams, hs: Array, labels: Array, mask: Array | None = None
 ) -> Array:
-    """The cross-entropy of a softmax over a dense layer, `−log softmax(h W + b)_y`, by position.
+    """Return the cross-entropy `−log softmax(h W + b)_y` of each position, by a dense layer.
 
-    What `optax.softmax_cross_entropy_with_integer_labels` gives on the logits of `gr.dense(V)`, and
-    its gradients, by the rule `δo = ŷ − y`. Logits are made block by block, forward and again
-    backward, in at least float32: no array `[..., V]` ever exists. Second derivatives work, and
-    `jax.hessian`; `jax.jvp` and `jax.jacfwd` straight through raise, as the rule is one for reverse
-    mode.
+    The values are those of `optax.softmax_cross_entropy_with_integer_labels` on the logits of
+    `gr.dense(V)`, the gradients follow the rule `δo = ŷ − y`. Logits are made block by block,
+    forward and again backward, in at least float32: no array `[..., V]` ever exists. Second
+    derivatives and `jax.hessian` work; `jax.jvp` and `jax.jacfwd` straight through raise, because
+    the rule is for reverse mode.
 
     Args:
-      params: those of `gr.dense(V)`, with a bias or without.
-      hs: what the dense layer would read, `[..., F]`.
+      params: parameters of `gr.dense(V)`, with a bias or without.
+      hs: the inputs of the dense layer, `[..., F]`.
       labels: integers `[...]` from 0 to `V − 1`. Others raise where their values are known; under
-        `jit` the loss of such a position is NaN, and so are the gradients that it takes part in.
-      mask: booleans `[...]`. Where it is False the loss is 0, and whatever stands in `hs` and
-        `labels`, NaN included, reaches neither loss nor gradient.
+        `jit` the loss of such a position is NaN, and so is every gradient to which it contributes.
+      mask: booleans `[...]`. Where the mask is False the loss is 0, and nothing that stands in `hs`
+        and `labels`, NaN included, reaches a loss or a gradient.
 
     Returns:
       The losses `[...]` in nats, in the dtype of `hs`, at least float32.
@@ -56,6 +56,16 @@ def softmax_cross_entropy(
         float32 beside a 16-bit `hs`); `hs` that are not floating-point; labels that are not
         integers; a mask that is not boolean.
       ValueError: shapes that do not go together, labels out of range.
+
+    Example:
+      >>> params = gr.DenseParams(kernel=jnp.zeros((4, 8)), bias=None)  # every logit is 0
+      >>> hs, labels = jnp.ones((3, 2, 4)), jnp.ones((3, 2), int)
+      >>> mask = jnp.arange(3)[:, None] < jnp.array([3, 1])  # a row of 3 steps, a row of 1
+      >>> losses = gr.softmax_cross_entropy(params, hs, labels, mask)
+      >>> print(np.asarray(losses).round(3))  # log 8
+      [[2.079 2.079]
+       [2.079 0.   ]
+       [2.079 0.   ]]
     """
     hs = jnp.asarray(hs)
     vocabulary = _checked_vocabulary(params, hs)
@@ -65,7 +75,7 @@ def softmax_cross_entropy(
 
 
 def _checked_vocabulary(params: Any, hs: Array) -> int:
-    """`V`, of parameters that fit to `hs [..., F]`."""
+    """Return `V`; raise unless `params` are those of a dense layer over `hs [..., F]`."""
     if not isinstance(params, DenseParams):
         raise TypeError(f"params: got {type(params).__name__}, expected a gr.DenseParams")
     if hs.ndim < 1:
@@ -80,7 +90,7 @@ def _checked_vocabulary(params: Any, hs: Array) -> int:
 
 
 def _as_leading(name: str, values: Any, hs: Array, dtype: Any, expected: str) -> Array:
-    """`values [...]` of a kind of dtype, checked."""
+    """Return `values` as an array; raise for another dtype or other axes than the leading ones."""
     values = jnp.asarray(values)
     if not jnp.issubdtype(values.dtype, dtype):
         raise TypeError(f"{name}: got dtype {values.dtype.name}, expected {expected}")
@@ -92,7 +102,7 @@ def _as_leading(name: str, values: Any, hs: Array, dtype: Any, expected: str) ->
 
 
 def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> Array:
-    """Labels int32 `[...]`, checked: 0 where masked, −1 where out of range."""
+    """Return the checked labels, int32 `[...]`: 0 where masked, −1 where out of range."""
     known = validation.concrete(labels)
     labels = _as_leading("labels", labels, hs, jnp.integer, "integers")
     if known is not None and mask is not None:
@@ -114,9 +124,10 @@ def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> A
 
 @jax.jit
 def _masked(params: DenseParams, hs: Array, labels: Array, mask: Array | None) -> Array:
-    """The losses, zeros where masked. Jitted, so that outside `jit` too equal shapes compile once.
+    """Return the losses, zeros where masked.
 
-    Inside `shard_map`, `vary_alike` has the gradients of `params` summed once, outside every loop.
+    Jitted, so that equal shapes compile once outside `jit` too. Inside `shard_map`, `vary_alike`
+    lets the gradients of `params` be summed once, outside every loop.
     """
     losses = _losses(*vary_alike((params, hs, labels)))
     return validation.zero_masked(losses, mask)
@@ -136,14 +147,14 @@ def _masked(params: DenseParams, hs: Array, labels: Array, mask: Array | None) -
 
 
 class _Normaliser(NamedTuple):
-    """What tells `z`, each `[...]`."""
+    """The log-normaliser `z` of the softmax, as maximum and log-sum, `[...]` each."""
 
     m: Array
     log_s: Array  # NaN where the label is −1, and so in the loss and all that follows from it
 
 
 def _forward(params: DenseParams, hs: Array, labels: Array) -> tuple[Array, _Normaliser]:
-    """The losses `[...]`, and `z`."""
+    """Return the losses `[...]` and the normaliser `z`."""
 
     def block(
         state: tuple[Array, Array, Array], start: Array | int, width: int
@@ -215,7 +226,7 @@ _losses.defvjp(_losses_fwd, _losses_bwd)
 
 
 def _logits(params: DenseParams, hs: Array, start: Array | int, width: int) -> tuple[Array, Array]:
-    """A block of the kernel, `[F, v]` in the dtype of `hs`, and its logits `[..., v]`."""
+    """Return a block of the kernel, `[F, v]` in the dtype of `hs`, and its logits `[..., v]`."""
     columns = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=width, axis=-1)
     kernel, bias = jax.tree.map(columns, params)
     kernel = kernel.astype(hs.dtype)
@@ -223,17 +234,17 @@ def _logits(params: DenseParams, hs: Array, start: Array | int, width: int) -> t
 
 
 class _Columns(NamedTuple):
-    """How the vocabulary is cut."""
+    """The columns of the kernel, and how many of them make a block."""
 
-    all: int  # V
-    width: int  # of a block; the last may be narrower
+    vocabulary: int  # V
+    width: int  # v; the last block may be narrower
 
 
 def _columns(params: DenseParams, hs: Array) -> _Columns:
-    """The whole vocabulary at once where its logits are small, else blocks near `BLOCK_BYTES`.
+    """Return the whole vocabulary as one block where the logits are few, else smaller blocks.
 
-    Forward and backward hold, at their largest, a block of logits and one of `δo`, `[..., v]` each,
-    and a block of the kernel and one of its gradient, `[F, v]` each.
+    The temporaries stay near `BLOCK_BYTES`. Forward and backward hold at most four blocks: logits
+    and `δo`, `[..., v]` each, and the kernel and its gradient, `[F, v]` each.
     """
     features, vocabulary = params.kernel.shape
     positions = int(np.prod(hs.shape[:-1]))
@@ -245,16 +256,16 @@ def _columns(params: DenseParams, hs: Array) -> _Columns:
 
 
 def _over_blocks(body: Callable, state: Any, columns: _Columns) -> Any:
-    """`body(state, start, width) -> state` over the blocks in turn, the remainder last.
+    """Run `body(state, start, width) -> state` over the blocks in turn, the remainder last.
 
-    Differentiated, a block is made again, not saved: nor do second derivatives keep the logits.
+    Differentiation makes a block again instead of saving it, so second derivatives keep no logits.
     """
     body = jax.checkpoint(body, static_argnums=2, prevent_cse=False)
-    rest = columns.all % columns.width
-    whole = columns.all - rest
+    remainder = columns.vocabulary % columns.width
+    whole = columns.vocabulary - remainder
     if whole == columns.width:
         state = body(state, 0, columns.width)
     else:
         starts = jnp.arange(0, whole, columns.width, dtype=jnp.int32)
         state, _ = lax.scan(lambda s, start: (body(s, start, columns.width), None), state, starts)
-    return body(state, whole, rest) if rest else state
+    return body(state, whole, remainder) if remainder else state

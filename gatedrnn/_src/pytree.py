@@ -1,4 +1,4 @@
-"""Pytrees of arrays that run along time: selecting, shifting, and what they are summed in.
+"""Pytrees of arrays over time: rows chosen, steps shifted, dtypes, and axes of a mesh.
 
 Axes: `T` time, `*B` batch.
 """
@@ -14,21 +14,21 @@ from gatedrnn._src.numerics import accumulator
 
 
 def first_leaf(carry: Any) -> Array:
-    """The output of a cell with a rule is the first leaf of its carry."""
+    """Return the first leaf of a carry, which is the output of a cell with a rule."""
     return jax.tree.leaves(carry)[0]
 
 
 def shift(start: Any, carries: Any, reverse: bool) -> Any:
-    """The carry before each step, from the one that starts the chunk and those after each step."""
+    """Return the carry before each step, from the carry at the start and the carry after each."""
     if reverse:
         return jax.tree.map(lambda s, v: jnp.concatenate([v, s[None]])[1:], start, carries)
     return jax.tree.map(lambda s, v: jnp.concatenate([s[None], v])[:-1], start, carries)
 
 
 def where(flag: Array | None, this: Any, other: Any) -> Any:
-    """Choose rows: `this` where `flag [T, *B]` (or `[*B]`) holds, else `other`; None: `other`.
+    """Choose rows: `this` where `flag [T, *B]` (or `[*B]`) is True, else `other`; None: `other`.
 
-    What rows share is that of `other`.
+    Leaves that rows share are those of `other`.
     """
     if flag is None:
         return other
@@ -42,7 +42,7 @@ def where(flag: Array | None, this: Any, other: Any) -> Any:
 
 
 def zeros(tree: Any) -> Any:
-    """Zeros shaped as `tree`, to be summed into: in at least float32."""
+    """Return zeros shaped as `tree`, in at least float32, to which gradients are added."""
     return jax.tree.map(lambda v: jnp.zeros(v.shape, accumulator(v.dtype)), tree)
 
 
@@ -52,12 +52,12 @@ def in_accumulator(tree: Any) -> Any:
 
 
 def as_dtypes(tree: Any, like: Any) -> Any:
-    """`tree` in the dtypes of `like`."""
+    """Return `tree` in the dtypes of `like`."""
     return jax.tree.map(lambda v, w: v.astype(w.dtype), tree, like)
 
 
 def clipped(bound: float, tree: Any) -> Any:
-    """`tree` with every element in `[-bound, bound]`; cotangents of integers as they are."""
+    """Return `tree` with every element in `[-bound, bound]`; cotangents of integers unchanged."""
 
     def clip(d: Array) -> Array:
         return jnp.clip(d, -bound, bound) if jnp.issubdtype(d.dtype, jnp.floating) else d
@@ -66,20 +66,20 @@ def clipped(bound: float, tree: Any) -> Any:
 
 
 def as_real_dtypes(tree: Any, like: Any) -> Any:
-    """`tree` with its floating-point leaves in the dtypes of `like`; others as they are."""
+    """Return `tree` with its floating-point leaves in the dtypes of `like`, others unchanged."""
 
     def cast(v: Array, w: Array) -> Array:
-        real = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (v, w))
-        return v.astype(w.dtype) if real and v.dtype != w.dtype else v
+        floating = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (v, w))
+        return v.astype(w.dtype) if floating and v.dtype != w.dtype else v
 
     return jax.tree.map(cast, tree, like)
 
 
 def vary_alike(tree: Any, like: Any = None) -> Any:
-    """Inside `shard_map`, make `tree` vary over every mesh axis that it or `like` varies over.
+    """Make `tree` vary over every mesh axis over which `tree` or `like` varies, in `shard_map`.
 
-    The gradients of replicated parameters are then summed once, by the transpose of this cast,
-    outside every loop; and what is created here can go through a loop with what came from outside.
+    The transpose of this cast sums the gradients of replicated parameters once, outside every loop;
+    and arrays that are created inside can go through a loop beside arrays from outside.
     """
     axes: frozenset = frozenset()
     for leaf in jax.tree.leaves((tree, like)):

@@ -1,6 +1,7 @@
 """Sequence to sequence: an encoder and a decoder joined through their carries.
 
-Axes: `S` source steps, `T` target steps, `*B` any batch axes, `V` outputs of the decoder.
+Axes: `S` source steps, `T` target steps, `*B` any batch axes, `I` input features, `V` outputs of
+the decoder, `E` numbers in the encoder's final state of a row, `D` in the decoder's initial one.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Params, is_shared
 from gatedrnn._src.cells.alignment import AttentionCarry, attend, attention_weights, has_attention
+from gatedrnn._src.describe import documented
 from gatedrnn._src.layers.base import Layer, check_layer, fold
 from gatedrnn._src.layers.pointwise import DenseParams, dense
 from gatedrnn._src.layers.recurrent import as_layer
@@ -24,22 +26,40 @@ from gatedrnn._src.numerics import affine
 Bridge = Literal["learned", "direct"]
 
 
+@documented
 class Seq2SeqParams(NamedTuple):
-    """Parameters of an encoder, a decoder and what is between."""
+    """Parameters of an encoder, a decoder and the bridge between them.
+
+    Attributes:
+      encoder: parameters of the encoder, as its own `init` makes them.
+      decoder: parameters of the decoder, as its own `init` makes them.
+      bridge: kernel `[E, D]` and bias `[D]` of a learned bridge; None without one.
+    """
 
     encoder: Params
     decoder: Params
-    bridge: DenseParams | None  # [E, D], of a learned one
+    bridge: DenseParams | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Seq2Seq:
-    """Two networks, the second of which starts where the first has ended; see `seq2seq`.
+    """An encoder and a decoder joined through their carries, as `gr.seq2seq` makes them.
 
     Attributes:
       encoder: any layer.
       decoder: any causal layer.
       bridge: `"learned"`, `"direct"` or None.
+
+    Example:
+      >>> reader = gr.stack(gr.embed(7, 3), gr.bidirectional(gr.GRU(2)))
+      >>> looking = gr.Attention(gr.GRU(3), memory_features=4, features=2)
+      >>> model = gr.seq2seq(reader, gr.stack(gr.embed(5, 3), looking, gr.dense(5)))
+      >>> params, sources = model.init(jax.random.key(0)), jnp.ones((4, 2), int)
+      >>> carry, bound = model.encode(params, sources)  # then decode, one token after another
+      >>> step = jax.tree_util.Partial(model.step, bound)
+      >>> decoded = gr.greedy(step, carry, jnp.zeros(2, int), max_length=3)
+      >>> model.attention(params, sources, decoded.tokens).shape  # [T, B, S]
+      (3, 2, 4)
     """
 
     encoder: Layer
@@ -60,7 +80,10 @@ class Seq2Seq:
         target_features: int | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> Seq2SeqParams:
-        """New parameters, for sources and targets of so many features each; None for tokens."""
+        """Make new parameters for sources of `in_features` and targets of `target_features`.
+
+        None stands for tokens.
+        """
         encoder_key, decoder_key, bridge_key = jax.random.split(key, 3)
         encoder = self.encoder.init(encoder_key, in_features, dtype)
         decoder = self.decoder.init(decoder_key, target_features, dtype)
@@ -68,8 +91,7 @@ class Seq2Seq:
             return Seq2SeqParams(encoder, decoder, None)
         ends = _state_features("encoder", self.encoder, encoder, dtype)
         starts = _state_features("decoder", self.decoder, decoder, dtype)
-        joined = dense(starts).init(bridge_key, ends, dtype)
-        return Seq2SeqParams(encoder, decoder, joined)
+        return Seq2SeqParams(encoder, decoder, dense(starts).init(bridge_key, ends, dtype))
 
     def encode(
         self,
@@ -79,10 +101,10 @@ class Seq2Seq:
         lengths: Array | None = None,
         key: Array | None = None,
     ) -> tuple[Carry, Seq2SeqParams]:
-        """Read `sources [S, *B, I]` (tokens `[S, *B]`), row `b` of `lengths[b]` steps.
+        """Run the encoder over `sources [S, *B, I]` (tokens `[S, *B]`) of `lengths [*B]`.
 
-        Returns the decoder's initial carry, and parameters in which every `gr.Attention` of the
-        decoder looks back at the encoder's outputs: what `decode` and `step` read.
+        Returns the decoder's initial carry, and the parameters that `decode` and `step` read: those
+        in which every `gr.Attention` of the decoder looks back at the encoder's outputs.
         """
         self._check(params)
         encoded, memory = self.encoder.apply(
@@ -91,10 +113,10 @@ class Seq2Seq:
         batch_shape = memory.shape[1:-1]
         carry = self.decoder.carry(batch_shape, memory.dtype, params.decoder)
         if self.bridge == "direct":
-            carry = _direct(encoded, carry)
+            carry = _direct_bridge(encoded, carry)
         elif self.bridge == "learned":
             assert params.bridge is not None
-            carry = _learned(params.bridge, encoded, carry, len(batch_shape))
+            carry = _learned_bridge(params.bridge, encoded, carry, len(batch_shape))
         if has_attention(params.decoder):
             params = params._replace(decoder=attend(params.decoder, memory, lengths=lengths))
         return carry, params
@@ -108,9 +130,9 @@ class Seq2Seq:
         lengths: Array | None = None,
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
-        """The decoder over `targets [T, *B]` (or features `[T, *B, I]`) after `encode`.
+        """Run the decoder over `targets [T, *B]` (or features `[T, *B, I]`) after `encode`.
 
-        Returns its final carry and its outputs `[T, *B, V]`, zeros after each row's `lengths`.
+        Returns the decoder's final carry and outputs `[T, *B, V]`, zeros after each row's length.
         """
         return self.decoder.apply(params.decoder, targets, carry, lengths=lengths, key=fold(key, 1))
 
@@ -124,9 +146,10 @@ class Seq2Seq:
         target_lengths: Array | None = None,
         key: Array | None = None,
     ) -> tuple[Carry, Array]:
-        """Teacher forcing: `encode`, then `decode` of what the decoder should have said before.
+        """Run `encode`, then `decode` with teacher forcing.
 
-        `targets[t]` is read at step `t`, so it is the target of step `t − 1`, a start token first.
+        The decoder reads `targets[t]` at step `t`: the right output of step `t − 1`, or a start
+        token at the first step. Returns the decoder's final carry and outputs `[T, *B, V]`.
         """
         carry, params = self.encode(params, sources, lengths=source_lengths, key=key)
         return self.decode(params, carry, targets, lengths=target_lengths, key=key)
@@ -134,7 +157,10 @@ class Seq2Seq:
     def step(
         self, params: Seq2SeqParams, carry: Carry, x: Array, *, key: Array | None = None
     ) -> tuple[Carry, Array]:
-        """One step of the decoder: `jax.tree_util.Partial(model.step, params)` is what decodes."""
+        """Run one step of the decoder, with the parameters that `encode` returns.
+
+        `jax.tree_util.Partial(model.step, params)` is the step for `gr.greedy` and its like.
+        """
         return self.decoder.step(params.decoder, carry, x, key=fold(key, 1))
 
     def attention(
@@ -146,9 +172,10 @@ class Seq2Seq:
         source_lengths: Array | None = None,
         target_lengths: Array | None = None,
     ) -> Array:
-        """The weights `[T, *B, S]` of the decoder's only `gr.Attention`, for a picture.
+        """Return the weights `[T, *B, S]` of the decoder's only `gr.Attention`, for a picture.
 
-        Rows sum to 1, after `target_lengths` to 0. Runs step by step and keeps the weights alone.
+        The weights of a target step sum to 1, and to 0 after a row's target length. The decoder
+        runs step by step and keeps the weights alone.
         """
         carry, params = self.encode(params, sources, lengths=source_lengths)
         targets = jnp.asarray(targets)
@@ -156,10 +183,10 @@ class Seq2Seq:
         mask = validation.as_mask(target_lengths, None, len(targets), batch_shape)
         targets = validation.zero_masked(targets, mask)
 
-        def one(carry: Carry, x: Array) -> tuple[Carry, Array]:
+        def step(carry: Carry, x: Array) -> tuple[Carry, Array]:
             return self.step(params, carry, x)[0], attention_weights(params.decoder, carry)
 
-        return validation.zero_masked(lax.scan(one, carry, targets)[1], mask)
+        return validation.zero_masked(lax.scan(step, carry, targets)[1], mask)
 
     def _check(self, params: Any) -> None:
         if not isinstance(params, Seq2SeqParams):
@@ -173,24 +200,39 @@ class Seq2Seq:
 
 
 def seq2seq(encoder: Any, decoder: Any, bridge: Bridge | None = "learned") -> Seq2Seq:
-    """An encoder and a decoder joined through their carries (Sutskever, Vinyals & Le 2014).
+    """Join an encoder and a decoder through their carries (Sutskever, Vinyals & Le 2014).
 
-    With a `gr.Attention` anywhere in the decoder, that looks back at all outputs of the encoder
-    (Bahdanau, Cho & Bengio 2015); its `memory_features` are those that the encoder makes.
+    A `gr.Attention` anywhere in the decoder looks back at all outputs of the encoder (Bahdanau, Cho
+    & Bengio 2015); its `memory_features` are the features that the encoder makes.
 
     Args:
       encoder: any layer or cell, also a bidirectional one.
       decoder: any causal layer or cell, usually `gr.stack(gr.embed(...), cell, gr.dense(V))`.
-      bridge: how the encoder's final carry becomes the decoder's initial one. `"learned"`: every
-        leaf is `tanh(e W + b)`, where `e` is all of the encoder's final carry side by side (`h` and
-        `c` of all layers, of both directions). `"direct"`: as it is, leaf by leaf, where shapes
-        fit. None: the decoder starts from its own initial carry, and knows the source by attention
-        only.
+      bridge: how the encoder's final carry becomes the decoder's initial carry. `"learned"`: every
+        leaf is a part of `tanh(e W + b)`, where `e` is the encoder's whole final carry, its leaves
+        side by side (`h` and `c` of all layers, in both directions). `"direct"`: the leaves as they
+        are, in order, where the shapes fit. None: the decoder starts from its own initial carry and
+        knows the source by attention only.
+
+    Returns:
+      A `gr.Seq2Seq`, with `init`, `apply` for training, and `encode` and `step` for decoding.
 
     Raises:
       TypeError: neither a layer nor a cell.
       ValueError: a decoder that is not causal, an unknown bridge, (at `init`) a learned bridge
-        from or to a network without a state, or (at `encode`) shapes that a direct one cannot join.
+        from or to a network without a state, or (at `encode`) shapes that a direct bridge cannot
+        join.
+
+    Example:
+      >>> reader, writer = gr.stack(gr.embed(7, 3), gr.LSTM(3)), gr.stack(gr.embed(5, 3), gr.GRU(3))
+      >>> model = gr.seq2seq(reader, gr.stack(writer, gr.dense(5)))
+      >>> params = model.init(jax.random.key(0))
+      >>> params.bridge.kernel.shape  # h and c of the LSTM to h of the GRU
+      (6, 3)
+      >>> sources, targets = jnp.ones((4, 2), int), jnp.ones((3, 2), int)
+      >>> _, logits = model.apply(params, sources, targets, source_lengths=jnp.array([4, 2]))
+      >>> logits.shape
+      (3, 2, 5)
     """
     return Seq2Seq(as_layer(encoder), as_layer(decoder), bridge)
 
@@ -199,7 +241,7 @@ def seq2seq(encoder: Any, decoder: Any, bridge: Bridge | None = "learned") -> Se
 
 
 def _is_state(leaf: Any) -> bool:
-    """Return True for real numbers of each row, not for counters, keys and what rows share."""
+    """Return True for real numbers of each row; False for a counter, a key or a shared leaf."""
     return not is_shared(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
@@ -207,39 +249,42 @@ def _is_node(node: Any) -> bool:
     return is_shared(node) or isinstance(node, AttentionCarry)
 
 
-def _state_of(carry: Carry) -> list[Array]:
-    """The leaves `[*B, ...]` of a network's state, in order; not the outputs that no step reads."""
+def _state_leaves(carry: Carry) -> list[Array]:
+    """Return the leaves `[*B, ...]` of a network's state, in order, without an attention's output.
 
-    def of_node(node: Any) -> list[Array]:
+    No step reads that output.
+    """
+
+    def inside(node: Any) -> list[Array]:
         if isinstance(node, AttentionCarry):
-            return _state_of(node.cell)
+            return _state_leaves(node.cell)
         return [node] if _is_state(node) else []
 
-    return [leaf for node in jax.tree.leaves(carry, is_leaf=_is_node) for leaf in of_node(node)]
+    return [leaf for node in jax.tree.leaves(carry, is_leaf=_is_node) for leaf in inside(node)]
 
 
 def _with_state(carry: Carry, state: list[Array]) -> Carry:
-    """Return `carry` with the leaves that `_state_of` gives replaced, in its dtypes."""
-    left = iter(state)
+    """Return `carry` with its state leaves replaced by `state`, in the dtypes of `carry`."""
+    leaves = iter(state)
 
-    def put(node: Any) -> Any:
+    def replaced(node: Any) -> Any:
         if isinstance(node, AttentionCarry):
-            return node._replace(cell=jax.tree.map(put, node.cell, is_leaf=_is_node))
-        return next(left).astype(node.dtype) if _is_state(node) else node
+            return node._replace(cell=jax.tree.map(replaced, node.cell, is_leaf=_is_node))
+        return next(leaves).astype(node.dtype) if _is_state(node) else node
 
-    return jax.tree.map(put, carry, is_leaf=_is_node)
+    return jax.tree.map(replaced, carry, is_leaf=_is_node)
 
 
-def _learned(params: DenseParams, encoded: Carry, start: Carry, batch_axes: int) -> Carry:
-    """Return `start` with the state `tanh(e W + b)`, `e [*B, E]` all of the state in `encoded`."""
-    rows = [
+def _learned_bridge(params: DenseParams, encoded: Carry, start: Carry, batch_axes: int) -> Carry:
+    """Return `start` with the state `tanh(e W + b)`, `e [*B, E]` being the state in `encoded`."""
+    vectors = [
         leaf.reshape(*leaf.shape[:batch_axes], _size(leaf, batch_axes)).astype(params.kernel.dtype)
-        for leaf in _state_of(encoded)
+        for leaf in _state_leaves(encoded)
     ]
-    made = jnp.tanh(affine(jnp.concatenate(rows, axis=-1), params.kernel, params.bias))
-    wanted = _state_of(start)
-    ends = np.cumsum([_size(leaf, batch_axes) for leaf in wanted])[:-1]
-    parts = zip(jnp.split(made, ends, axis=-1), wanted, strict=True)
+    state = jnp.tanh(affine(jnp.concatenate(vectors, axis=-1), params.kernel, params.bias))
+    leaves = _state_leaves(start)
+    ends = np.cumsum([_size(leaf, batch_axes) for leaf in leaves])[:-1]
+    parts = zip(jnp.split(state, ends, axis=-1), leaves, strict=True)
     return _with_state(start, [part.reshape(leaf.shape) for part, leaf in parts])
 
 
@@ -247,10 +292,10 @@ def _size(leaf: Array, batch_axes: int) -> int:
     return math.prod(leaf.shape[batch_axes:])
 
 
-def _direct(encoded: Carry, start: Carry) -> Carry:
-    """Return `start` with the state of `encoded`, leaf by leaf in order; raise if they differ."""
-    given, wanted = _state_of(encoded), _state_of(start)
-    shapes, expected = ([leaf.shape for leaf in leaves] for leaves in (given, wanted))
+def _direct_bridge(encoded: Carry, start: Carry) -> Carry:
+    """Return `start` with the state of `encoded`, leaf by leaf; raise where the shapes differ."""
+    given = _state_leaves(encoded)
+    shapes, expected = ([leaf.shape for leaf in leaves] for leaves in (given, _state_leaves(start)))
     if shapes != expected:
         raise ValueError(
             f"bridge: got 'direct' for an encoder that ends in leaves of shapes {shapes}, expected "
@@ -260,9 +305,9 @@ def _direct(encoded: Carry, start: Carry) -> Carry:
 
 
 def _state_features(name: str, layer: Layer, params: Params, dtype: DTypeLike) -> int:
-    """The numbers that the carry of `layer` holds for a row; raise where there are none."""
+    """Return how many numbers the state of `layer` has for a row; raise where there are none."""
     carry = jax.eval_shape(lambda p: layer.carry((), dtype, p), params)
-    size = sum(_size(leaf, 0) for leaf in _state_of(carry))
+    size = sum(_size(leaf, 0) for leaf in _state_leaves(carry))
     if size == 0:
         raise ValueError(
             f"{name}: got {layer!r}, which has no state, expected a recurrent one, or bridge=None"

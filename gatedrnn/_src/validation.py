@@ -1,4 +1,4 @@
-"""What the public edge checks and converts before the engine runs; nothing inside checks again.
+"""Checks and conversions of arrays, at the outermost public call; nothing inside checks again.
 
 Axes: `T` time, `*B` batch, `I` input features.
 """
@@ -47,7 +47,7 @@ def check_cell(
         _check_carry_of_cell(cell)
 
 
-PROBE = (11, 13)  # a batch shape that no carry has by accident
+TRIAL_BATCH = (11, 13)  # a batch shape that no carry has by accident
 
 
 @functools.lru_cache(maxsize=512)
@@ -64,14 +64,14 @@ def _check_carry_of_cell(cell: Any) -> None:
 
 
 def check_carries(name: str, owner: Any, make: Callable[[tuple[int, ...]], Carry]) -> None:
-    """Raise unless `make(batch_shape)`, the carries of `owner`, has the batch axes in front.
+    """Raise unless the carries of `owner`, `make(batch_shape)`, have the batch axes in front.
 
-    In every leaf that is not `gr.Shared`, for whatever batch shape.
+    A leaf that is `gr.Shared` may be without. Two batch shapes are tried.
     """
-    alone, many = make(()), make(PROBE)
+    alone, many = make(()), make(TRIAL_BATCH)
     if not _alike(alone, many):
         raise TypeError(
-            f"{name}: got {owner!r}, whose carries for batch shapes () and {PROBE} are "
+            f"{name}: got {owner!r}, whose carries for batch shapes () and {TRIAL_BATCH} are "
             f"{_describe(alone)} and {_describe(many)}, expected the same structure"
         )
     pairs = zip(
@@ -80,11 +80,12 @@ def check_carries(name: str, owner: Any, make: Callable[[tuple[int, ...]], Carry
         strict=True,
     )
     for (path, one), leaf in pairs:
-        if not is_shared(one) and leaf.shape != (*PROBE, *one.shape):
+        if not is_shared(one) and leaf.shape != (*TRIAL_BATCH, *one.shape):
             raise TypeError(
                 f"{name}: got {owner!r}, whose carry{jax.tree_util.keystr(path)} has shape "
-                f"{leaf.shape} for a batch shape {PROBE}, expected {(*PROBE, *one.shape)}: every "
-                "leaf has the batch axes in front; what all rows share goes into gr.Shared"
+                f"{leaf.shape} for a batch shape {TRIAL_BATCH}, expected "
+                f"{(*TRIAL_BATCH, *one.shape)}: every leaf has the batch axes in front; what all "
+                "rows share goes into gr.Shared"
             )
 
 
@@ -93,13 +94,13 @@ def check_params(
 ) -> None:
     """Raise unless `params` are those of `owner` for the features and the dtype of `x [..., I]`.
 
-    The owner is a cell or a layer. One that reads `tokens` has parameters of one dtype, any.
+    The owner is a cell or a layer. An owner that reads `tokens` has parameters of any one dtype.
     """
     in_features = None if tokens else x.shape[-1]
     expected = params_template(owner, in_features)
-    beside = f"the {in_features} features on the last axis of {name}, shape {x.shape}"
+    features = f"the {in_features} features on the last axis of {name}, shape {x.shape}"
     params = unbound(params)
-    check_shapes("params", params, expected, owner, "" if tokens else beside)
+    check_shapes("params", params, expected, owner, "" if tokens else features)
     leaves = jax.tree.leaves(params)
     if not leaves:
         return
@@ -107,22 +108,25 @@ def check_params(
     allowed = [dtype] if dtype.itemsize > 2 else [dtype, np.dtype(np.float32)]
     got = [jnp.result_type(leaf) for leaf in leaves]
     if not any(got == _dtypes(owner, in_features, each.name) for each in allowed):
-        beside = "" if tokens else f" with {name} in {dtype.name}"
+        inputs = "" if tokens else f" with {name} in {dtype.name}"
         raise TypeError(
-            f"params: got dtype {' and '.join(sorted({each.name for each in got}))}{beside}, "
+            f"params: got dtype {' and '.join(sorted({each.name for each in got}))}{inputs}, "
             f"expected {' or '.join(sorted({each.name for each in allowed}))} in every leaf"
         )
 
 
 def dtype_of_params(params: Params) -> np.dtype:
-    """The dtype of the first floating-point leaf, which all others share; float32 without any."""
-    found = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
-    return next((np.dtype(d) for d in found if jnp.issubdtype(d, jnp.floating)), np.dtype("f4"))
+    """Return the dtype that all floating-point leaves share; float32 if there is no such leaf."""
+    dtypes = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
+    return next((np.dtype(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)), np.dtype("f4"))
 
 
 @functools.lru_cache(maxsize=512)
 def params_template(owner: Any, in_features: int | None, dtype: str = "float32") -> Params:
-    """The shapes and dtypes of the parameters of a cell or layer, values bound later left out."""
+    """Return the shapes and dtypes of new parameters, with None for values that are bound later.
+
+    The owner is a cell or a layer.
+    """
     make = lambda key: owner.init(key, in_features, jnp.dtype(dtype))  # noqa: E731
     return unbound(jax.eval_shape(make, jax.random.key(0)))
 
@@ -132,8 +136,11 @@ def _dtypes(owner: Any, in_features: int | None, dtype: str) -> list[np.dtype]:
     return [np.dtype(leaf.dtype) for leaf in leaves]
 
 
-def check_shapes(name: str, tree: Any, expected: Any, owner: Any, beside: str = "") -> None:
-    """Raise unless `tree` has the structure and the shapes of `expected`, which `owner` needs."""
+def check_shapes(name: str, tree: Any, expected: Any, owner: Any, inputs: str = "") -> None:
+    """Raise unless `tree` has the structure and the shapes of `expected`, which `owner` needs.
+
+    `inputs` are words about the inputs that the shapes must fit, for the error.
+    """
     if not _alike(tree, expected):
         path, got, wanted = _first_difference((), tree, expected)
         raise ValueError(
@@ -143,7 +150,7 @@ def check_shapes(name: str, tree: Any, expected: Any, owner: Any, beside: str = 
     leaves = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True)
     for (path, leaf), wanted in leaves:
         if jnp.shape(leaf) != wanted.shape:
-            reason = f" and {beside}" if beside else ""
+            reason = f" and {inputs}" if inputs else ""
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, expected "
                 f"{wanted.shape} for {owner!r}{reason}"
@@ -152,9 +159,9 @@ def check_shapes(name: str, tree: Any, expected: Any, owner: Any, beside: str = 
 
 @functools.lru_cache(maxsize=512)
 def output_features(cell: Cell, in_features: int) -> int:
-    """`F`, the size of the output of `cell` for inputs of `in_features`.
+    """Return `F`, the output features of `cell` for inputs of `in_features`.
 
-    A cell that cannot step with parameters fresh from `init` has a method that says it.
+    A cell that cannot step with new parameters has a method `output_features`.
     """
     if hasattr(cell, "output_features"):
         return cell.output_features(in_features)
@@ -170,13 +177,13 @@ def output_features(cell: Cell, in_features: int) -> int:
 def as_carry(
     cell: Cell, carry: Carry, batch_shape: tuple[int, ...], x: Array, name: str = "carry"
 ) -> Carry:
-    """`carry` checked and cast to the dtypes that `x` asks for."""
+    """Check `carry` and return it in the dtypes that `x` asks for."""
     expected = jax.eval_shape(lambda: cell.carry(batch_shape, x.dtype))
     return as_expected(name, carry, expected, cell)
 
 
 def as_expected(name: str, tree: Any, expected: Any, owner: Any) -> Any:
-    """`tree` checked against the shapes of `expected`, which `owner` needs, and in its dtypes."""
+    """Check `tree` against `expected`, which `owner` needs, and return it in those dtypes."""
     check_shapes(name, tree, expected, owner)
 
     def cast(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
@@ -213,7 +220,7 @@ def check_step(cell: Cell, params: Params, carry: Carry, x: Array) -> Carry:
 def as_mask(
     lengths: Array | None, mask: Array | None, length: int, batch_shape: tuple[int, ...]
 ) -> Array | None:
-    """The mask `[T, *B]` that `lengths [*B]` or `mask` describe, None if both are None."""
+    """Return the mask `[T, *B]` that `lengths [*B]` or `mask` describe; None if both are None."""
     if lengths is not None and mask is not None:
         raise ValueError("lengths and mask: got both, expected one of them or neither")
     if mask is not None:
@@ -238,14 +245,14 @@ def as_mask(
 
 
 def concrete(x: Any) -> np.ndarray | None:
-    """The values of `x`, or None where they are not to be had: under a trace, on another host."""
+    """Return the values of `x`, or None where they are unknown: in a trace, on another host."""
     if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
         return None
     return np.asarray(x)
 
 
 def as_flags(name: str, flags: Array, length: int, batch_shape: tuple[int, ...]) -> Array:
-    """Booleans `[T, *B]`, checked."""
+    """Check that `flags` are booleans `[T, *B]`, and return them as an array."""
     flags = jnp.asarray(flags)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"{name}: got dtype {flags.dtype.name}, expected bool")
@@ -255,7 +262,7 @@ def as_flags(name: str, flags: Array, length: int, batch_shape: tuple[int, ...])
 
 
 def zero_masked(xs: Array, mask: Array | None) -> Array:
-    """`xs [T, *B, ...]` with zeros where `mask [T, *B]` is False, whatever stands there."""
+    """Return `xs [T, *B, ...]` with zeros where `mask [T, *B]` is False, also in place of NaN."""
     if mask is None:
         return xs
     mask = mask.reshape(mask.shape + (1,) * (xs.ndim - mask.ndim))
@@ -268,28 +275,28 @@ def _alike(tree: Any, other: Any) -> bool:
 
 
 def _first_difference(path: tuple, tree: Any, other: Any) -> tuple[tuple, Any, Any]:
-    """The innermost place, first in order, whose difference explains that of two structures."""
+    """Return the path and both nodes of the first, innermost difference between two structures."""
 
-    def inside(node: Any) -> list[tuple[tuple, Any]]:
-        return jax.tree.leaves_with_path(node, is_leaf=lambda below: below is not node)
+    def children(node: Any) -> list[tuple[tuple, Any]]:
+        return jax.tree.leaves_with_path(node, is_leaf=lambda child: child is not node)
 
-    these, those = inside(tree), inside(other)
-    if type(tree) is type(other) and [at for at, _ in these] == [at for at, _ in those]:
-        for (at, one), (_, another) in zip(these, those, strict=True):
-            if not _alike(one, another):
-                return _first_difference((*path, *at), one, another)
+    these, those = children(tree), children(other)
+    if type(tree) is type(other) and [key for key, _ in these] == [key for key, _ in those]:
+        for (key, this), (_, that) in zip(these, those, strict=True):
+            if not _alike(this, that):
+                return _first_difference((*path, *key), this, that)
     return path, tree, other
 
 
 def _describe_node(tree: Any) -> str:
-    """A plain tuple or list by its length, anything else as `_describe` does."""
+    """Return the length of a plain tuple or list, and the names and shapes of anything else."""
     if isinstance(tree, tuple | list) and not hasattr(tree, "_fields"):
         return f"a {type(tree).__name__} of {len(tree)}"
     return _describe(tree)
 
 
 def _describe(tree: Any) -> str:
-    """A pytree of arrays as a reader would write it: names and shapes."""
+    """Return the text of a pytree of arrays for a reader: names and shapes."""
     if hasattr(tree, "_fields"):
         fields = ", ".join(f"{k}={_describe(v)}" for k, v in zip(tree._fields, tree, strict=True))
         return f"{type(tree).__name__}({fields})"

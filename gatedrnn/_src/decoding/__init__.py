@@ -1,1 +1,1 @@
-"""Making a sequence, one step after another, from any step function."""
+"""Generation of sequences, one step after another, from any step function."""

@@ -14,21 +14,29 @@ from jax import Array, lax
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, is_shared
 from gatedrnn._src.decoding.checks import as_partial, as_token, check_range, vocabulary
+from gatedrnn._src.describe import documented
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import vary_alike
 
 
+@documented
 class Beams(NamedTuple):
-    """Hypotheses, of each row the best first.
+    """The `K` best hypotheses of each row, the best first.
 
-    Where there are fewer than `K` different ones, the last have length 0 and a score and a
-    log-probability of minus infinity.
+    Where there are fewer than `K` different hypotheses, the last beams have length 0, and a score
+    and a log-probability of minus infinity.
+
+    Attributes:
+      tokens: int32 `[T, *B, K]`; after the end of a hypothesis, the end token again.
+      lengths: int32 `[*B, K]`, the number of tokens, the end token included.
+      log_probs: `[*B, K]`, the sum of `log softmax(logits)` over the tokens.
+      scores: `[*B, K]`, the log-probabilities divided by the length penalty.
     """
 
-    tokens: Array  # int32 [T, *B, K]; after the end, the end token again
-    lengths: Array  # int32 [*B, K], the end token included
-    log_probs: Array  # [*B, K], Σ log softmax(logits) over the tokens
-    scores: Array  # [*B, K], the log-probabilities divided by the length penalty
+    tokens: Array
+    lengths: Array
+    log_probs: Array
+    scores: Array
 
 
 def beam_search(
@@ -41,26 +49,28 @@ def beam_search(
     end: int | None = None,
     alpha: float = 0.0,
 ) -> Beams:
-    """The `beams` hypotheses of each row with the highest score, as far as the search sees.
+    """Search for the `beams` hypotheses with the highest score in each row.
 
-    The score of a hypothesis of `n` tokens, the end token included, is its log-probability divided
-    by `((5 + n) / 6)^α` (Wu et al. 2016, equation 14). At each step every hypothesis that has not
-    ended is continued by every token, and of all continuations and all that have ended the `beams`
-    best by score are kept. So one beam is `greedy`, and the search is exact where `beams` is at
-    least the number of all hypotheses. It stops when all that are kept have ended; what has not
-    ended after `max_length` tokens counts as it is. Compiled as `greedy` is.
+    The score of a hypothesis with `n` tokens, the end token included, is its log-probability
+    divided by `((5 + n) / 6)^α` (Wu et al. 2016, equation 14). At each step every token continues
+    every hypothesis that has not ended; the `beams` best by score are kept, among these
+    continuations and the hypotheses that have ended. So one beam is `greedy`, and the search is
+    exact where `beams` is at least the number of all hypotheses. The search stops when all kept
+    hypotheses have ended; a hypothesis that has not ended after `max_length` tokens counts as it
+    is. Compiled in the same way as `greedy`.
 
     Args:
-      step: as in `greedy`. It is vectorised by `jax.vmap` over the beams, so that what it closes
-        over (parameters, and the memory that `gr.attend` binds to them) is read by all beams and
-        never copied.
-      carry: as in `greedy`. It is carried for each beam and follows the hypotheses that are kept;
-        what is a `gr.Shared` must come out of a step the same whatever the token.
+      step: as in `greedy`. `jax.vmap` runs the step over the beams, so that all beams read the
+        arrays that the step closes over (parameters, and the memory that `gr.attend` binds to
+        them), and none is copied.
+      carry: as in `greedy`. Each beam has its own carry, which follows the hypotheses that are
+        kept; a `gr.Shared` must come out of a step the same for every token.
       token: as in `greedy`.
       beams: `K`, at least 1; static.
       max_length: `T`, at least 0; static.
-      end: the token that ends a hypothesis; None: every one has `T` tokens. Static.
-      alpha: at least 0. 0 does not normalise and favours the short; 0.6 to 1 are usual.
+      end: the token that ends a hypothesis; None: every hypothesis has `T` tokens. Static.
+      alpha: at least 0. At 0 scores are not normalised and favour short hypotheses; 0.6 to 1 are
+        usual.
 
     Returns:
       The hypotheses, sorted by score.
@@ -68,6 +78,18 @@ def beam_search(
     Raises:
       TypeError: as `greedy`.
       ValueError: as `greedy`; fewer than 1 beam; a negative `alpha`.
+
+    Example:
+      >>> probs = jnp.array([[0.52, 0.48], [0.1, 0.9]])  # of the next token, after token 0 and 1
+      >>> step = lambda carry, token: (carry, jnp.log(probs)[token])
+      >>> start = jnp.zeros(1, int)
+      >>> gr.greedy(step, (), start, max_length=2).tokens[:, 0].tolist()
+      [0, 0]
+      >>> found = gr.beam_search(step, (), start, beams=2, max_length=2)
+      >>> found.tokens[:, 0, 0].tolist()  # the best beam of the only row
+      [1, 1]
+      >>> print(np.exp(found.log_probs).round(2))
+      [[0.43 0.27]]
     """
     checks.count("max_length", max_length)
     checks.size("beams", beams)
@@ -84,16 +106,16 @@ def beam_search(
 
 
 class _State(NamedTuple):
-    """Between two tokens, beams in front."""
+    """The state of the loop between two tokens, beams in front."""
 
     t: Array
-    carry: Carry  # of rows [K, *B, ...], or shared
+    carry: Carry  # leaves [K, *B, ...], or shared
     token: Array  # [K, *B], the last
     ended: Array  # [K, *B]
     lengths: Array  # [K, *B]
     log_probs: Array  # [K, *B]; −∞: there is no such hypothesis
-    tokens: Array  # [T, K, *B], as chosen
-    parents: Array  # [T, K, *B], which beam each was chosen for
+    tokens: Array  # [T, K, *B], in the order of the beams at their own step
+    parents: Array  # [T, K, *B], the beam before the step that each token continues
 
 
 @partial(jax.jit, static_argnames=("beams", "max_length", "end"))
@@ -119,13 +141,13 @@ def _beam_search(
         keep = lambda node: node if is_shared(node) else function(node)  # noqa: E731
         return jax.tree.map(keep, carry, is_leaf=is_shared)
 
-    def widen(leaf: Array) -> Array:
+    def to_beams(leaf: Array) -> Array:
         return jnp.broadcast_to(leaf, (beams, *leaf.shape))
 
     def score(log_probs: Array, lengths: Array) -> Array:
         return log_probs / ((5 + lengths.astype(dtype)) / 6) ** alpha
 
-    def go_on(state: _State) -> Array:
+    def unfinished(state: _State) -> Array:
         live = ~state.ended & (state.log_probs > -jnp.inf)
         return (state.t < max_length) & jnp.any(live)
 
@@ -142,64 +164,64 @@ def _beam_search(
         chosen = jnp.take_along_axis(log_probs, parent[..., None], axis=0)
         return _State(
             t + 1,
-            each_row(partial(_of, parent), carry),
+            each_row(partial(_take_beams, parent), carry),
             token,
-            _of(parent, ended) if end is None else token == end,
-            _of(parent, lengths),
+            _take_beams(parent, ended) if end is None else token == end,
+            _take_beams(parent, lengths),
             jnp.take_along_axis(chosen, token[..., None], axis=-1)[..., 0],
             state.tokens.at[t].set(token),
             state.parents.at[t].set(parent),
         )
 
     shape = (beams, *batch_shape)
-    itself = lax.broadcasted_iota(jnp.int32, shape, 0)
+    beam = lax.broadcasted_iota(jnp.int32, shape, 0)
     state = _State(
         jnp.zeros((), jnp.int32),
-        each_row(widen, carry),
-        widen(token),
+        each_row(to_beams, carry),
+        to_beams(token),
         jnp.zeros(shape, bool),
         jnp.zeros(shape, jnp.int32),
-        jnp.where(itself == 0, jnp.zeros((), dtype), -jnp.inf),  # one hypothesis, without a token
+        jnp.where(beam == 0, jnp.zeros((), dtype), -jnp.inf),  # one hypothesis, without a token
         jnp.full((max_length, *shape), 0 if end is None else end, jnp.int32),
-        jnp.broadcast_to(itself, (max_length, *shape)),
+        jnp.broadcast_to(beam, (max_length, *shape)),
     )
     if max_length > 0:
-        state = lax.while_loop(go_on, body, vary_alike(state))
-    real = state.log_probs > -jnp.inf
-    tokens = _traced_back(state.tokens, state.parents)
+        state = lax.while_loop(unfinished, body, vary_alike(state))
+    exists = state.log_probs > -jnp.inf
+    tokens = _backtracked(state.tokens, state.parents)
     return Beams(
-        tokens=jnp.moveaxis(jnp.where(real, tokens, 0 if end is None else end), 1, -1),
-        lengths=jnp.moveaxis(jnp.where(real, state.lengths, 0), 0, -1),
+        tokens=jnp.moveaxis(jnp.where(exists, tokens, 0 if end is None else end), 1, -1),
+        lengths=jnp.moveaxis(jnp.where(exists, state.lengths, 0), 0, -1),
         log_probs=jnp.moveaxis(state.log_probs, 0, -1),
         scores=jnp.moveaxis(score(state.log_probs, state.lengths), 0, -1),
     )
 
 
 def _continuations(log_probs: Array, ended: Array, logits: Array, end: int | None) -> Array:
-    """The log-probability of each hypothesis with each token added, `[K, *B, V]`.
+    """Return the log-probability of each hypothesis with each token added, `[K, *B, V]`.
 
-    One that has ended has a single continuation, itself, in the place of the end token.
+    A hypothesis that has ended is its own only continuation, in the place of the end token.
     """
-    added = log_probs[..., None] + jax.nn.log_softmax(logits, axis=-1)
+    continued = log_probs[..., None] + jax.nn.log_softmax(logits, axis=-1)
     if end is None:
-        return added
-    place = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == end
-    itself = jnp.where(place, log_probs[..., None], -jnp.inf)
-    return jnp.where(ended[..., None], itself, added)
+        return continued
+    is_end = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == end
+    unchanged = jnp.where(is_end, log_probs[..., None], -jnp.inf)
+    return jnp.where(ended[..., None], unchanged, continued)
 
 
-def _of(parent: Array, leaf: Array) -> Array:
-    """Of each row of `leaf [K, *B, ...]`, the beams `parent [K, *B]`."""
-    index = parent.reshape(parent.shape + (1,) * (leaf.ndim - parent.ndim))
+def _take_beams(beams: Array, leaf: Array) -> Array:
+    """Return the beams `beams [K, *B]` of each row, from `leaf [K, *B, ...]`."""
+    index = beams.reshape(beams.shape + (1,) * (leaf.ndim - beams.ndim))
     return jnp.take_along_axis(leaf, index, axis=0)
 
 
-def _traced_back(tokens: Array, parents: Array) -> Array:
-    """The tokens `[T, K, *B]` of the beams that are left after the last step."""
+def _backtracked(tokens: Array, parents: Array) -> Array:
+    """Return the tokens `[T, K, *B]` of the beams that are left after the last step."""
 
-    def back(at: Array, each: tuple[Array, Array]) -> tuple[Array, Array]:
-        token, parent = each
-        return _of(at, parent), _of(at, token)
+    def back(beam: Array, choice: tuple[Array, Array]) -> tuple[Array, Array]:
+        token, parent = choice
+        return _take_beams(beam, parent), _take_beams(beam, token)
 
     last = lax.broadcasted_iota(jnp.int32, tokens.shape[1:], 0)
     return lax.scan(back, last, (tokens, parents), reverse=True)[1]

@@ -1,4 +1,4 @@
-"""What the decoding functions check at their public edge, and what they share.
+"""Checks and conversions that the decoding functions share.
 
 Axes: `*B` any batch axes, `V` vocabulary.
 """
@@ -16,7 +16,7 @@ from gatedrnn._src.base import Carry
 
 
 def as_partial(step: Any) -> jax.tree_util.Partial:
-    """`step` as a pytree whose arrays, if it is a partial application, are leaves."""
+    """Return `step` as a pytree, whose leaves are the arrays that a partial application holds."""
     if not callable(step):
         raise TypeError(
             f"step: got {step!r}, expected a function (carry, token) -> (carry, logits)"
@@ -25,7 +25,7 @@ def as_partial(step: Any) -> jax.tree_util.Partial:
 
 
 def as_token(token: Any) -> Array:
-    """The first token of each row, int32 `[*B]`."""
+    """Return the first token of each row as int32 `[*B]`."""
     token = jnp.asarray(token)
     if not jnp.issubdtype(token.dtype, jnp.integer):
         raise TypeError(f"token: got dtype {token.dtype.name}, expected integers")
@@ -33,14 +33,14 @@ def as_token(token: Any) -> Array:
 
 
 def check_range(name: str, value: Any, inside: Callable, expected: str) -> None:
-    """Raise unless `value` is one number, for which, where it is known, `inside` holds."""
+    """Raise unless `value` is one number, in the range `inside` where the number is known."""
     known = validation.concrete(value)
     if jnp.shape(value) != () or (known is not None and not inside(known)):
         raise ValueError(f"{name}: got {value!r}, expected a number, {expected}")
 
 
 def vocabulary(step: Callable, carry: Carry, token: Array, end: int | None) -> tuple[int, np.dtype]:
-    """`V` and the dtype of the logits, of a step that fits its carry and token; else raise."""
+    """Return `V` and the dtype of the logits; raise unless `step` fits its carry and token."""
     validation.check_rows("carry", carry, token.shape)
     _, logits = check_step(step, carry, token)
     shape = getattr(logits, "shape", None)
@@ -57,20 +57,20 @@ def vocabulary(step: Callable, carry: Carry, token: Array, end: int | None) -> t
 
 
 def check_step(step: Callable, carry: Carry, x: Any) -> tuple[Any, Any]:
-    """What `step` returns, in shapes; raise unless its carry can go round a loop."""
-    made = jax.eval_shape(step, carry, x)
-    if not isinstance(made, tuple) or len(made) != 2:
-        raise TypeError(f"step: got {type(made).__name__}, expected a pair (carry, output)")
+    """Return the shapes of what `step` returns; raise unless a loop can feed its carry back."""
+    returned = jax.eval_shape(step, carry, x)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError(f"step: got {type(returned).__name__}, expected a pair (carry, output)")
     given = jax.eval_shape(lambda: carry)
     validation.check_shapes(
-        "carry that step returns", made[0], given, "the carry that it was given"
+        "carry that step returns", returned[0], given, "the carry that it was given"
     )
     for (path, new), old in zip(
-        jax.tree.leaves_with_path(made[0]), jax.tree.leaves(carry), strict=True
+        jax.tree.leaves_with_path(returned[0]), jax.tree.leaves(carry), strict=True
     ):
         if new.dtype != jnp.result_type(old):
             raise TypeError(
                 f"carry that step returns{jax.tree_util.keystr(path)}: got dtype {new.dtype.name}, "
                 f"expected {jnp.result_type(old).name}, as it was given"
             )
-    return made
+    return returned

@@ -16,17 +16,17 @@ from gatedrnn._src.decoding.checks import as_partial, check_step
 
 
 def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:
-    """Feed a network its own outputs: one to many, forecasting.
+    """Feed a network its own outputs: forecasting, or a sequence from a single vector.
 
     `carry, y = step(carry, y)`, `steps` times, starting with `first`. The carry may come from a
-    prefix (`apply`), from a label or a vector (a layer of your own), and may hold a key for a step
-    that draws its output. Differentiable; compiled as `gr.greedy` is.
+    prefix (`apply`), or from a label or a vector (a layer of your own), and may hold a key for a
+    step that draws its output. Differentiable; compiled in the same way as `gr.greedy`.
 
     Args:
       step: `(carry, y) -> (carry, y)`, the output of the same shape and dtype as the input: arrays
         `[*B, F]`, or any pytree.
       carry: the carry to start from.
-      first: the first input; it is not among the outputs.
+      first: the first input, which is not among the outputs.
       steps: `T`, at least 0; static.
 
     Returns:
@@ -35,6 +35,15 @@ def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple
     Raises:
       TypeError: a step that is not a function, does not return a pair, or changes a dtype.
       ValueError: a step that changes a shape; a number of steps below 0.
+
+    Example:
+      >>> net = gr.stack(gr.GRU(3), gr.dense(1))  # predicts the next value of a series
+      >>> params, series = net.init(jax.random.key(0), 1), jnp.ones((5, 2, 1))
+      >>> carry, ys = net.apply(params, series)
+      >>> step = jax.tree_util.Partial(net.step, params)
+      >>> carry, forecast = gr.generate(step, carry, ys[-1], steps=4)
+      >>> forecast.shape
+      (4, 2, 1)
     """
     checks.count("steps", steps)
     return _generate(as_partial(step), carry, first, steps=steps)
@@ -44,10 +53,10 @@ def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple
 def _generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:
     carry, first = jax.tree.map(jnp.asarray, (carry, first))
 
-    def once(state: tuple, _: None) -> tuple[tuple, Array]:
+    def feed_back(state: tuple, _: None) -> tuple[tuple, Array]:
         carry, y = step(*state)
         return (carry, y), y
 
-    check_step(lambda state, _: (once(state, None)[0], ()), (carry, first), None)
-    (carry, _), ys = lax.scan(once, (carry, first), length=steps)
+    check_step(lambda state, _: (feed_back(state, None)[0], ()), (carry, first), None)
+    (carry, _), ys = lax.scan(feed_back, (carry, first), length=steps)
     return carry, ys

@@ -14,35 +14,44 @@ from jax import Array, lax
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry
 from gatedrnn._src.decoding.checks import as_partial, as_token, check_range, vocabulary
+from gatedrnn._src.describe import documented
 from gatedrnn._src.masks import row_keys
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import vary_alike, where
 
 
+@documented
 class Decoded(NamedTuple):
-    """What was decoded; to go on, hand on `carry` and the last token."""
+    """Decoded tokens, one hypothesis for each row; to go on, pass `carry` and the last token.
 
-    tokens: Array  # int32 [T, *B]; after the end, the end token again
-    lengths: Array  # int32 [*B], the end token included
-    log_probs: Array  # [T, *B], log softmax(logits) of each token; 0 after the end
-    carry: Carry  # of each row, before its last token is fed
+    Attributes:
+      tokens: int32 `[T, *B]`; after the end of a row, the end token again.
+      lengths: int32 `[*B]`, the number of tokens in each row, the end token included.
+      log_probs: `[T, *B]`, `log softmax(logits)` of each token; 0 after the end.
+      carry: the carry of each row before its last token is fed, `[*B, ...]` in every leaf.
+    """
+
+    tokens: Array
+    lengths: Array
+    log_probs: Array
+    carry: Carry
 
 
 def greedy(
     step: Callable, carry: Carry, token: Array, *, max_length: int, end: int | None = None
 ) -> Decoded:
-    """The likeliest token at every step (of equal ones the first), until every row has ended.
+    """Take the likeliest token at every step, the first among equals, until every row has ended.
 
-    Compiled as one loop, which stops early. What `step` closes over is a constant of it: outside
-    `jax.jit`, a new lambda is a new program at every call. Write
-    `jax.tree_util.Partial(net.step, params)` for the step, or call this inside your own `jax.jit`;
-    then equal shapes compile once. Reverse-mode derivatives do not go through.
+    Compiled as one loop, which stops early. Arrays that `step` closes over are constants of the
+    program: outside `jax.jit`, a new lambda is a new program at every call. Write
+    `jax.tree_util.Partial(net.step, params)` for the step, or call `greedy` inside your own
+    `jax.jit`; then equal shapes compile once. Reverse-mode derivatives do not go through.
 
     Args:
       step: `(carry, token [*B]) -> (carry, logits [*B, V])`, such as a network's `step` with
         its parameters.
-      carry: the carry to start from, `[*B, ...]` in every leaf: rows that have ended keep theirs.
-        What all rows share, such as a key, is a `gr.Shared`, and goes on.
+      carry: the carry to start from, `[*B, ...]` in every leaf; rows that have ended keep their
+        carry. A leaf that all rows share, such as a key, is a `gr.Shared`, and goes on.
       token: the first token to feed, integers `[*B]`: a start symbol, or the last of a prompt.
       max_length: `T`, at least 0; static.
       end: the token that ends a row; None: every row has `T` tokens. Static.
@@ -54,6 +63,15 @@ def greedy(
       TypeError: a step that is not a function or does not return a pair, floating-point logits and
         a carry of the same dtypes; a token that is not an integer.
       ValueError: shapes that do not fit; an end token outside the vocabulary; a length below 0.
+
+    Example:
+      >>> net = gr.stack(gr.embed(5, 3), gr.GRU(3), gr.dense(5))
+      >>> params, start = net.init(jax.random.key(0), None), jnp.zeros(2, int)
+      >>> step = jax.tree_util.Partial(net.step, params)
+      >>> decoded = gr.greedy(step, net.carry((2,)), start, max_length=4)
+      >>> decoded.tokens.shape, decoded.lengths.tolist()
+      ((4, 2), [4, 4])
+      >>> more = gr.greedy(step, decoded.carry, decoded.tokens[-1], max_length=4)  # go on
     """
     checks.count("max_length", max_length)
     return _greedy(as_partial(step), carry, as_token(token), max_length=max_length, end=end)
@@ -80,20 +98,20 @@ def sample(
     top_k: int | None = None,
     top_p: float | Array | None = None,
 ) -> Decoded:
-    """A token drawn from `softmax(logits / temperature)` at every step, until every row has ended.
+    """Draw a token from `softmax(logits / temperature)` at every step, until every row has ended.
 
-    First the temperature, then the `top_k` likeliest tokens (Fan et al. 2018), then of what is left
-    the nucleus: the fewest likeliest tokens whose probabilities, made to sum to 1, reach `top_p`
-    (Holtzman et al. 2020). Of equal logits the first token counts as likelier. Compiled as `greedy`
-    is.
+    First the temperature is applied, then the `top_k` likeliest tokens are kept (Fan et al. 2018),
+    then their nucleus: the fewest likeliest tokens whose probabilities, normalised to sum to 1,
+    reach `top_p` (Holtzman et al. 2020). Among equal logits the first token counts as likelier.
+    Compiled in the same way as `greedy`.
 
     Args:
       step: as in `greedy`. Logits of minus infinity are never drawn while others are finite.
       carry: as in `greedy`.
       token: as in `greedy`.
-      key: one, which is folded with the number of each row, or one for each row `[*B]` (of
-        `jax.random.key`): a row's draws follow from its own key and step, whatever is beside it.
-        To go on after a call, use another.
+      key: one key, which is folded with the number of each row, or a key for each row, `[*B]` (of
+        `jax.random.key`). The draws of a row follow from the row's own key and the step alone. To
+        go on after a call, use another key.
       max_length: `T`, at least 0; static.
       end: the token that ends a row, or None; static.
       temperature: at least 0; 0 is `greedy`. May be traced.
@@ -101,12 +119,21 @@ def sample(
       top_p: above 0 and at most 1, or None. May be traced.
 
     Returns:
-      As `greedy`; log-probabilities are those of the model, `log softmax(logits)`, whatever the
-      options.
+      As `greedy`; under all options the log-probabilities are those of the model, `log
+      softmax(logits)`.
 
     Raises:
       TypeError: as `greedy`.
       ValueError: as `greedy`; an option out of range; keys of another shape.
+
+    Example:
+      >>> net = gr.stack(gr.embed(5, 3), gr.GRU(3), gr.dense(5))
+      >>> params, prompt = net.init(jax.random.key(0), None), jnp.ones((3, 2), int)
+      >>> carry, _ = net.apply(params, prompt[:-1])  # all of the prompt but its last token
+      >>> step, key = jax.tree_util.Partial(net.step, params), jax.random.key(1)
+      >>> drawn = gr.sample(step, carry, prompt[-1], key, max_length=4, temperature=0.8, top_p=0.9)
+      >>> drawn.tokens.shape
+      (4, 2)
     """
     checks.count("max_length", max_length)
     if top_k is not None:
@@ -165,7 +192,7 @@ def _sample(
 
 
 def _draw(logits: Array, gumbel: Array, temperature: Any, top_p: Any) -> Array:
-    """An index into `logits [*B, v]` (in descending order, with `top_p`), `[*B]`."""
+    """Draw an index `[*B]` into `logits [*B, v]`, which are in descending order with `top_p`."""
     temperature = jnp.asarray(temperature).astype(logits.dtype)
     least = jnp.finfo(logits.dtype).tiny
     # the greatest becomes 0, which no temperature, however low, makes infinite; and none is so high
@@ -182,7 +209,7 @@ def _draw(logits: Array, gumbel: Array, temperature: Any, top_p: Any) -> Array:
 
 
 class _State(NamedTuple):
-    """Between two tokens."""
+    """The state of the loop between two tokens."""
 
     t: Array
     carry: Carry
@@ -201,13 +228,13 @@ def _decode(
     max_length: int,
     end: int | None,
 ) -> Decoded:
-    """The loop; `choose(t, logits [*B, V])` gives the tokens `[*B]` of step `t`."""
+    """Run the loop, in which `choose(t, logits [*B, V])` returns the tokens `[*B]` of step `t`."""
     carry = jax.tree.map(jnp.asarray, carry)
     _, dtype = vocabulary(step, carry, token, end)
     dtype = accumulator(dtype)
     shape = (max_length, *token.shape)
 
-    def go_on(state: _State) -> Array:
+    def unfinished(state: _State) -> Array:
         return (state.t < max_length) & ~jnp.all(state.ended)
 
     def body(state: _State) -> _State:
@@ -239,5 +266,5 @@ def _decode(
         jnp.zeros(shape, dtype),
     )
     if max_length > 0:
-        state = lax.while_loop(go_on, body, vary_alike(state))
+        state = lax.while_loop(unfinished, body, vary_alike(state))
     return Decoded(state.tokens, state.lengths, state.log_probs, state.carry)

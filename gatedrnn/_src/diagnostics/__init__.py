@@ -1,1 +1,1 @@
-"""What a recurrent network does: gradients, Jacobians, loss surfaces, gates over time."""
+"""Diagnostics of recurrent networks: gradients, Jacobians, loss surfaces, gates over time."""

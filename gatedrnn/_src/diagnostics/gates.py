@@ -1,4 +1,4 @@
-"""Which gates are open, when, and how many saturate.
+"""The gates of every step, and the share of steps at which their units saturate.
 
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `H` features.
 """
@@ -14,7 +14,8 @@ from jax import Array
 
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params, RuledCell, rule_of
-from gatedrnn._src.diagnostics.starts import Replay, replay
+from gatedrnn._src.describe import documented
+from gatedrnn._src.diagnostics.step_inputs import StepInputs, step_inputs
 from gatedrnn._src.numerics import matrices_as
 from gatedrnn._src.time.unroll import Options
 
@@ -33,14 +34,15 @@ def gates(
 ) -> dict[str, Array]:
     """The gates of every step, between 0 (closed) and 1 (open), by the cell's own equations.
 
-    `i, f, o` of an LSTM (coupled: `f = 1 − i`), `r, z` of a GRU (whether an open `z` writes or
-    keeps, `update` says); of a cell of your own those that its rule names, see `gr.Rule`.
+    An LSTM has `i, f, o` (coupled: `f = 1 − i`), a GRU has `r, z` (its field `update` says whether
+    an open `z` writes or keeps). A cell of your own has the gates that its rule names, see
+    `gr.Rule`.
 
     Args:
       cell: a cell with gates.
-      params: its parameters.
+      params: parameters of the cell.
       xs: `[T, *B, I]`.
-      carry: the initial carry; it and all that follow are those of `gr.unroll`.
+      carry: the initial carry; this and all further arguments are those of `gr.unroll`.
       lengths: `[*B]`.
       mask: `[T, *B]`.
       resets: `[T, *B]`.
@@ -51,35 +53,43 @@ def gates(
       `[T, *B, H]` for each name, zeros at masked steps.
 
     Raises:
-      ValueError: a cell whose rule names no gates, and what `gr.unroll` raises.
-      TypeError: what `gr.unroll` raises.
+      ValueError: a cell whose rule names no gates, and the cases of `gr.unroll`.
+      TypeError: the cases of `gr.unroll`.
+
+    Example:
+      >>> cell = gr.LSTM(3)
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> gates = gr.diagnostics.gates(cell, params, jnp.ones((4, 5, 2)))
+      >>> {name: gate.shape for name, gate in gates.items()}
+      {'i': (4, 5, 3), 'f': (4, 5, 3), 'o': (4, 5, 3)}
     """
     validation.check_cell(cell)
     rule = rule_of(cell)
     if rule is None or not rule.gate_names:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule that names its gates")
     options = Options(lengths, mask, resets, reset_carry, reverse)
-    run = replay(cell, params, xs, carry, options)
-    found = _gates(cast(RuledCell, cell), params, run)
+    inputs = step_inputs(cell, params, xs, carry, options)
+    values = _gates(cast(RuledCell, cell), params, inputs)
     names = (name.rpartition(".")[-1] for name in rule.gate_names)
-    return dict(zip(names, found, strict=True))
+    return dict(zip(names, values, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames="cell")
-def _gates(cell: RuledCell, params: Params, run: Replay) -> list[Array]:
+def _gates(cell: RuledCell, params: Params, inputs: StepInputs) -> list[Array]:
     rule = cell.rule
-    params = matrices_as(params, run.xs.dtype)
-    _, every = rule.recur(cell, params, run.before, rule.project(cell, params, run.xs))
-    found = (operator.attrgetter(name)(every) for name in rule.gate_names)
-    return [validation.zero_masked(gate, run.mask) for gate in found]
+    params = matrices_as(params, inputs.xs.dtype)
+    _, gates = rule.recur(cell, params, inputs.before, rule.project(cell, params, inputs.xs))
+    values = (operator.attrgetter(name)(gates) for name in rule.gate_names)
+    return [validation.zero_masked(value, inputs.mask) for value in values]
 
 
+@documented
 class Saturation(NamedTuple):
     """The share of steps at which each unit of a gate is saturated, from 0 to 1.
 
     Attributes:
-      low: below the lower threshold, `[H]`.
-      high: above the upper one, `[H]`.
+      low: the share of steps at which the unit is below the lower threshold, `[H]`.
+      high: the share of steps at which the unit is above the upper threshold, `[H]`.
     """
 
     low: Array
@@ -94,24 +104,30 @@ def saturation(
     low: float = 0.1,
     high: float = 0.9,
 ) -> dict[str, Saturation]:
-    """How often each unit of each gate is nearly closed or nearly open (Karpathy et al. 2015).
+    """The share of steps at which each unit is nearly closed or nearly open (Karpathy et al. 2015).
 
-    A unit of a forget gate that is always open integrates; one that is never open has no memory.
+    A unit of a forget gate that is always open integrates; a unit that is never open has no memory.
 
     Args:
-      gates: `[T, *B, H]` for each name, as `gates` returns them.
-      lengths: `[*B]`, or
-      mask: `[T, *B]`: the steps that count; neither: all.
-      low: a gate below it is saturated low.
-      high: a gate above it is saturated high.
+      gates: `[T, *B, H]` for each name, as `gr.diagnostics.gates` returns them.
+      lengths: `[*B]`, the number of steps of each row that count; None: all.
+      mask: `[T, *B]`, True at the steps that count, instead of `lengths`.
+      low: the lower threshold; a gate below it is nearly closed.
+      high: the upper threshold; a gate above it is nearly open.
 
     Returns:
-      For each name the shares over time and batch; their means over the units are the shares of
-      the whole gate. NaN where no step counts.
+      For each name the shares over time and batch, NaN where no step counts. The share of the whole
+      gate is the mean over its units.
 
     Raises:
       ValueError: thresholds that are not `0 <= low <= high <= 1`, and shapes that do not fit.
-      TypeError: what `gr.unroll` raises of lengths and masks.
+      TypeError: the cases of `gr.unroll` for lengths and masks.
+
+    Example:
+      >>> forget = jnp.array([[0.0, 0.4], [1.0, 0.5], [1.0, 0.6], [0.5, 0.5]])  # two units
+      >>> shares = gr.diagnostics.saturation({"f": forget})["f"]
+      >>> shares.low.tolist(), shares.high.tolist()
+      ([0.25, 0.0], [0.5, 0.0])
     """
     if not 0 <= low <= high <= 1:
         raise ValueError(f"low and high: got {low!r} and {high!r}, expected 0 <= low <= high <= 1")
@@ -124,12 +140,12 @@ def _shares(
     gate = jnp.asarray(gate)
     if gate.ndim < 2:
         raise ValueError(f"gates[{name!r}]: got shape {gate.shape}, expected [T, *B, H]")
-    counts = validation.as_mask(lengths, mask, len(gate), gate.shape[1:-1])
-    counts = jnp.ones(gate.shape[:-1], bool) if counts is None else counts
-    axes = tuple(range(counts.ndim))
-    total = jnp.sum(counts).astype(gate.dtype)
+    valid = validation.as_mask(lengths, mask, len(gate), gate.shape[1:-1])
+    valid = jnp.ones(gate.shape[:-1], bool) if valid is None else valid
+    axes = tuple(range(valid.ndim))
+    total = jnp.sum(valid).astype(gate.dtype)
 
     def share(saturated: Array) -> Array:
-        return jnp.sum(saturated & counts[..., None], axis=axes).astype(gate.dtype) / total
+        return jnp.sum(saturated & valid[..., None], axis=axes).astype(gate.dtype) / total
 
     return Saturation(share(gate < low), share(gate > high))

@@ -1,4 +1,4 @@
-"""How the gradient of a loss flows back through time.
+"""The gradient of a loss on its way back through time.
 
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
 """
@@ -35,21 +35,22 @@ def carry_gradients(
     reverse: bool = False,
     bptt: BPTT = BPTT(),
 ) -> Carry:
-    """`δcarry_t`: the gradient of a loss with respect to the carry that each step hands on.
+    """The gradient `δcarry_t` of a loss with respect to the carry that each step hands on.
 
-    In full, as the backward pass hands it from step to step: what comes back from later steps, cut
-    and clipped as `bptt` says, and what the loss at `t` adds; by the cell's own rule where it has
-    one. The leaves are separate variables: what reaches an LSTM's `c_t` through the `h_t` of the
-    same step is in `δh_t`, not in `δc_t`. Where the output is an array of the carry (the first, in
-    a cell with a rule), the loss on `ys` is in that array's gradient; where a cell of your own
-    computes its output from the carry, or returns both from a `jit` of its own, that part is not.
+    In full, as the backward pass computes the gradient from step to step: the part from later
+    steps, cut and clipped as `bptt` says, and the part of the loss at `t`; by the cell's own rule
+    where there is one. The leaves are separate variables: the part that reaches an LSTM's `c_t`
+    through the `h_t` of the same step is in `δh_t`, not in `δc_t`. Where the output is an array of
+    the carry (the first leaf, for a cell with a rule), the gradient of this array includes the loss
+    on `ys`. It does not where a cell of your own computes its output from the carry, or returns
+    both from a `jit` of its own.
 
     Args:
       cell: any cell.
-      params: its parameters.
+      params: parameters of the cell.
       xs: `[T, *B, I]`.
-      loss: `(carries, ys) -> scalar`, of what `gr.trajectory` returns.
-      carry: and all that follow are those of `gr.unroll`.
+      loss: `(carries, ys) -> scalar`, a function of the values that `gr.trajectory` returns.
+      carry: the initial carry; this and all further arguments are those of `gr.unroll`.
       lengths: `[*B]`.
       mask: `[T, *B]`.
       resets: `[T, *B]`.
@@ -62,8 +63,16 @@ def carry_gradients(
       leaf that is not of a floating-point dtype.
 
     Raises:
-      ValueError: a loss that is not a scalar, and what `gr.unroll` raises.
-      TypeError: what `gr.unroll` raises.
+      ValueError: a loss that is not a scalar, and the cases of `gr.unroll`.
+      TypeError: the cases of `gr.unroll`.
+
+    Example:
+      >>> cell = gr.Elman(1, activation="identity", use_bias=False)
+      >>> params = gr.ElmanParams(jnp.ones((1, 1)), jnp.full((1, 1), 0.5), None)  # h' = h / 2 + x
+      >>> loss = lambda carries, ys: ys[-1, 0]
+      >>> gradients = gr.diagnostics.carry_gradients(cell, params, jnp.ones((4, 1)), loss)
+      >>> gradients.h[:, 0].tolist()
+      [0.125, 0.25, 0.5, 1.0]
     """
     validation.check_cell(cell)
     xs = checked_inputs(cell, params, xs)
@@ -107,13 +116,21 @@ def gradient_norms(
     reverse: bool = False,
     bptt: BPTT = BPTT(),
 ) -> Carry:
-    """The Euclidean norm of `δh_t` (and `δc_t`, every leaf of the carry) over time.
+    """The Euclidean norm of `δcarry_t` over time, for each leaf of the carry.
 
     Args and errors are those of `carry_gradients`. Where the norm falls or grows by orders of
     magnitude towards the start, the gradient vanishes or explodes (Bengio et al. 1994).
 
     Returns:
       A carry with leaves `[T, *B]` in at least float32: a norm for each step and row.
+
+    Example:
+      >>> cell, lengths = gr.LSTM(3), jnp.array([4, 2])
+      >>> params, xs = cell.init(jax.random.key(0), in_features=2), jnp.ones((4, 2, 2))
+      >>> loss = lambda carries, ys: jnp.sum(ys**2)
+      >>> norms = gr.diagnostics.gradient_norms(cell, params, xs, loss, lengths=lengths)
+      >>> norms.c.shape, norms.c[2:, 1].tolist()  # no gradient in the padding
+      ((4, 2), [0.0, 0.0])
     """
     gradients = carry_gradients(
         cell,
@@ -128,8 +145,8 @@ def gradient_norms(
         reverse=reverse,
         bptt=bptt,
     )
-    lead = jnp.ndim(xs) - 1
-    return jax.tree.map(lambda v: jnp.sqrt(_squares(v, lead)), gradients)
+    leading = jnp.ndim(xs) - 1
+    return jax.tree.map(lambda v: jnp.sqrt(_sum_of_squares(v, leading)), gradients)
 
 
 def gradient_reach(
@@ -139,14 +156,14 @@ def gradient_reach(
     of: Reach = "inputs",
     bptt: BPTT = BPTT(),
 ) -> dict[str, Array]:
-    """How far back the last output's gradient reaches, for several cells side by side.
+    """The norm of the last output's gradient over the distance back, for several cells.
 
-    The Frobenius norm of `∂y_T/∂x_t` or of `∂y_T/∂carry_t`, over the distance `T − t`; exact, by
-    one backward pass for each of the `F` outputs.
+    The Frobenius norm of `∂y_T/∂x_t` or `∂y_T/∂carry_t`, over the distance `T − t`: exact, by one
+    backward pass for each of the `F` outputs.
 
     Args:
       cells: by name, a cell and its parameters.
-      xs: `[T, *B, I]`, which all of them read.
+      xs: `[T, *B, I]`, the inputs of all cells.
       of: `"inputs"`, or `"carry"`: the whole carry that step `t` hands on.
       bptt: how the backward pass runs.
 
@@ -154,8 +171,15 @@ def gradient_reach(
       For each name `[T, *B]` in at least float32; the index is the distance in steps, from 0.
 
     Raises:
-      ValueError: another `of`, no steps, and what `gr.unroll` raises.
-      TypeError: what `gr.unroll` raises.
+      ValueError: another `of`, no steps, and the cases of `gr.unroll`.
+      TypeError: the cases of `gr.unroll`.
+
+    Example:
+      >>> cells = {"GRU": gr.GRU(3), "Elman": gr.Elman(3)}
+      >>> named = {name: (cell, cell.init(jax.random.key(0), 2)) for name, cell in cells.items()}
+      >>> reach = gr.diagnostics.gradient_reach(named, jnp.ones((4, 5, 2)))
+      >>> {name: norms.shape for name, norms in reach.items()}
+      {'GRU': (4, 5), 'Elman': (4, 5)}
     """
     checks.option("of", of, Reach)
     reach = {}
@@ -177,20 +201,20 @@ def _reach(cell: Cell, params: Params, xs: Array, of: Reach, bptt: BPTT) -> Arra
 
     y, back = jax.vjp(last, xs if of == "inputs" else _no_probe(cell, xs))
 
-    def of_one_output(row: Array) -> Array:
-        # rows of the batch do not meet: one pass back gives this output's gradient in each
-        (d,) = back(jnp.broadcast_to(row, y.shape))
-        return _squares(d, xs.ndim - 1)
+    def squared_norm(output: Array) -> Array:
+        # rows of the batch do not meet: one pass back gives the output's gradient in every row
+        (d,) = back(jnp.broadcast_to(output, y.shape))
+        return _sum_of_squares(d, xs.ndim - 1)
 
-    each = lax.map(of_one_output, jnp.eye(y.shape[-1], dtype=y.dtype))
-    return jnp.sqrt(jnp.sum(each, axis=0))[::-1]
+    squared_norms = lax.map(squared_norm, jnp.eye(y.shape[-1], dtype=y.dtype))
+    return jnp.sqrt(jnp.sum(squared_norms, axis=0))[::-1]
 
 
 def _no_probe(cell: Cell, xs: Array) -> Array:
     return jnp.zeros((*xs.shape[:-1], row_size(cell)), xs.dtype)
 
 
-def _squares(v: Array, lead: int) -> Array:
-    """The sum of squares over all but `lead` axes."""
+def _sum_of_squares(v: Array, leading: int) -> Array:
+    """Return the sum of squares over all axes but the first `leading`."""
     v = v.astype(accumulator(v.dtype))
-    return jnp.sum(v * v, axis=tuple(range(lead, v.ndim)))
+    return jnp.sum(v * v, axis=tuple(range(leading, v.ndim)))

@@ -1,7 +1,7 @@
-"""Jacobians of steps, their products over time, and how they stretch.
+"""Jacobians of steps, their products over time, and the growth of perturbations.
 
-Axes: `T` time, `*B` any batch axes (also none), `I` input features, `K` the elements of one row of
-the carry, or of one leaf of it. `J[..., i, j]` is the derivative of element `i` after the step by
+Axes: `T` time, `*B` any batch axes (also none), `I` input features, `K` elements of the carry, or
+of one leaf, in one row. `J[..., i, j]` is the derivative of element `i` after the step by
 element `j` before it: for an Elman network `diag(f'(a_t)) Wᵀ`.
 """
 
@@ -14,7 +14,7 @@ from jax import Array, lax
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.cells.elman import Elman, ElmanParams
-from gatedrnn._src.diagnostics.starts import Replay, replay
+from gatedrnn._src.diagnostics.step_inputs import StepInputs, step_inputs
 from gatedrnn._src.diagnostics.vectors import check_leaf, flatten, unflatten
 from gatedrnn._src.numerics import ACTIVATIONS, accumulator
 from gatedrnn._src.pytree import where
@@ -34,15 +34,15 @@ def step_jacobians(
     reset_carry: Carry | None = None,
     reverse: bool = False,
 ) -> Array:
-    """`∂carry_t/∂carry_{t−1}` of every step, by autodiff of `cell.step`.
+    """The Jacobian `∂carry_t/∂carry_{t−1}` of every step, by autodiff of `cell.step`.
 
     Args:
       cell: any cell.
-      params: its parameters.
+      params: parameters of the cell.
       xs: `[T, *B, I]`.
-      carry: the initial carry; it and all that follow but `leaf` are those of `gr.unroll`.
-      leaf: the name of one leaf, such as `"c"`: its derivative by itself, the others held fixed.
-        None: the whole carry, its leaves side by side.
+      carry: the initial carry; this and all further arguments but `leaf` are those of `gr.unroll`.
+      leaf: the name of one leaf, such as `"c"`: its derivative by itself, with all other leaves
+        fixed. None: the whole carry, its leaves side by side.
       lengths: `[*B]`.
       mask: `[T, *B]`; a masked step keeps the carry: the identity.
       resets: `[T, *B]`; a step that starts from the reset carry: zeros.
@@ -53,33 +53,41 @@ def step_jacobians(
       `[T, *B, K, K]` in at least float32.
 
     Raises:
-      ValueError: an unknown leaf, and what `gr.unroll` raises.
-      TypeError: what `gr.unroll` raises.
+      ValueError: an unknown leaf, and the cases of `gr.unroll`.
+      TypeError: the cases of `gr.unroll`.
+
+    Example:
+      >>> cell, xs = gr.LSTM(3), jnp.ones((4, 5, 2))
+      >>> params = cell.init(jax.random.key(0), in_features=2)
+      >>> gr.diagnostics.step_jacobians(cell, params, xs).shape  # of h and c together
+      (4, 5, 6, 6)
+      >>> gr.diagnostics.step_jacobians(cell, params, xs, leaf="c").shape
+      (4, 5, 3, 3)
     """
     validation.check_cell(cell)
     check_leaf(cell, leaf)
     options = Options(lengths, mask, resets, reset_carry, reverse)
-    run = replay(cell, params, xs, carry, options)
-    return _step_jacobians(cell, leaf, params, run)
+    inputs = step_inputs(cell, params, xs, carry, options)
+    return _step_jacobians(cell, leaf, params, inputs)
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "leaf"))
-def _step_jacobians(cell: Cell, leaf: str | None, params: Params, run: Replay) -> Array:
-    def of_a_row(before: Carry, x: Array) -> Array:
+def _step_jacobians(cell: Cell, leaf: str | None, params: Params, inputs: StepInputs) -> Array:
+    def jacobian(before: Carry, x: Array) -> Array:
         def advance(state: Array) -> Array:
             new, _ = cell.step(params, unflatten(state, before, leaf), x)
             return flatten(new, 0, leaf)
 
         return jax.jacrev(advance)(flatten(before, 0, leaf))
 
-    for _ in range(run.xs.ndim - 1):
-        of_a_row = jax.vmap(of_a_row)
-    jacobians = of_a_row(run.before, run.xs)
-    jacobians = where(run.starts, jnp.zeros_like(jacobians), jacobians)
-    if run.mask is None:
+    for _ in range(inputs.xs.ndim - 1):
+        jacobian = jax.vmap(jacobian)
+    jacobians = jacobian(inputs.before, inputs.xs)
+    jacobians = where(inputs.starts, jnp.zeros_like(jacobians), jacobians)
+    if inputs.mask is None:
         return jacobians
-    kept = jnp.eye(jacobians.shape[-1], dtype=jacobians.dtype)
-    return where(run.mask, jacobians, jnp.broadcast_to(kept, jacobians.shape))
+    identity = jnp.eye(jacobians.shape[-1], dtype=jacobians.dtype)
+    return where(inputs.mask, jacobians, jnp.broadcast_to(identity, jacobians.shape))
 
 
 def singular_values(jacobians: Array) -> Array:
@@ -89,26 +97,36 @@ def singular_values(jacobians: Array) -> Array:
       jacobians: `[..., K, K]`.
 
     Returns:
-      `[..., K]`. The first is the spectral norm: by how much a perturbation can grow.
+      `[..., K]`. The first is the spectral norm, the largest growth of a perturbation.
 
     Raises:
       ValueError: matrices that are not square.
+
+    Example:
+      >>> gr.diagnostics.singular_values(jnp.diag(jnp.array([0.5, -2.0]))).tolist()
+      [2.0, 0.5]
     """
     return jnp.linalg.svd(as_matrices(jacobians, 2), compute_uv=False)
 
 
 def product_jacobians(jacobians: Array) -> Array:
-    """`∂carry_T/∂carry_t` for every `t`, the product `J_T … J_{t+1}` of the step Jacobians.
+    """The products `J_T … J_{t+1}` of step Jacobians: `∂carry_T/∂carry_t` for every `t`.
 
     Args:
       jacobians: `[T, *B, K, K]`, in the order in which the steps ran.
 
     Returns:
       `[T, *B, K, K]`, at index `t` from 0 to `T − 1`: the initial carry is index 0, and the
-      distance is `T − t`. Their spectral norms are `singular_values(products)[..., 0]`.
+      distance is `T − t`. The spectral norms are `singular_values(products)[..., 0]`.
 
     Raises:
       ValueError: matrices that are not square.
+
+    Example:
+      >>> jacobians = jnp.full((3, 1, 1), 0.5)
+      >>> products = gr.diagnostics.product_jacobians(jacobians)
+      >>> gr.diagnostics.singular_values(products)[..., 0].tolist()
+      [0.125, 0.25, 0.5]
     """
     jacobians = as_matrices(jacobians, 3)
     return _products(jacobians)
@@ -120,15 +138,15 @@ def _products(jacobians: Array) -> Array:
 
 
 def jacobian_bound(cell: Elman, params: ElmanParams, steps: int) -> Array:
-    """`(γλ)^{T−t}`, above the spectral norm of `∂h_T/∂h_t` in an Elman network.
+    """The bound `(γλ)^{T−t}` on the spectral norm of `∂h_T/∂h_t` in an Elman network.
 
     `γ = max|f'|`: 1 for tanh, relu and the identity, 1/4 for the logistic function; `λ` is the
-    largest singular value of `W`. `λ < 1/γ` is enough for the gradient to vanish; `λ > 1/γ` is
-    necessary, not enough, for it to explode (Pascanu et al. 2013).
+    largest singular value of `W`. For a vanishing gradient `λ < 1/γ` is sufficient; for an
+    exploding gradient `λ > 1/γ` is necessary, not sufficient (Pascanu et al. 2013).
 
     Args:
       cell: an Elman network.
-      params: its parameters.
+      params: parameters of the network.
       steps: `T`.
 
     Returns:
@@ -137,6 +155,13 @@ def jacobian_bound(cell: Elman, params: ElmanParams, steps: int) -> Array:
     Raises:
       TypeError: another cell.
       ValueError: steps below 1.
+
+    Example:
+      >>> cell = gr.Elman(2)  # tanh: γ = 1
+      >>> params = cell.init(jax.random.key(0), in_features=3)
+      >>> params = params._replace(recurrent_kernel=0.5 * jnp.eye(2))  # λ = 1/2
+      >>> gr.diagnostics.jacobian_bound(cell, params, steps=3).tolist()
+      [0.125, 0.25, 0.5]
     """
     if not isinstance(cell, Elman):
         raise TypeError(f"cell: got {cell!r}, expected a gr.Elman: the bound is that of its step")
@@ -148,7 +173,7 @@ def jacobian_bound(cell: Elman, params: ElmanParams, steps: int) -> Array:
 
 
 def lyapunov_exponents(jacobians: Array, *, warm_up: int = 0, dt: float = 1.0) -> Array:
-    """The Lyapunov exponents along a trajectory: rates at which perturbations grow or decay.
+    """The Lyapunov exponents along a trajectory: the rates of growth of perturbations.
 
     By QR decomposition (Benettin et al. 1980): a frame of perturbations goes through the step
     Jacobians, `J_t Q_{t−1} = Q_t R_t`, and the exponents are the means of `log|diag R_t|`.
@@ -156,7 +181,7 @@ def lyapunov_exponents(jacobians: Array, *, warm_up: int = 0, dt: float = 1.0) -
     Args:
       jacobians: `[T, *B, K, K]`, of any map, such as those of `step_jacobians`. All steps count, so
         leave padding out.
-      warm_up: how many steps turn the frame before any is counted.
+      warm_up: the number of first steps that turn the frame and do not count.
       dt: the length of a step in units of time.
 
     Returns:
@@ -166,6 +191,12 @@ def lyapunov_exponents(jacobians: Array, *, warm_up: int = 0, dt: float = 1.0) -
     Raises:
       ValueError: matrices that are not square, a `warm_up` that leaves no step, or a `dt` that is
         not above 0.
+
+    Example:
+      >>> jacobians = jnp.tile(jnp.diag(jnp.array([0.5, 2.0])), (4, 1, 1))  # the same at each step
+      >>> exponents = gr.diagnostics.lyapunov_exponents(jacobians)
+      >>> print(np.asarray(exponents).round(3))  # log 2 and log 1/2
+      [ 0.693 -0.693]
     """
     jacobians = as_matrices(jacobians, 3)
     if not isinstance(warm_up, int) or not 0 <= warm_up < len(jacobians):
@@ -190,7 +221,7 @@ def _exponents(jacobians: Array, warm_up: int) -> Array:
 
 
 def as_matrices(jacobians: Array, axes: int) -> Array:
-    """`jacobians` as an array, raising unless they are square, with at least `axes` axes."""
+    """Return square matrices as an array; raise for other matrices or fewer than `axes` axes."""
     jacobians = jnp.asarray(jacobians)
     shape = jacobians.shape
     if len(shape) < axes or shape[-1] != shape[-2]:

@@ -13,29 +13,32 @@ from jax import Array, lax
 
 from gatedrnn._src import checks
 from gatedrnn._src.base import Params
+from gatedrnn._src.describe import documented
 
-POINTS_AT_ONCE = 64  # how many points of a slice are computed side by side
+POINTS_AT_ONCE = 64  # points of a slice that are computed side by side
 
 
+@documented
 class LossSlice(NamedTuple):
     """The loss on a grid of points `params + Σ_d u_d direction_d`.
 
     Attributes:
-      coordinates: for each direction its `u_d`, `[N_d]`.
-      losses: `[N_1]`, or `[N_1, N_2]`.
+      coordinates: the coordinates `u_d` of the grid, `[N_d]` for each direction.
+      losses: the loss at each point, `[N_1]`, or `[N_1, N_2]` for two directions.
     """
 
     coordinates: tuple[Array, ...]
     losses: Array
 
 
+@documented
 class DescentPath(NamedTuple):
-    """Gradient descent within a line or plane of parameters; index 0 is the start.
+    """The path of gradient descent in a line or plane of parameters; index 0 is the start.
 
     Attributes:
-      coordinates: `[S + 1, D]`.
-      losses: `[S + 1]`.
-      gradient_norms: before clipping, `[S + 1]`.
+      coordinates: the points, `[S + 1, D]`.
+      losses: the loss at each point, `[S + 1]`.
+      gradient_norms: the norm of the gradient at each point, before clipping, `[S + 1]`.
     """
 
     coordinates: Array
@@ -51,20 +54,27 @@ def loss_slice(
 ) -> LossSlice:
     """The loss along one direction, or over the plane of two, from `params`.
 
-    Recurrent networks have cliffs there, where the gradient explodes, between plateaus, where it
-    vanishes (Doya 1993; Pascanu et al. 2013).
+    The loss of a recurrent network has plateaus, where the gradient vanishes, and cliffs between
+    them, where the gradient explodes (Doya 1993; Pascanu et al. 2013).
 
     Args:
       loss: `params -> scalar`.
       params: the point with coordinates 0.
       directions: one or two, each shaped as `params`.
-      coordinates: for each direction, `[N_d]`, where to look.
+      coordinates: for each direction, the coordinates of the grid, `[N_d]`.
 
     Returns:
-      The losses and where they are.
+      The losses and their coordinates.
 
     Raises:
       ValueError: directions or coordinates of another number, structure or shape.
+
+    Example:
+      >>> loss = lambda w: jnp.sum(w**2)
+      >>> direction, distances = jnp.array([1.0, 0.0]), jnp.array([-1.0, 0.0, 2.0])
+      >>> found = gr.diagnostics.loss_slice(loss, jnp.zeros(2), [direction], [distances])
+      >>> found.losses.tolist()
+      [1.0, 0.0, 4.0]
     """
     _check_directions(params, directions)
     if len(coordinates) != len(directions):
@@ -78,7 +88,7 @@ def loss_slice(
     points = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
     shape = points.shape[:-1]
     losses = lax.map(
-        lambda point: _scalar(loss(_at(params, directions, point))),
+        lambda point: _scalar(loss(_moved(params, directions, point))),
         points.reshape(-1, len(axes)),
         batch_size=POINTS_AT_ONCE,
     )
@@ -95,17 +105,17 @@ def descent_path(
     steps: int,
     clip: float | None = None,
 ) -> DescentPath:
-    """Gradient descent over the coordinates of a slice, so that the path lies on its surface.
+    """Run gradient descent over the coordinates of a slice, so that its path lies on the slice.
 
-    With `clip`, a gradient whose norm is larger is scaled down to that norm: at a cliff the step
-    keeps its direction, and not its length (Pascanu et al. 2013, algorithm 1).
+    With `clip`, a larger gradient is scaled down to the norm `clip`: at a cliff the step keeps its
+    direction, but not its length (Pascanu et al. 2013, algorithm 1).
 
     Args:
       loss: `params -> scalar`.
       params: the point with coordinates 0.
       directions: one or two, each shaped as `params`.
       start: `[D]`, coordinates.
-      learning_rate: `α` of `u ← u − α ∂J/∂u`.
+      learning_rate: `α` in `u ← u − α ∂J/∂u`.
       steps: `S`.
       clip: the largest norm of `∂J/∂u`, or None.
 
@@ -114,6 +124,13 @@ def descent_path(
 
     Raises:
       ValueError: directions or a start that do not fit, or numbers out of range.
+
+    Example:
+      >>> loss, params, start = lambda w: jnp.sum(w**2) / 2, jnp.zeros(2), jnp.array([4.0])
+      >>> along = [jnp.array([1.0, 0.0])]
+      >>> path = gr.diagnostics.descent_path(loss, params, along, start, learning_rate=0.5, steps=2)
+      >>> path.coordinates.tolist(), path.losses.tolist()
+      ([[4.0], [2.0], [1.0]], [8.0, 2.0, 0.5])
     """
     _check_directions(params, directions)
     start = jnp.asarray(start)
@@ -128,7 +145,7 @@ def descent_path(
 
     def step(point: Array, _: None) -> tuple[Array, DescentPath]:
         value, gradient = jax.value_and_grad(
-            lambda point: _scalar(loss(_at(params, directions, point)))
+            lambda point: _scalar(loss(_moved(params, directions, point)))
         )(point)
         norm = jnp.linalg.norm(gradient)
         if clip is not None:
@@ -138,11 +155,13 @@ def descent_path(
     return lax.scan(step, start, length=steps + 1)[1]
 
 
-def _at(params: Params, directions: Sequence[Params], point: Array) -> Params:
-    def move(leaf: Array, *ways: Array) -> Array:
+def _moved(params: Params, directions: Sequence[Params], point: Array) -> Params:
+    """Return `params + Σ_d u_d direction_d`, `u` being the coordinates of `point [D]`."""
+
+    def move(leaf: Array, *parts: Array) -> Array:
         leaf = jnp.asarray(leaf)
-        for u, way in zip(point, ways, strict=True):
-            leaf = leaf + u.astype(leaf.dtype) * jnp.asarray(way, leaf.dtype)
+        for u, part in zip(point, parts, strict=True):
+            leaf = leaf + u.astype(leaf.dtype) * jnp.asarray(part, leaf.dtype)
         return leaf
 
     return jax.tree.map(move, params, *directions)

@@ -1,4 +1,4 @@
-"""How the backward pass through time runs: one frozen value."""
+"""The options of the backward pass through time: one frozen value."""
 
 import dataclasses
 from typing import Literal
@@ -14,36 +14,46 @@ Saved = Literal["carries", "gates", "boundaries"]
 class BPTT:
     """Back-propagation through time, exact by default; every field holds on both routes.
 
-    With `truncate` or `cell_path_only`, which are not the exact gradient, the routes agree on it
-    but not on its own derivative: the rule's is that of the function that the rule computes,
-    autodiff's leaves out what was cut in the forward pass too.
+    The routes are the cell's hand-derived rule and autodiff. With `truncate` or `cell_path_only`
+    the gradient is not exact: the routes agree on the gradient, but not on second derivatives. By
+    the rule these differentiate the function that the rule computes; autodiff leaves the paths that
+    are cut out of the forward pass too.
 
     Attributes:
-      rule: None takes the cell's hand-derived rule if it has one and autodiff if not; `"hand"`
+      rule: None takes the cell's hand-derived rule, or autodiff for a cell without a rule; `"hand"`
         insists on the rule; `"autodiff"` differentiates the loop itself. A hand-derived rule is
-        reverse mode: `jax.jvp` and `jax.jacfwd` straight through `unroll`, and what `jax.linearize`
-        returns, raise "can't apply forward-mode autodiff (jvp) to a custom_vjp function"; use
-        `rule="autodiff"` for those. Forward over reverse (`jax.jvp` of `jax.grad`, `jax.hessian`)
-        and reverse over reverse work on both routes.
-      chunk: how many steps the engine projects, linearizes and contracts at once, at least 1; `T`
-        if that is less; a remainder is one shorter chunk. None: a twentieth of `T`, between bounds
-        on the bytes that a chunk makes.
-      truncate: `k`, to set the gradient that crosses between array positions `jk−1` and `jk` to
-        zero, in both directions, whatever the chunk or mask (Williams & Peng 1990); the forward
-        pass and the gradient of the initial carry's own window are unchanged.
-      cell_path_only: cut the gradient through the recurrent input for the state and keep it for
+        reverse mode: `jax.jvp` and `jax.jacfwd` straight through `unroll`, and the function that
+        `jax.linearize` returns, raise "can't apply forward-mode autodiff (jvp) to a custom_vjp
+        function"; use `rule="autodiff"` for those. Forward over reverse (`jax.jvp` of `jax.grad`,
+        `jax.hessian`) and reverse over reverse work on both routes.
+      chunk: the number of steps that the engine projects, linearizes and contracts at once, at
+        least 1, at most `T`; a remainder is one shorter chunk. None: a twentieth of `T`, between
+        bounds on the bytes of a chunk.
+      truncate: `k`: the gradient that crosses between array positions `jk−1` and `jk` is zero, in
+        both directions of time and for any chunk or mask (Williams & Peng 1990). The forward pass
+        and the gradient within each window of `k` steps are unchanged.
+      cell_path_only: cut the gradient through the recurrent input for the state, and keep it for
         the weights: the truncation of the 1997 LSTM paper. Not exact; Elman and Jordan networks
         and cells without a rule have no such path.
       clip: bound every element of `δcarry` to `[−clip, clip]` as it leaves a step of the backward
         pass (Graves 2013). No forward mode on either route.
-      save: what the forward pass keeps. `"carries"`: the carry of every step; gates are computed
-        again, for a whole chunk at once. `"gates"`: the gates too; faster where products dominate,
-        for twice the memory and a little more. `"boundaries"`: only the carry at the start of each
-        chunk, whose forward pass runs again. On the autodiff route, the same by `jax.checkpoint`
-        of a step, not at all, and of a chunk.
+      save: the values that the forward pass keeps. `"carries"`: the carry of every step; gates are
+        computed again, for a whole chunk at once. `"gates"`: the gates too, which is faster where
+        products dominate, for a little more than twice the memory. `"boundaries"`: only the carry
+        at the start of each chunk, whose forward pass runs again. On the autodiff route:
+        `jax.checkpoint` of each step, none, and `jax.checkpoint` of each chunk.
 
     Raises:
       ValueError: an unknown option, or a number out of range.
+
+    Example:
+      >>> gr.BPTT(truncate=2, save="gates")
+      BPTT(truncate=2, save='gates')
+      >>> cell = gr.Elman(1, activation="identity", use_bias=False)
+      >>> params = gr.ElmanParams(jnp.ones((1, 1)), jnp.ones((1, 1)), None)  # h' = h + x
+      >>> last = lambda xs, bptt: gr.unroll(cell, params, xs, bptt=bptt)[1][-1, 0]
+      >>> jax.grad(last)(jnp.ones((4, 1)), gr.BPTT(truncate=2))[:, 0].tolist()
+      [0.0, 0.0, 1.0, 1.0]
     """
 
     rule: Route | None = None
@@ -66,12 +76,12 @@ class BPTT:
         checks.option("save", self.save, Saved)
 
     def __repr__(self) -> str:
-        """The call that makes the value, with what differs from the defaults."""
+        """Return the call that makes the value, with the fields that differ from their defaults."""
         return short_repr(self)
 
 
 def check_bptt(cell: Cell, bptt: BPTT) -> None:
-    """Raise unless the backward pass that `bptt` asks for is one that `cell` has."""
+    """Raise unless `cell` has the backward pass that `bptt` asks for."""
     if not isinstance(bptt, BPTT):
         raise TypeError(f"bptt: got {bptt!r}, expected a gr.BPTT")
     rule = rule_of(cell)

@@ -1,4 +1,4 @@
-"""A cell over a whole sequence: the public edge of the engine.
+"""A cell over a whole sequence: the public functions of the engine, and their checks.
 
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
 """
@@ -32,33 +32,33 @@ def unroll(
     key: Array | None = None,
     first_step: int | Array = 0,
 ) -> tuple[C, Array]:
-    """Run `cell` over the leading axis of `xs`, as `lax.scan` would, and differentiate it well.
+    """Run `cell` over the leading axis of `xs`, with the cell's own rule as the backward pass.
 
-    The gradient is the cell's hand-derived rule where it has one, which is reverse mode only:
-    `jax.jvp` and `jax.jacfwd` straight through need `bptt=gr.BPTT(rule="autodiff")`.
+    A hand-derived rule is for reverse mode: `jax.jvp` and `jax.jacfwd` straight through need
+    `bptt=gr.BPTT(rule="autodiff")`. JAX differentiates the loop of a cell without a rule.
 
     Args:
       cell: any cell; hashable.
-      params: its parameters, in the dtype of `xs`, or float32 where `xs` is a 16-bit float.
+      params: parameters of the cell, in the dtype of `xs`, or float32 where `xs` is a 16-bit float.
       xs: `[T, *B, I]`, time first.
       carry: the initial carry, `[*B, ...]` in every leaf; None: the cell's own, zeros. Cast once to
         the dtypes that `xs` asks for.
       lengths: `[*B]`, integers: row `b` has `lengths[b]` steps, the rest is padding.
       mask: `[T, *B]`, booleans of any pattern, instead of `lengths`. A step that is False is
-        skipped in either direction: it keeps the carry and yields zeros, and whatever it holds, NaN
-        included, reaches no output, carry or gradient. (The step sees zeros in its place: one of
-        your own without a rule must be differentiable there.)
+        skipped in either direction: the step keeps the carry and yields zeros, and its inputs, NaN
+        included, reach no output, carry or gradient. (A cell of your own without a rule gets zeros
+        in place of these inputs, and must be differentiable there.)
       resets: `[T, *B]`, booleans: True at `t` puts a boundary between `t-1` and `t` (an episode or
-        a document starts at `t`). Forward, `t` starts from `reset_carry`; in reverse, the valid
-        step before it does. The reset of a masked step is ignored.
-      reset_carry: what steps start from after a boundary, shaped as `carry`; None: the cell's own.
+        a document starts at `t`). Forward, step `t` starts from `reset_carry`; in reverse, the
+        valid step before `t` does. The reset of a masked step is ignored.
+      reset_carry: the carry after a boundary, shaped as `carry`; None: the cell's own.
       reverse: run from the end; outputs stay in the order of the input.
-      bptt: how the backward pass runs.
-      key: for a cell that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`; None: it draws none.
-      first_step: `[*B]` or one integer, how many valid steps each row has had since its initial
-        carry or its last reset, where `xs` goes on from a window before: the masks follow from the
-        key, the row and the step's number, counted in the order in which steps run. Without a key
-        it means nothing.
+      bptt: the options of the backward pass.
+      key: for a cell that draws masks, `gr.Zoneout` or `gr.RecurrentDropout`; None: no masks.
+      first_step: `[*B]` or one integer: the number of valid steps that each row has had since its
+        initial carry or its last reset, where `xs` continues an earlier window. Masks follow from
+        the key, the row and the number of the step, in the order in which steps run. Without a key
+        `first_step` has no effect.
 
     Returns:
       The carry after the last valid step (the initial one where there is none), and the outputs
@@ -67,6 +67,16 @@ def unroll(
     Raises:
       ValueError: a shape, structure or combination that does not fit.
       TypeError: a dtype that does not fit.
+
+    Example:
+      >>> cell = gr.LSTM(3)
+      >>> params, xs = cell.init(jax.random.key(0), in_features=2), jnp.ones((4, 2, 2))
+      >>> carry, ys = gr.unroll(cell, params, xs, lengths=jnp.array([4, 1]))
+      >>> ys.shape, bool(jnp.all(ys[1:, 1] == 0))  # zeros in the padding of the second row
+      ((4, 2, 3), True)
+      >>> carry, more = gr.unroll(cell, params, xs, carry)  # go on where the rows ended
+      >>> carry.c.shape
+      (2, 3)
     """
     options = Options(lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
     final, ys, _ = run(checked(cell, params, xs, carry, options))
@@ -88,14 +98,21 @@ def trajectory(
     key: Array | None = None,
     first_step: int | Array = 0,
 ) -> tuple[C, Array]:
-    """`unroll` that returns the carry of every step instead of the last.
+    """Run `cell` as `gr.unroll` does, and return the carry of every step instead of the last.
 
     Args and errors are those of `unroll`.
 
     Returns:
-      `(carries, ys)`: `carries` with leaves `[T, *B, ...]`, the carry after each step (before it, a
-      boundary of `resets` may have replaced the one that came in; a masked step repeats the one
-      that it keeps), and the outputs `[T, *B, F]`.
+      `(carries, ys)`: the carry after each step, with leaves `[T, *B, ...]`, and the outputs
+      `[T, *B, F]`. A masked step repeats the carry that it keeps.
+
+    Example:
+      >>> cell = gr.Elman(1, activation="identity", use_bias=False)
+      >>> params = gr.ElmanParams(jnp.ones((1, 1)), jnp.ones((1, 1)), None)  # h' = h + x
+      >>> resets = jnp.array([False, False, True, False])
+      >>> carries, ys = gr.trajectory(cell, params, jnp.ones((4, 1)), resets=resets)
+      >>> carries.h[:, 0].tolist()
+      [1.0, 2.0, 1.0, 2.0]
     """
     options = Options(lengths, mask, resets, reset_carry, reverse, bptt, key, first_step)
     _, ys, carries = run(checked(cell, params, xs, carry, options), every_carry=True)
@@ -103,7 +120,7 @@ def trajectory(
 
 
 class Options(NamedTuple):
-    """The keyword arguments of `unroll`, as they were given."""
+    """The keyword arguments of `unroll`, before any check."""
 
     lengths: Array | None = None
     mask: Array | None = None
@@ -116,7 +133,7 @@ class Options(NamedTuple):
 
 
 class Unrolled(NamedTuple):
-    """A cell over a sequence, checked, cast and masked: what `run` runs."""
+    """A cell over a sequence: the arguments of `run`, checked, cast and masked."""
 
     cell: Cell
     params: Params
@@ -177,25 +194,29 @@ def checked_inputs(cell: Cell, params: Params, xs: Array) -> Array:
     return xs
 
 
-def run(of: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array, Any]:
-    """Run a cell: the final carry, `ys [T, *B, F]`, and the carry of every step if asked for."""
-    length, params, xs, starts, cuts = len(of.xs), of.params, of.xs, None, None
-    if of.resets is not None:
-        starts = episode_starts(of.resets, of.mask, of.reverse)
-    if of.key is not None:
-        assert of.first_step is not None
-        numbers = step_numbers(of.first_step, length, of.mask, starts, reverse=of.reverse)
-        params, xs = draw(of.cell, of.key, params, xs, numbers.of_steps, xs.shape[1:-1])
-    if of.bptt.truncate is not None:
-        cuts = _cuts(of.bptt.truncate, length, of.reverse)
-    steps = Steps(xs, None if of.mask is None else ~of.mask, starts, cuts)
-    recurrence = Recurrence(of.cell, of.bptt, of.reverse, every_carry)
-    final, ys, carries = engine.run(recurrence, params, of.carry, steps, of.reset_carry)
-    return final, validation.zero_masked(ys, of.mask), carries
+def run(unrolled: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array, Any]:
+    """Run a cell over a sequence whose arguments are checked.
+
+    Returns the final carry, `ys [T, *B, F]`, and with `every_carry` the carry of every step.
+    """
+    cell, mask, reverse, bptt = unrolled.cell, unrolled.mask, unrolled.reverse, unrolled.bptt
+    params, xs, starts, cuts = unrolled.params, unrolled.xs, None, None
+    if unrolled.resets is not None:
+        starts = episode_starts(unrolled.resets, mask, reverse)
+    if unrolled.key is not None:
+        assert unrolled.first_step is not None
+        numbers = step_numbers(unrolled.first_step, len(xs), mask, starts, reverse=reverse)
+        params, xs = draw(cell, unrolled.key, params, xs, numbers.of_steps, xs.shape[1:-1])
+    if bptt.truncate is not None:
+        cuts = _cuts(bptt.truncate, len(unrolled.xs), reverse)
+    steps = Steps(xs, None if mask is None else ~mask, starts, cuts)
+    recurrence = Recurrence(cell, bptt, reverse, every_carry)
+    final, ys, carries = engine.run(recurrence, params, unrolled.carry, steps, unrolled.reset_carry)
+    return final, validation.zero_masked(ys, mask), carries
 
 
 def _carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> Carry:
-    """`carry` in the dtypes that `xs` asks for, or the cell's own where it is None."""
+    """Return `carry` in the dtypes that `xs` asks for, or the cell's own carry in place of None."""
     batch_shape = xs.shape[1:-1]
     if carry is None:
         return cell.carry(batch_shape, xs.dtype)
@@ -203,9 +224,9 @@ def _carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> 
 
 
 def _cuts(truncate: int, length: int, reverse: bool) -> Array:
-    """Which steps pass no gradient on to the step that ran before them, `[T]`.
+    """Return the steps that pass no gradient on to the step that ran before, `[T]`.
 
-    The cut lies between positions `jk-1` and `jk`: entering `jk` forward, `jk-1` in reverse.
+    A cut lies between positions `jk-1` and `jk`: before step `jk` forward, `jk-1` in reverse.
     """
     boundary = jnp.arange(length) + (1 if reverse else 0)
     return (boundary % min(truncate, max(length, 1)) == 0) & (boundary > 0) & (boundary < length)
