@@ -5,7 +5,10 @@ import dataclasses
 import doctest
 import importlib
 import inspect
+import os
 from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # read when keras is imported
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 import gatedrnn as gr
+from gatedrnn._interop.conventions import LIBRARIES
 
 MODULES = [value for name in gr.__all__ if inspect.ismodule(value := getattr(gr, name))]
 PUBLIC = {f"gr.{name}": getattr(gr, name) for name in gr.__all__} | {
@@ -35,33 +39,39 @@ def examples_of(name, value):
     return [test for test in found if test.examples]
 
 
-def needs(value):
-    """The library that an example needs beside JAX, by the module of the public name."""
-    module = value.__module__
-    if module.startswith("gatedrnn._plot"):
-        return "matplotlib"
-    if module.startswith("gatedrnn._interop"):
-        place = module.split(".")[2]
-        return {"cudnn": None, "cudnn_layer": None}.get(place, place)
-    return None
+IMPORTED = {row.name: row.module for row in LIBRARIES}
 
 
-@pytest.mark.parametrize("name", [n for n, value in PUBLIC.items() if not is_record(value)])
-def test_examples_run(name):
-    """Every public name has one, whose output is as written, in the dtypes of a new session."""
-    value = PUBLIC[name]
+def import_what_is_needed(name):
+    """The library beside JAX that the example of a public name uses; skip without it."""
+    library = None
+    if name.startswith("gatedrnn.plot."):
+        library = "matplotlib"
+    if name.startswith("gatedrnn.interop."):
+        library = IMPORTED[name.removeprefix("gatedrnn.interop.").split("_")[1]]
+    if library is not None:
+        with jax.numpy_dtype_promotion("standard"):
+            pytest.importorskip(library, exc_type=ImportError)
+
+
+def run_examples(name, value):
+    """Those of a public name, of which there is at least one, in the dtypes of a new session."""
     tests = examples_of(name, value)
     assert tests, f"{name} has no example"
-    library = needs(value)
-    if library is not None:
-        pytest.importorskip(library)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for test in tests:
         test.globs = dict(NAMES)
         failures = []
-        with jax.enable_x64(False):
+        with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
             runner.run(test, out=failures.append)
         assert not failures, "".join(failures)
+
+
+@pytest.mark.parametrize("name", [n for n, value in PUBLIC.items() if not is_record(value)])
+def test_examples_run(name):
+    """With the output that stands below."""
+    import_what_is_needed(name)
+    run_examples(name, PUBLIC[name])
 
 
 @pytest.mark.parametrize("name", [n for n, value in PUBLIC.items() if is_record(value)])
@@ -71,16 +81,33 @@ def test_fields_say_what_they_are(name):
         assert "Alias for field" not in getattr(PUBLIC[name], field).__doc__, field
 
 
-def test_examples_outside_of_the_package():
-    """The adapters for flax have them too, where flax is installed."""
+ADAPTERS = {
+    "gatedrnn.flax": ("from_tree", "to_tree"),
+    "gatedrnn.flax.linen": ("Cell", "Layer"),
+    "gatedrnn.flax.nnx": ("Cell", "Layer"),
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(m, name) for m, names in ADAPTERS.items() for name in names]
+)
+def test_examples_of_adapters_run(module, name):
+    """Those that are imported by themselves, where flax is installed."""
     pytest.importorskip("flax")
-    for name in ("linen", "nnx"):
-        module = importlib.import_module(f"gatedrnn.flax.{name}")
-        for public in module.__all__:
-            assert examples_of(public, getattr(module, public)), f"{name}.{public} has no example"
+    value = getattr(importlib.import_module(module), name)
+    (test,) = doctest.DocTestFinder(recurse=False).find(value, name, globs=dict(NAMES))
+    assert test.examples, f"{name} has no example"
+    failures = []
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        doctest.DocTestRunner().run(test, out=failures.append)
+    assert not failures, "".join(failures)
 
 
 # First lines -------------------------------------------------------------------------------------
+
+
+PACKAGE = Path(gr.__file__).parent
+QUESTIONS = {"what", "which", "how", "whether", "as", "when", "where"}
 
 
 def docstrings(source):

@@ -175,6 +175,7 @@ class Prepare(Protocol):
         ...
 
 
+@documented
 class Rule(NamedTuple):
     """A backward pass derived by hand: pure functions of a cell, without any loop over time.
 

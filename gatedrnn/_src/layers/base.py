@@ -36,6 +36,10 @@ class Context:
       resets: `[T, *B]`, True where an episode starts; None: nowhere.
       key: for random masks, one key; None: there are none.
       reverse: whether time runs from the end; static.
+
+    Example:
+      >>> gr.Context(mask=jnp.ones((5, 2), bool)).mask.shape
+      (5, 2)
     """
 
     mask: Array | None = None
