@@ -286,7 +286,7 @@ REFUSED = {
             out={"z": 4},
             constants={"k": states(H, 2)},
         ),
-        "MatMul node 'next'.*the output of a reverse node, for which alone there is no layer",
+        "MatMul node 'next'.*the output of a reverse node, which alone is not converted",
     ),
     "direction": (lambda: simple(direction="sideways"), "its direction is 'sideways'"),
     "activations of a GRU": (

@@ -156,8 +156,8 @@ def _check_together(flax: Interface, modules: list[Any]) -> None:
             )
         if flax.name(module) == "RNN" and module.reverse:
             raise ValueError(
-                "module: got RNN(reverse=True), expected reverse=False: a layer of ours runs "
-                "backward only as one of the two of gr.bidirectional"
+                "module: got RNN(reverse=True), expected reverse=False: backward alone it is not "
+                "converted; convert RNN(cell), and run it as gr.recurrent(cell, reverse=True)"
             )
 
 

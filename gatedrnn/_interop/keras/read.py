@@ -120,8 +120,8 @@ def _cells_of(keras: Any, source: Any, backwards: bool) -> list[tuple[Cell, Para
     if source.go_backwards != backwards:
         raise refusal(
             source,
-            f"its go_backwards is {source.go_backwards}; in time ours run backward in "
-            "gr.bidirectional only",
+            f"its go_backwards is {source.go_backwards}; backward alone it is not converted: "
+            "convert it without, and run it as gr.recurrent(cell, reverse=True)",
         )
     if source.stateful:
         raise refusal(source, "it is stateful; ours are given their carry and return it")

@@ -54,7 +54,7 @@ def read(graph: GraphReader, node: Node, k: int = 0) -> Tensor:
         raise refused(node, "it reads steps of which all but the last are masked")
     if not isinstance(tensor.origin, GraphInput | LayerOutput):
         why = {
-            ReverseOutput: "the output of a reverse node, for which alone there is no layer",
+            ReverseOutput: "the output of a reverse node, which alone is not converted",
             BothDirections: "two directions that are not joined along the axis of features",
             FinalMemory: "the memory of an LSTM",
         }.get(type(tensor.origin), "states or lengths")

@@ -125,7 +125,7 @@ class LayerOutput:
 
 @dataclasses.dataclass(eq=False)
 class ReverseOutput:
-    """A recurrence backward in time, for which alone we have no layer."""
+    """A recurrence backward in time, which alone is not converted."""
 
     below: "Origin"
     recurrence: Recurrence
