@@ -30,7 +30,7 @@ def remembered(function: F) -> F:
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        return cached(jax.config.jax_enable_x64, *arguments)
+        return cached(getattr(jax.config, "jax_enable_x64", False), *arguments)
 
     return cast(F, call)
 
