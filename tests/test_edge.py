@@ -17,6 +17,7 @@ from gatedrnn._src.time import unroll
 T, B, IN, H = 5, 3, 3, 4
 KEY = jax.random.key(0)
 LENGTHS = jnp.array([T, 0, 2])
+CACHES = ("remembered", "params_template", "output_features")
 NET = gr.stack(gr.embed(7, H), gr.LSTM(H), gr.dropout(0.2), gr.GRU(H), gr.dense(2))
 
 
@@ -42,7 +43,11 @@ def calls(monkeypatch):
         for name, function in list(vars(module).items()):
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 kind = "masks" if name == "zero_masked" else "checks"
-                if not name.startswith("_") and name not in ("concrete", "dtype_of_params"):
+                if not name.startswith("_") and name not in (
+                    "concrete",
+                    "dtype_of_params",
+                    *CACHES,
+                ):
                     monkeypatch.setattr(module, name, counting(function, kind))
     return counted
 
@@ -290,3 +295,78 @@ def test_the_arguments_of_unroll_are_one_record():
     keywords = {n: p.default for n, p in signature.items() if p.kind is p.KEYWORD_ONLY}
     assert keywords == unroll.Options()._asdict()
     assert list(keywords) == list(unroll.Options._fields)
+
+
+# What a reviewer found ---------------------------------------------------------------------------
+
+
+class Plain(gr.Layer):
+    """A layer that is no dataclass."""
+
+    def out_features(self, in_features):
+        return in_features
+
+    def init(self, key, in_features, dtype=jnp.float32):
+        return ()
+
+    def run(self, params, xs, carry, context):
+        return carry, xs
+
+
+@dataclasses.dataclass(frozen=True)
+class NoStep(Plain):
+    """A causal layer that cannot stream."""
+
+    streams = False
+    why_not = "it has no step"
+
+
+def test_a_stack_streams_only_where_every_layer_does():
+    net = gr.stack(gr.GRU(H), NoStep())
+    with pytest.raises(TypeError, match="cannot stream, it has no step"):
+        net.step(net.init(KEY, IN), None, jnp.ones((B, IN)))
+
+
+def test_a_layer_that_is_no_dataclass_has_a_representation():
+    assert "Plain" in repr(gr.stack(Plain()))
+
+
+def test_a_layer_that_is_not_hashable_is_named_at_the_edge():
+    @dataclasses.dataclass
+    class Mutable(Plain):
+        pass
+
+    with pytest.raises(TypeError, match=r"^layer: got .*not hashable"):
+        Mutable().apply((), jnp.ones((T, B, IN)))
+
+
+def test_resets_of_a_step_are_named_in_the_shape_that_was_given():
+    layer = gr.recurrent(gr.GRU(H))
+    params = layer.init(KEY, IN, jnp.float64)
+    with pytest.raises(ValueError, match=r"^resets: got shape \(2,\), expected \(3,\)"):
+        layer.step(params, None, jnp.ones((B, IN)), resets=jnp.ones(2, bool))
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """A cell with a counter of the default integer dtype, which the 64-bit mode changes."""
+
+    def init(self, key, in_features, dtype=jnp.float32):
+        return jnp.ones((in_features, H), dtype)
+
+    def carry(self, batch_shape, dtype=jnp.float32):
+        return jnp.zeros((*batch_shape, H), dtype), jnp.zeros(batch_shape, int)
+
+    def step(self, params, carry, x):
+        y = x @ params
+        return (y, carry[1] + 1), y
+
+
+def test_what_is_remembered_follows_the_64_bit_mode():
+    layer = gr.recurrent(Counting())
+    for enabled in (False, True, False):
+        with jax.enable_x64(enabled):
+            params, xs = layer.init(KEY, IN), jnp.ones((T, B, IN), jnp.float32)
+            carry, _ = layer.apply(params, xs)
+            counts = layer.apply(params, xs, carry)[0][1]
+            assert counts.dtype == (jnp.int64 if enabled else jnp.int32)

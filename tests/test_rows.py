@@ -288,3 +288,45 @@ def test_errors_of_take_rows():
     with pytest.raises(ValueError, match=r"carry: got leaves of shapes .* the same batch axis"):
         gr.take_rows(gr.GRU(4).carry(()).h[0], 0)
     assert np.isnan(jax.jit(gr.take_rows)(carry, jnp.array([3])).h).all()
+
+
+def test_rows_of_a_carry_without_leaves():
+    assert gr.take_rows(gr.dense(3).carry((5,)), jnp.array([3, 0])) == ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """A cell with a trace of its inputs, a leaf of each row or (of a single row) shared."""
+
+    shared: bool
+
+    def init(self, key, in_features, dtype=jnp.float32):
+        return jnp.full((in_features, 2), 0.5, dtype)
+
+    def carry(self, batch_shape, dtype=jnp.float32):
+        trace = jnp.zeros((*([] if self.shared else batch_shape), 2), dtype)
+        return jnp.zeros((*batch_shape, 2), dtype), gr.Shared(trace) if self.shared else trace
+
+    def step(self, params, carry, x):
+        u, trace = x @ params, carry[1]
+        trace = (trace.value if self.shared else trace) / 2
+        trace = trace + (jnp.sum(u, tuple(range(u.ndim - 1))) if self.shared else u)
+        return (u * trace, gr.Shared(trace) if self.shared else trace), u * trace
+
+
+def test_truncation_cuts_what_rows_share():
+    xs = jax.random.normal(jax.random.key(0), (6, 1, 3), jnp.float64)
+
+    def gradient(shared, **options):
+        cell, bptt = Trace(shared), gr.BPTT(**options)
+        params = cell.init(None, 3, jnp.float64)
+        return jax.grad(lambda p: jnp.sum(gr.unroll(cell, p, xs, bptt=bptt)[1][-1]))(params)
+
+    np.testing.assert_allclose(gradient(True, truncate=2), gradient(False, truncate=2), rtol=1e-12)
+    assert not np.allclose(gradient(True, truncate=2), gradient(True))
+
+
+def test_jacobians_of_a_cell_with_what_rows_share():
+    cell, xs = Trace(shared=True), jnp.ones((4, 3, 3), jnp.float64)
+    params = cell.init(None, 3, jnp.float64)
+    assert gr.diagnostics.step_jacobians(cell, params, xs).shape == (4, 3, 2, 2)

@@ -80,7 +80,8 @@ class CuDNN(Around):
         sequences = xs.reshape(length, rows, in_features)
         order, valid = None, jnp.full(rows, length, jnp.int32)
         if lengths is not None:  # the valid steps of a row are its first
-            valid = lengths.reshape(rows).astype(jnp.int32)
+            # clipped as a mask is: in a trace nobody has checked them, and the kernel does not
+            valid = jnp.clip(lengths.reshape(rows), 0, length).astype(jnp.int32)
         elif mask is not None:  # in either direction, a masked step might as well not be there
             steps = mask.reshape(length, rows)
             valid = jnp.sum(steps, axis=0, dtype=jnp.int32)

@@ -76,7 +76,7 @@ def take_rows(carry: Carry, index: Any) -> Carry:
             "same batch axis in front of each"
         )
     if not isinstance(index, slice):
-        index = _as_index(index, *(size for (size,) in rows))
+        index = _as_index(index, next((size for (size,) in rows), None))
 
     def take(leaf: Any) -> Any:
         if is_shared(leaf):
@@ -88,11 +88,14 @@ def take_rows(carry: Carry, index: Any) -> Carry:
     return jax.tree.map(take, carry, is_leaf=is_shared)
 
 
-def _as_index(index: Any, size: int = 0) -> Array:
+def _as_index(index: Any, size: int | None) -> Array:
+    """Return `index` as integers; raise for one that is out of `size` rows (None: no row known)."""
     known, index = validation.concrete(index), jnp.asarray(index)
     if not jnp.issubdtype(index.dtype, jnp.integer):
         raise TypeError(f"index: got dtype {index.dtype.name}, expected integers or a slice")
-    if known is not None and known.size and not (-size <= known.min() and known.max() < size):
+    if known is None or not known.size or size is None:
+        return index
+    if not (-size <= known.min() and known.max() < size):
         raise ValueError(
             f"index: got values from {known.min()} to {known.max()}, expected them below the "
             f"{size} rows of carry"

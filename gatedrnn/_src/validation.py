@@ -5,7 +5,7 @@ Axes: `T` time, `*B` batch, `I` input features.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,26 @@ import numpy as np
 from jax import Array, lax
 
 from gatedrnn._src.base import Carry, Cell, Params, is_shared, rule_of, unbound
+
+F = TypeVar("F", bound=Callable)
+
+
+def remembered(function: F) -> F:
+    """Return `function` with a cache of its results, for hashable arguments.
+
+    JAX's 64-bit mode is a part of the key: default dtypes follow it. So are the types of the
+    arguments: named tuples of two classes may be equal.
+    """
+
+    @functools.lru_cache(maxsize=512, typed=True)
+    def cached(is_64_bit: bool, *arguments: Any) -> Any:
+        return function(*arguments)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return cached(getattr(jax.config, "jax_enable_x64", False), *arguments)
+
+    return cast(F, call)
 
 
 def check_floating(name: str, x: Array) -> None:
@@ -36,21 +56,26 @@ def check_cell(
             f"cell: got {cell!r} ({what}), expected a value with {', '.join(methods[:-1])} and "
             f"{methods[-1]}, like {example}"
         )
-    try:
-        hash(cell)
-    except TypeError:
-        raise TypeError(
-            f"cell: got {cell!r}, which is not hashable, expected a frozen dataclass: "
-            "the compiled program is looked up by the cell's value"
-        ) from None
+    check_hashable("cell", cell)
     if "carry" in methods:
         _check_carry_of_cell(cell)
+
+
+def check_hashable(name: str, owner: Any) -> None:
+    """Raise unless `owner`, a cell or a layer, is a hashable value."""
+    try:
+        hash(owner)
+    except TypeError:
+        raise TypeError(
+            f"{name}: got {owner!r}, which is not hashable, expected a frozen dataclass: "
+            "the compiled program is looked up by its value"
+        ) from None
 
 
 TRIAL_BATCH = (11, 13)  # a batch shape that no carry has by accident
 
 
-@functools.lru_cache(maxsize=512)
+@remembered
 def _check_carry_of_cell(cell: Any) -> None:
     """Raise unless every leaf of the carry of `cell` has the batch axes in front, or is shared."""
     check_carries("cell", cell, lambda shape: jax.eval_shape(lambda: cell.carry(shape)))
@@ -121,7 +146,7 @@ def dtype_of_params(params: Params) -> np.dtype:
     return next((np.dtype(d) for d in dtypes if jnp.issubdtype(d, jnp.floating)), np.dtype("f4"))
 
 
-@functools.lru_cache(maxsize=512)
+@remembered
 def params_template(owner: Any, in_features: int | None, dtype: str = "float32") -> Params:
     """Return the shapes and dtypes of new parameters, with None for values that are bound later.
 
@@ -157,7 +182,7 @@ def check_shapes(name: str, tree: Any, expected: Any, owner: Any, inputs: str = 
             )
 
 
-@functools.lru_cache(maxsize=512)
+@remembered
 def output_features(cell: Cell, in_features: int) -> int:
     """Return `F`, the output features of `cell` for inputs of `in_features`.
 
@@ -224,7 +249,7 @@ def as_mask(
     if lengths is not None and mask is not None:
         raise ValueError("lengths and mask: got both, expected one of them or neither")
     if mask is not None:
-        return as_flags("mask", mask, length, batch_shape)
+        return as_flags("mask", mask, (length, *batch_shape))
     if lengths is None:
         return None
     known = concrete(lengths)
@@ -251,13 +276,13 @@ def concrete(x: Any) -> np.ndarray | None:
     return np.asarray(x)
 
 
-def as_flags(name: str, flags: Array, length: int, batch_shape: tuple[int, ...]) -> Array:
-    """Check that `flags` are booleans `[T, *B]`, and return them as an array."""
+def as_flags(name: str, flags: Array, shape: tuple[int, ...]) -> Array:
+    """Check that `flags` are booleans of `shape`, and return them as an array."""
     flags = jnp.asarray(flags)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"{name}: got dtype {flags.dtype.name}, expected bool")
-    if flags.shape != (length, *batch_shape):
-        raise ValueError(f"{name}: got shape {flags.shape}, expected {(length, *batch_shape)}")
+    if flags.shape != shape:
+        raise ValueError(f"{name}: got shape {flags.shape}, expected {shape}")
     return flags
 
 

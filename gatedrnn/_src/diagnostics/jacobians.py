@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.base import Carry, Cell, Params, is_shared
 from gatedrnn._src.cells.elman import Elman, ElmanParams
 from gatedrnn._src.diagnostics.step_inputs import StepInputs, step_inputs
 from gatedrnn._src.diagnostics.vectors import check_leaf, flatten, unflatten
@@ -80,9 +80,10 @@ def _step_jacobians(cell: Cell, leaf: str | None, params: Params, inputs: StepIn
 
         return jax.jacrev(advance)(flatten(before, 0, leaf))
 
-    for _ in range(inputs.xs.ndim - 1):
-        jacobian = jax.vmap(jacobian)
-    jacobians = jacobian(inputs.before, inputs.xs)
+    axes = jax.tree.map(lambda v: None if is_shared(v) else 0, inputs.before, is_leaf=is_shared)
+    for _ in range(inputs.xs.ndim - 2):
+        jacobian = jax.vmap(jacobian, in_axes=(axes, 0))
+    jacobians = jax.vmap(jacobian)(inputs.before, inputs.xs)  # over time, also what rows share
     jacobians = where(inputs.starts, jnp.zeros_like(jacobians), jacobians)
     if inputs.mask is None:
         return jacobians

@@ -238,6 +238,8 @@ class Layer(abc.ABC):
 
     def __repr__(self) -> str:
         """The call that makes the layer, with what differs from the defaults."""
+        if not dataclasses.is_dataclass(self):
+            return object.__repr__(self)
         return short_repr(self, type(self).__name__.lower())
 
     # ------------------------------------------------------------------- a layer says of itself
@@ -309,7 +311,7 @@ class Layer(abc.ABC):
         batch_shape = self.check_inputs("xs", xs, ("T",))
         mask = validation.as_mask(lengths, mask, len(xs), batch_shape)
         if resets is not None:
-            resets = validation.as_flags("resets", resets, len(xs), batch_shape)
+            resets = validation.as_flags("resets", resets, (len(xs), *batch_shape))
         carry = self._checked_carry(params, xs, carry, batch_shape, "xs")
         lengths = None if lengths is None else jnp.asarray(lengths)
         key = None if key is None else as_key(key)
@@ -322,7 +324,7 @@ class Layer(abc.ABC):
         batch_shape = self.check_inputs("x", x, ())
         carry = self._checked_carry(params, x, carry, batch_shape, "x")
         if resets is not None:
-            resets = validation.as_flags("resets", jnp.asarray(resets)[None], 1, batch_shape)[0]
+            resets = validation.as_flags("resets", resets, batch_shape)
             initial = self.carry(batch_shape, self._dtype(params, x), params)
             carry = pytree.where(resets, initial, carry)
         return params, x, carry, None if key is None else as_key(key)
@@ -353,6 +355,7 @@ class Layer(abc.ABC):
         name: str,
     ) -> Carry:
         """`carry`, or the initial one where it is None; raise unless it and `params` fit."""
+        validation.check_hashable("layer", self)
         validation.check_params(self, params, xs, name, tokens=self.reads_tokens)
         in_features = None if self.reads_tokens else xs.shape[-1]
         _check_carries(self, in_features)
@@ -366,7 +369,7 @@ class Layer(abc.ABC):
         return self.params_dtype(params) if self.reads_tokens else xs.dtype
 
 
-@functools.lru_cache(maxsize=512)
+@validation.remembered
 def _carry_template(
     layer: Layer, in_features: int | None, batch_shape: tuple[int, ...], dtype: np.dtype
 ) -> Carry:
@@ -375,7 +378,7 @@ def _carry_template(
     return jax.eval_shape(lambda p: layer.carry(batch_shape, dtype, p), params)
 
 
-@functools.lru_cache(maxsize=512)
+@validation.remembered
 def _check_carries(layer: Layer, in_features: int | None) -> None:
     """Raise unless every leaf of the carry of `layer` has the batch axes in front."""
 
@@ -464,13 +467,7 @@ def check_layer(name: str, layer: Any) -> None:
         raise TypeError(
             f"{name}: got {layer!r}, expected a layer or a cell, like gr.LSTM(256){advice}"
         )
-    try:
-        hash(layer)
-    except TypeError:
-        raise TypeError(
-            f"{name}: got {layer!r}, which is not hashable, expected a frozen dataclass: the "
-            "compiled program is looked up by the layer's value"
-        ) from None
+    validation.check_hashable(name, layer)
     if layer.drops_time:
         raise ValueError(
             f"{name}: got {layer!r}, whose output has no time axis; put gr.final outermost"

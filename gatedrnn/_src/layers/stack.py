@@ -62,6 +62,11 @@ class Stack(Layer):
         return all(layer.causal for layer in self.layers)
 
     @property
+    def streams(self) -> bool:
+        """True where every layer streams."""
+        return all(layer.streams for layer in self.layers)
+
+    @property
     def stepwise(self) -> bool:
         """True where every layer is stepwise."""
         return all(layer.stepwise for layer in self.layers)

@@ -93,7 +93,7 @@ def _forward_chunk(
     def step(carry: Carry, inputs: tuple) -> tuple[Carry, Any]:
         a, skip, reset, cut = inputs
         if by_autodiff:
-            carry = where(cut, lax.stop_gradient(carry), carry)
+            carry = carry if cut is None else _cut_gradient(cut, carry)
         start = where(reset, reset_carry, carry)
         if by_autodiff and bptt.clip is not None:
             start = _clip_cotangent(bptt.clip, start)
@@ -248,7 +248,12 @@ def _add_direct(recurrence: Recurrence, dcarry: Carry, direct: Any) -> Carry:
     return jax.tree.unflatten(structure, [output + direct.astype(output.dtype), *rest])
 
 
-# ------------------------------------------------------------------------------- clipping
+# ------------------------------------------------------------------- cutting and clipping
+
+
+def _cut_gradient(cut: Array, carry: Carry) -> Carry:
+    """Return `carry` whose gradient stops where `cut`, also that of what rows share."""
+    return jax.tree.map(lambda v: jnp.where(cut, lax.stop_gradient(v), v), carry)
 
 
 @partial(jax.custom_vjp, nondiff_argnames=("bound",))

@@ -163,7 +163,7 @@ def checked(
     if reset_carry is not None and resets is None:
         raise ValueError("reset_carry: got one without resets, expected both or neither")
     if resets is not None:
-        resets = validation.as_flags("resets", resets, length, batch_shape)
+        resets = validation.as_flags("resets", resets, (length, *batch_shape))
         reset_carry = _carry_or_initial("reset_carry", cell, reset_carry, xs)
     key = options.key
     if key is not None:
