@@ -104,8 +104,8 @@ def to_cudnn(layer: Any, params: Any) -> Array:
     `num_layers` and `bidirectional`. The kernel reads float32 only; `lstm_ref` any dtype.
 
     Args:
-      layer: an LSTM, `gr.recurrent` of one, `gr.bidirectional` that concatenates, or a stack or
-        repeat of such layers, all of one size.
+      layer: an LSTM, `gr.recurrent` over one, `gr.bidirectional` that concatenates, or a stack or
+        repeat of such layers, all equal in size.
       params: its parameters, all of one dtype, which the vector's will be.
 
     Raises:

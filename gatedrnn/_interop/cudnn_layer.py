@@ -163,9 +163,9 @@ def cudnn(layer: Any) -> CuDNN:
     a batch axis instead) and no rule for sharding: JAX has none for the kernel.
 
     Args:
-      layer: `gr.LSTM` without peepholes, projection or coupled gates, `gr.recurrent` of one, zeros
-        or learned initial carry, `gr.bidirectional` that concatenates, or a stack or repeat of such
-        layers, all of one size and without options for the backward pass.
+      layer: `gr.LSTM` without peepholes, projection or coupled gates, `gr.recurrent` over one with
+        any initial carry, `gr.bidirectional` that concatenates, or a stack or repeat of such
+        layers, all equal in size and without options for the backward pass.
 
     Raises:
       TypeError: neither a layer nor a cell; at `apply`, inputs or parameters not in float32.

@@ -19,7 +19,7 @@ from gatedrnn._interop.supported import cannot, row_of
 from gatedrnn._src import validation
 from gatedrnn._src.base import Params
 from gatedrnn._src.cells.elman import Elman, ElmanParams
-from gatedrnn._src.cells.gru import GRU, GRUParams
+from gatedrnn._src.cells.gru import GRU, GRUParams, Update
 from gatedrnn._src.cells.lstm import LSTM, LSTMParams
 
 Block = tuple[str, str]  # a field of `CellConvention` and a gate
@@ -194,7 +194,7 @@ def to_arrays(
     return _together(row, cell, blocks)
 
 
-def with_update(params: GRUParams, update: str, to: str) -> GRUParams:
+def with_update(params: GRUParams, update: Update, to: Update) -> GRUParams:
     """The parameters of the same function whose update gate writes, or keeps: `1−σ(a) = σ(−a)`."""
     if update == to:
         return params

@@ -6,7 +6,7 @@ Axes: `L` layers, `D` directions, `*B` batch, `H` features, `R` recurrent featur
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,11 +32,12 @@ from gatedrnn._src.cells.gru import GRU
 from gatedrnn._src.cells.lstm import LSTM
 from gatedrnn._src.layers.pointwise import Dropout
 
+Nonlinearity = Literal["tanh", "relu"]
 CELLS = ("RNNCell", "LSTMCell", "GRUCell")
 
 
 def from_torch(
-    source: Any, *, prefix: str = "", nonlinearity: str | None = None
+    source: Any, *, prefix: str = "", nonlinearity: Nonlinearity | None = None
 ) -> tuple[Any, Any]:
     """The network of a torch module or of its `state_dict`: `(layer, params)`.
 
@@ -98,11 +99,11 @@ def from_torch(
 
 
 def _state(
-    source: Any, prefix: str, nonlinearity: str | None
-) -> tuple[Mapping[str, Any], str | None, float]:
+    source: Any, prefix: str, nonlinearity: Nonlinearity | None
+) -> tuple[Mapping[str, Any], Nonlinearity | None, float]:
     """The arrays of a module by name, the activation and the rate of dropout."""
     if isinstance(source, Mapping):
-        checks.option("nonlinearity", nonlinearity, (None, "tanh", "relu"))
+        checks.option("nonlinearity", nonlinearity, Nonlinearity | None)
         return source, nonlinearity, 0.0
     if type(source).__module__ != "torch.nn.modules.rnn":
         raise TypeError(
@@ -129,7 +130,7 @@ def _numpy(tensor: Any) -> Any:
 
 
 def _take_direction(
-    arrays: Arrays, suffix: str, in_features: int | None, nonlinearity: str | None
+    arrays: Arrays, suffix: str, in_features: int | None, nonlinearity: Nonlinearity | None
 ) -> Recurrence:
     """One direction of one layer."""
     rows, features = arrays.shape(f"weight_hh{suffix}", 2)

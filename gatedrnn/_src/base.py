@@ -286,7 +286,7 @@ class RuledCell(Cell[P, C], Protocol[P, C]):
 
 
 def rule_of(cell: Any) -> Rule | None:
-    """Return the backward rule of `cell`, of sequences or of trees, or None without one."""
+    """Return the backward rule of `cell`, over sequences or trees, or None without one."""
     return getattr(cell, "rule", None)
 
 
@@ -296,7 +296,7 @@ def prepared(rule: Rule, cell: Any, params: Params) -> tuple[Any, Any]:
 
 
 def nested_gate_names(field: str, rule: Rule) -> tuple[str, ...]:
-    """Return the names of the gates of `rule`, below `field` of the gates of an outer cell."""
+    """Return the names of the gates of `rule`, each below `field`: as an outer cell has them."""
     return tuple(f"{field}.{name}" for name in rule.gate_names)
 
 

@@ -43,7 +43,7 @@ pre { font: 13px/1.55 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospa
 """
 
 
-class Run(NamedTuple):
+class Stretch(NamedTuple):
     """Characters of one line that are alike."""
 
     text: str
@@ -84,39 +84,43 @@ def to_ansi(text: str, predicted: np.ndarray, actual: np.ndarray) -> str:
     """The same for a terminal, in escape sequences for 256 colours."""
     out = []
     for line in _lines(text, predicted, actual):
-        for run in line:
-            colour = COLOURS[KINDS[run.kind]][2]
-            wrong = ";4;48;5;52" if run.kind != run.actual else ""
-            out.append(f"\x1b[38;5;{colour}{wrong}m{_visible(run.text)}\x1b[0m")
+        for stretch in line:
+            colour = COLOURS[KINDS[stretch.kind]][2]
+            wrong = ";4;48;5;52" if stretch.kind != stretch.actual else ""
+            out.append(f"\x1b[38;5;{colour}{wrong}m{_visible(stretch.text)}\x1b[0m")
         out.append("\n")
     return "".join(out[:-1])
 
 
-def _lines(text: str, predicted: np.ndarray, actual: np.ndarray) -> list[list[Run]]:
-    """The runs of each line; a line break that is labelled wrong shows as a sign of its own."""
+def _lines(text: str, predicted: np.ndarray, actual: np.ndarray) -> list[list[Stretch]]:
+    """The stretches of each line; a line break with a wrong label shows as a sign of its own."""
     for name, kinds in (("predicted", predicted), ("actual", actual)):
         if np.shape(kinds) != (len(text),):
             raise ValueError(f"{name}: got shape {np.shape(kinds)}, expected ({len(text)},)")
-    lines: list[list[Run]] = [[]]
+    lines: list[list[Stretch]] = [[]]
     labelled = zip(text, predicted.tolist(), actual.tolist(), strict=True)
     for (end, kind, truth), group in groupby(labelled, lambda x: (x[0] == "\n", x[1], x[2])):
         characters = "".join(character for character, _, _ in group)
         if not end:
-            lines[-1].append(Run(characters, kind, truth))
+            lines[-1].append(Stretch(characters, kind, truth))
             continue
         for _ in characters:
             if kind != truth:
-                lines[-1].append(Run("↵", kind, truth))
+                lines[-1].append(Stretch("↵", kind, truth))
             lines.append([])
     return lines
 
 
-def _span(run: Run) -> str:
-    written = html.escape(_visible(run.text))
-    if run.kind != run.actual:
-        says = f"{KINDS[run.kind]}, in truth {KINDS[run.actual]}"
-        return f'<span class="k{run.kind} e" title="{says}">{written}</span>'
-    return written if KINDS[run.kind] == "space" else f'<span class="k{run.kind}">{written}</span>'
+def _span(stretch: Stretch) -> str:
+    written = html.escape(_visible(stretch.text))
+    if stretch.kind != stretch.actual:
+        says = f"{KINDS[stretch.kind]}, in truth {KINDS[stretch.actual]}"
+        return f'<span class="k{stretch.kind} e" title="{says}">{written}</span>'
+    return (
+        written
+        if KINDS[stretch.kind] == "space"
+        else f'<span class="k{stretch.kind}">{written}</span>'
+    )
 
 
 def _visible(text: str) -> str:

@@ -60,8 +60,8 @@ def labelled(
     top.set_title(title, loc="left")
     for place, labels in enumerate(rows.values()):
         _strip(bottom, place, labels, truth, classes, seconds)
-    for edge in np.flatnonzero(np.diff(truth)) + 1:
-        top.axvline(edge * seconds, color="white", lw=0.6, alpha=0.6)
+    for boundary in np.flatnonzero(np.diff(truth)) + 1:
+        top.axvline(boundary * seconds, color="white", lw=0.6, alpha=0.6)
     names = [f"{name}\n{np.mean(labels == truth):.0%}" for name, labels in found.items()]
     bottom.set_yticks(range(len(rows)), ["true", *names])
     bottom.set(xlabel="seconds", xlim=(0.0, end), ylim=(len(rows) - 0.55, -0.45))

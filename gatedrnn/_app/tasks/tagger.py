@@ -150,8 +150,8 @@ class Table:
 
     def _trigrams(self, tokens: np.ndarray) -> np.ndarray:
         """Each character with its neighbours as one number, int64 [T]."""
-        wide = np.pad(tokens.astype(np.int64), 1, constant_values=OUTSIDE)
-        return (wide[:-2] * self._base + wide[2:]) * self._base + wide[1:-1]
+        padded = np.pad(tokens.astype(np.int64), 1, constant_values=OUTSIDE)
+        return (padded[:-2] * self._base + padded[2:]) * self._base + padded[1:-1]
 
 
 def _most_frequent(keys: np.ndarray, labels: np.ndarray, fallback: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def _states(layer: Any, carry: Carry) -> Any:
 
 
 def _state(h: Array, c: Array | None = None) -> Any:
-    """That of one cell."""
+    """The state of one cell."""
     if c is None:
         return h
     carry = LSTMCarry(h, c.astype(h.dtype))  # in one dtype, for flax's scan

@@ -116,7 +116,7 @@ def _checked_features(layer: Any, params: Any) -> int | None:
 
 
 def _dtype(layer: Any, params: Any) -> np.dtype:
-    """That of all parameters."""
+    """The dtype of all parameters."""
     leaves = jax.tree.leaves(params)
     dtypes = sorted({leaf.dtype.name for leaf in leaves})
     if dtypes not in (["float32"], ["float64"]):

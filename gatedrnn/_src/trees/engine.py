@@ -22,7 +22,7 @@ from gatedrnn._src.base import Params, Rule, StepRecord, prepared, rule_of
 from gatedrnn._src.numerics import matrices_as
 from gatedrnn._src.pytree import as_dtypes, as_real_dtypes, in_accumulator, vary_alike
 from gatedrnn._src.trees.base import RuledTreeCell, State, TreeCell, places
-from gatedrnn._src.trees.forest import Forest
+from gatedrnn._src.trees.forest import Forest, Indexes
 
 
 @partial(jax.jit, static_argnames=("cell", "by_hand"))
@@ -69,7 +69,7 @@ class _Functions(NamedTuple):
     leaves: Callable[[State, Array], State]  # (a zero state, xs of leaves) -> states
     project: Callable[[Array], Any]  # xs of the other nodes -> inputs of the loop
     compose: Callable[[State, Any], State]  # (states of children, such an input) -> states
-    children: Callable[[Array], Array] = lambda slots: slots  # slots of children -> for each place
+    children: Callable[[Indexes], Any] = lambda slots: slots  # slots of children -> for each place
 
 
 def _functions_of_rule(cell: TreeCell, rule: Rule, params: Params, xs: Array) -> _Functions:
@@ -189,12 +189,12 @@ _ruled.defvjp(_ruled_fwd, _ruled_bwd)
 # -------------------------------------------------------------------------- slots and nodes
 
 
-def _take_or_zeros(tree: Any, index: Array) -> Any:
+def _take_or_zeros(tree: Any, index: Indexes) -> Any:
     """Return the rows of each leaf at `index`, zeros where `index` is out of range: padding."""
     return jax.tree.map(lambda v: v.at[index].get(mode="fill", fill_value=0), tree)
 
 
-def _take(tree: Any, index: Array) -> Any:
+def _take(tree: Any, index: Indexes) -> Any:
     """Return the rows of each leaf at `index`, which is never out of range."""
     return jax.tree.map(lambda v: v.at[index].get(mode="promise_in_bounds"), tree)
 

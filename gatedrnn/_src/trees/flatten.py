@@ -9,7 +9,7 @@ import numpy as np
 
 
 def flatten_tree(tree: Any, *, labelled: bool = False) -> tuple[np.ndarray, list]:
-    """Return the index array of the children of each node of nested tuples, and their labels.
+    """Return the index array of nested tuples, the children of each node, and the labels of nodes.
 
     Nodes are numbered children first, left to right (post-order), so that the root is the last.
 

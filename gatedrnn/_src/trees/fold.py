@@ -1,4 +1,4 @@
-"""A cell over a batch of trees: the public edge of the tree engine.
+"""A cell over a batch of trees: the public function of the tree engine.
 
 Axes: `N` nodes, `B` trees, `*B` any batch axes, `K` children of a node, `I` input features.
 """
@@ -46,8 +46,8 @@ def fold_tree(
         `jax.jacfwd` straight through need.
 
     Returns:
-      The state of the root of each tree, `[B, ...]`, and of every node, `[N, ...]`; zeros for
-      padding.
+      The states of the roots, `[B, ...]`, one for each tree, and of all nodes, `[N, ...]`; zeros
+      for padding.
 
     Raises:
       ValueError: a shape or an option that does not fit, more children than the cell has places,

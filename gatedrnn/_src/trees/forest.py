@@ -12,10 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 
 from gatedrnn._src.describe import documented
 from gatedrnn._src.trees.indexes import Joined, joined
 from gatedrnn._src.trees.schedule import Levels, least_width, levels_of, steps_of
+
+Indexes = np.ndarray | Array  # int32; on the host, and inside `jit`
 
 
 @documented
@@ -77,15 +80,15 @@ class Forest(NamedTuple):
       ([4, 7], [0, 0, 1, 0, 2, 0, 0, 3])
     """
 
-    tree: Any
-    position: Any
-    roots: Any
-    slots: Any
-    leaves: Any
-    inner: Any
-    children: Any
-    leaf_parents: Any
-    inner_parents: Any
+    tree: Indexes
+    position: Indexes
+    roots: Indexes
+    slots: Indexes
+    leaves: Indexes
+    inner: Indexes
+    children: Indexes
+    leaf_parents: Indexes
+    inner_parents: Indexes
 
     @property
     def sizes(self) -> ForestSizes:
