@@ -37,7 +37,8 @@ def test_second_order(cell):
 
         return run
 
-    check_grads(outputs("hand"), primals, order=2, modes=["rev"], eps=1e-4)
+    # a normalisation of few units may be so curved that a step of 1e-4 is too long
+    check_grads(outputs("hand"), primals, order=2, modes=["rev"], eps=1e-5)
 
     def product(rule):
         """The Hessian of a loss, times the point itself."""
