@@ -110,6 +110,7 @@ def test_check_rule_needs_a_rule():
     """A cell without a rule has nothing to check."""
 
     class Plain:
+        features, use_bias, reset = 2, True, "before"
         init, carry, step = gr.GRU.init, gr.GRU.carry, gr.GRU.step
 
     with pytest.raises(ValueError, match=r"cell: got .*Plain.*, expected a cell with a rule"):
