@@ -37,7 +37,8 @@ def test_second_order(cell):
 
         return run
 
-    check_grads(outputs("hand"), primals, order=2, modes=["rev"], eps=1e-4)
+    # a normalisation of few units may be so curved that a step of 1e-4 is too long
+    check_grads(outputs("hand"), primals, order=2, modes=["rev"], eps=1e-5)
 
     def product(rule):
         """The Hessian of a loss, times the point itself."""
@@ -109,6 +110,7 @@ def test_check_rule_needs_a_rule():
     """A cell without a rule has nothing to check."""
 
     class Plain:
+        features, use_bias, reset = 2, True, "before"
         init, carry, step = gr.GRU.init, gr.GRU.carry, gr.GRU.step
 
     with pytest.raises(ValueError, match=r"cell: got .*Plain.*, expected a cell with a rule"):
