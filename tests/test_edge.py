@@ -166,6 +166,25 @@ def test_what_a_layer_of_ones_own_lacks_is_named():
         gr.stack(jax.nn.relu, gr.GRU(3))
 
 
+def test_a_layer_goes_on_from_its_own_carry():
+    """One whose `run` returns a carry and that has no `carry`, or another, says so at once."""
+
+    class Stateless(Shift):
+        def carry(self, batch_shape, dtype=jnp.float32, params=None):
+            return ()
+
+        def run(self, params, xs, carry, context):
+            return xs[-1], xs
+
+    layer, xs = Stateless(), normal(T, B, IN)
+    params = random_params(layer, IN)
+    message = "the carry that `run` returns: got .*, expected a tuple of 0"
+    with pytest.raises(ValueError, match=message):
+        layer.apply(params, xs)
+    with pytest.raises(ValueError, match=message):
+        layer.step(params, (), xs[0])
+
+
 # Either direction of time -------------------------------------------------------------------------
 
 

@@ -273,6 +273,14 @@ def test_errors_of_where_rows():
         gr.where_rows(jnp.ones(3, bool), gr.GRU(4).carry((2,)), carry)
     with pytest.raises(ValueError, match=r"carry: got .*, expected GRUCarry"):
         gr.where_rows(jnp.ones(3, bool), gr.LSTM(4).carry((3,)), carry)
+    with pytest.raises(TypeError, match=r"carry.h: got dtype float64, expected float32, as in"):
+        gr.where_rows(jnp.ones(3, bool), gr.GRU(4).carry((3,), jnp.float64), carry)
+
+
+def test_what_rows_share_is_not_learned():
+    """It is no parameter."""
+    with pytest.raises(ValueError, match=r"initial: got 'learned' .*, expected 'zeros': .* Shared"):
+        gr.recurrent(Counting(4, F), initial="learned")
 
 
 def test_errors_of_take_rows():

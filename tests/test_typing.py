@@ -117,6 +117,8 @@ gr.BPTT(rule="by hand")  # error
 gr.BPTT(save="all")  # error
 gr.bidirectional(gr.LSTM(3), merge="sum")
 gr.bidirectional(gr.LSTM(3), merge="sume")  # error
+gr.stack(gr.LSTM(3), gr.dense(2), gr.repeat(gr.residual(gr.GRU(2)), 2))
+gr.stack(jax.nn.relu)  # error
 gr.recurrent(gr.LSTM(3), initial="learnt")  # error
 """
 

@@ -18,7 +18,7 @@ from gatedrnn._interop.cudnn import equal_layers, levels_of, packed
 from gatedrnn._interop.networks import directions_of
 from gatedrnn._interop.supported import cannot
 from gatedrnn._src import validation
-from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.layers.base import Context, Layer
 from gatedrnn._src.layers.combinators import Around
 from gatedrnn._src.layers.recurrent import as_layer
@@ -145,7 +145,7 @@ def _platform() -> tuple[str, str]:
     return device.platform, device.client.platform_version
 
 
-def cudnn(layer: Any) -> CuDNN:
+def cudnn(layer: Layer | Cell) -> CuDNN:
     """A layer that computes what `layer` does by cuDNN's LSTM, on an NVIDIA GPU and in float32.
 
     Parameters, carries, `init`, `carry`, `out_features` and `step` (which is the layer's own, and

@@ -43,7 +43,15 @@ def where_rows(flags: ArrayLike, carry: Carry, other: Carry) -> Carry:
         raise TypeError(f"flags: got dtype {flags.dtype.name}, expected bool")
     carry, other = jax.tree.map(jnp.asarray, (carry, other))
     validation.check_rows("other", other, flags.shape)
-    carry = validation.as_expected("carry", carry, jax.eval_shape(lambda: other), "other")
+    validation.check_shapes("carry", carry, jax.eval_shape(lambda: other), "other")
+    for (path, leaf), like in zip(
+        jax.tree.leaves_with_path(carry), jax.tree.leaves(other), strict=True
+    ):
+        if leaf.dtype != like.dtype:
+            raise TypeError(
+                f"carry{jax.tree_util.keystr(path)}: got dtype {leaf.dtype.name}, expected "
+                f"{like.dtype.name}, as in other"
+            )
     return pytree.where(flags, carry, other)
 
 
@@ -61,7 +69,7 @@ def take_rows(carry: Carry, index: Any) -> Carry:
     Raises:
       TypeError: an index of another type.
       ValueError: leaves without a batch axis or of different numbers of rows; an index out of
-        range, where it is known. Under `jit`, rows out of range are NaN.
+        range, where it is known. Under `jit`, numbers of rows out of range are NaN.
 
     Example:
       >>> gr.take_rows(gr.GRU(4).carry((5,)), jnp.array([3, 0])).h.shape

@@ -15,10 +15,11 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Carry, Params, is_shared
+from gatedrnn._src.base import Carry, Cell, Params, is_shared
 from gatedrnn._src.cells.alignment import AttentionCarry, attend, attention_weights, has_attention
 from gatedrnn._src.describe import documented
-from gatedrnn._src.layers.base import Layer, check_layer, fold
+from gatedrnn._src.layers.base import Layer, fold
+from gatedrnn._src.layers.checks import check_layer
 from gatedrnn._src.layers.pointwise import DenseParams, dense
 from gatedrnn._src.layers.recurrent import as_layer
 from gatedrnn._src.numerics import affine
@@ -199,7 +200,9 @@ class Seq2Seq:
             raise ValueError(f"params.bridge: got {kind} for the bridge {self.bridge!r}")
 
 
-def seq2seq(encoder: Any, decoder: Any, bridge: Bridge | None = "learned") -> Seq2Seq:
+def seq2seq(
+    encoder: Layer | Cell, decoder: Layer | Cell, bridge: Bridge | None = "learned"
+) -> Seq2Seq:
     """Join an encoder and a decoder through their carries (Sutskever, Vinyals & Le 2014).
 
     A `gr.Attention` anywhere in the decoder looks back at all outputs of the encoder (Bahdanau, Cho

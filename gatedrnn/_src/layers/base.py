@@ -118,7 +118,8 @@ class Layer(abc.ABC):
           TypeError: an argument of another dtype.
           ValueError: an argument of another shape or structure; `lengths` and `mask` together.
         """
-        return run_layer(self, *self._checked(params, xs, carry, lengths, mask, resets, key))
+        checked = self._checked(params, xs, carry, lengths, mask, resets, key)
+        return self._returned(checked[2], *run_layer(self, *checked))
 
     def final(
         self,
@@ -139,7 +140,8 @@ class Layer(abc.ABC):
           `(carry, y)`: the carry as `apply` has it, and the output `[*B, F]` of each row's last
           valid step, zeros where there is none.
         """
-        return run_layer_final(self, *self._checked(params, xs, carry, lengths, mask, resets, key))
+        checked = self._checked(params, xs, carry, lengths, mask, resets, key)
+        return self._returned(checked[2], *run_layer_final(self, *checked))
 
     def step(
         self,
@@ -168,7 +170,8 @@ class Layer(abc.ABC):
         """
         if not self.streams:
             raise TypeError(f"step: {self!r} cannot stream, {self.why_not}; use apply")
-        return self.run_step(*self._checked_step(params, carry, x, resets, key))
+        checked = self._checked_step(params, carry, x, resets, key)
+        return self._returned(checked[2], *self.run_step(*checked))
 
     # ------------------------------------------------------------------------- to be implemented
 
@@ -295,6 +298,11 @@ class Layer(abc.ABC):
         return type(self).__name__
 
     # ----------------------------------------------------------------------------- the edge
+
+    def _returned(self, given: Carry, carry: Carry, ys: Array) -> tuple[Carry, Array]:
+        """The results of a layer; raise where the layer could not go on from its own carry."""
+        validation.check_shapes("the carry that `run` returns", carry, given, self)
+        return carry, ys
 
     def _checked(
         self,
@@ -453,41 +461,3 @@ def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
         wanted = jnp.max(jnp.where(mask, step, -1), axis=0)
     chosen = (step == wanted)[..., None]
     return jnp.sum(jnp.where(chosen, ys, jnp.zeros((), ys.dtype)), axis=0, dtype=ys.dtype)
-
-
-# --------------------------------------------------------------------------------- features
-
-
-def check_layer(name: str, layer: Any) -> None:
-    """Raise unless `layer` maps a sequence to a sequence."""
-    if isinstance(layer, type) or not isinstance(layer, Layer):
-        advice = ""
-        if callable(layer) and not isinstance(layer, type):
-            advice = "; a function of your own goes into the `run` of a class that extends gr.Layer"
-        raise TypeError(
-            f"{name}: got {layer!r}, expected a layer or a cell, like gr.LSTM(256){advice}"
-        )
-    validation.check_hashable(name, layer)
-    if layer.drops_time:
-        raise ValueError(
-            f"{name}: got {layer!r}, whose output has no time axis; put gr.final outermost"
-        )
-
-
-def features_of(layer: Any, in_features: int | None) -> int:
-    """Return the `in_features` of a layer that reads features; raise where there are none."""
-    if in_features is None:
-        raise ValueError(f"in_features: got None, expected the number that {layer!r} reads")
-    return in_features
-
-
-def same_features(layer: Layer, in_features: int | None) -> int:
-    """Return `in_features`, if `layer` makes as many; else raise."""
-    in_features = features_of(layer, in_features)
-    out = layer.out_features(in_features)
-    if out != in_features:
-        raise ValueError(
-            f"in_features: got {in_features} for {layer!r}, which makes {out} of them, expected a "
-            "layer that makes as many as it reads"
-        )
-    return out

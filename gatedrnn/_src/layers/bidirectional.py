@@ -16,15 +16,8 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.describe import documented
-from gatedrnn._src.layers.base import (
-    Context,
-    Layer,
-    check_layer,
-    flip,
-    flip_context,
-    run_layer,
-    run_layer_final,
-)
+from gatedrnn._src.layers.base import Context, Layer, flip, flip_context, run_layer, run_layer_final
+from gatedrnn._src.layers.checks import check_layer
 from gatedrnn._src.layers.recurrent import as_layer, brief
 
 Merge = Literal["concat", "sum", "mean", "mul"]
@@ -90,7 +83,7 @@ class Bidirectional(Layer):
 
     @property
     def why_not(self) -> str:
-        """The reason why it cannot stream."""
+        """The reason why the layer cannot stream."""
         return "its backward direction starts at the end of the sequence"
 
     def parts(self, in_features: int | None) -> list[tuple[str, Layer, int | None]]:

@@ -14,16 +14,9 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Carry, Params, is_shared
-from gatedrnn._src.layers.base import (
-    Context,
-    Layer,
-    check_layer,
-    fold,
-    run_layer,
-    run_layer_final,
-    same_features,
-)
+from gatedrnn._src.base import Carry, Cell, Params, is_shared
+from gatedrnn._src.layers.base import Context, Layer, fold, run_layer, run_layer_final
+from gatedrnn._src.layers.checks import check_layer, same_features
 from gatedrnn._src.layers.recurrent import as_layer, brief
 from gatedrnn._src.pytree import vary_alike
 
@@ -149,7 +142,7 @@ class Residual(Around):
         return carry, y + out
 
 
-def residual(layer: Any) -> Residual:
+def residual(layer: Layer | Cell) -> Residual:
     """Make a layer `y = x + layer(x)`.
 
     Args:
@@ -332,7 +325,7 @@ class _LastStep:
         return layer.run_last(p, y, c, self.length, context.of_layer(index))
 
 
-def repeat(layer: Any, n: int) -> Repeat:
+def repeat(layer: Layer | Cell, n: int) -> Repeat:
     """Make `n` equal layers with parameters of their own, compiled as one: a scan over depth.
 
     Args:

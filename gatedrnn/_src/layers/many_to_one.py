@@ -4,13 +4,13 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.layers.base import (
     Context,
     Layer,
@@ -51,7 +51,7 @@ class Final(Around):
         return self.run(params, xs, carry, context)
 
 
-def final(layer: Any) -> Final:
+def final(layer: Layer | Cell) -> Final:
     """Make a layer of the output that belongs to the final carry of `layer`, without a time axis.
 
     For a causal layer that is the output of each row's last valid step; for a bidirectional one,
@@ -103,7 +103,7 @@ class Pool(Around):
 
     @property
     def why_not(self) -> str:
-        """The reason why it cannot stream."""
+        """The reason why the layer cannot stream."""
         return "its output is of the whole sequence; step the layer inside and pool its outputs"
 
     def run(self, params: Params, xs: Array, carry: Carry, context: Context) -> tuple[Carry, Array]:
@@ -135,7 +135,7 @@ def _max(ys: Array, mask: Array) -> Array:
 POOLS = {"mean": _mean, "max": _max}
 
 
-def pool(layer: Any, how: How = "mean") -> Pool:
+def pool(layer: Layer | Cell, how: How = "mean") -> Pool:
     """Make a layer of the outputs of `layer` pooled over all valid steps, without a time axis.
 
     For any layer, also a bidirectional one and what mixes both directions. Outermost, as `final`:

@@ -16,7 +16,8 @@ from gatedrnn._src import checks
 from gatedrnn._src.base import Params
 from gatedrnn._src.describe import documented
 from gatedrnn._src.episodes import StepNumbers, episode_starts, step_numbers
-from gatedrnn._src.layers.base import Context, Layer, features_of
+from gatedrnn._src.layers.base import Context, Layer
+from gatedrnn._src.layers.checks import features_of
 from gatedrnn._src.masks import over_all_axes, row_keys, step_keys
 from gatedrnn._src.numerics import affine, lecun_normal
 

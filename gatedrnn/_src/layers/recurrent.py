@@ -12,10 +12,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
-from gatedrnn._src.base import Carry, Cell, Params, rule_of
+from gatedrnn._src.base import Carry, Cell, Params, is_shared, rule_of
 from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.episodes import episode_starts, step_numbers
-from gatedrnn._src.layers.base import Context, Layer, features_of, last_valid
+from gatedrnn._src.layers.base import Context, Layer, last_valid
+from gatedrnn._src.layers.checks import features_of
 from gatedrnn._src.masks import draws, draws_each_step
 from gatedrnn._src.pytree import first_leaf
 from gatedrnn._src.time.bptt import BPTT, check_bptt
@@ -81,15 +82,23 @@ class Recurrent(Layer):
         check_bptt(self.cell, self.bptt)
         checks.option("initial", self.initial, Initial)
         checks.flag("reverse", self.reverse)
+        carry = jax.eval_shape(lambda: self.cell.carry(()))
+        if self.initial == "learned" and any(
+            map(is_shared, jax.tree.leaves(carry, is_leaf=is_shared))
+        ):
+            raise ValueError(
+                f"initial: got 'learned' for {self.cell!r}, expected 'zeros': its carry has a "
+                "gr.Shared, which is no parameter"
+            )
 
     @property
     def causal(self) -> bool:
-        """True unless it runs from the end."""
+        """True unless the layer runs from the end."""
         return not self.reverse
 
     @property
     def why_not(self) -> str:
-        """The reason why it cannot stream."""
+        """The reason why the layer cannot stream."""
         return "it starts at the end of the sequence"
 
     @property

@@ -13,15 +13,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import validation
-from gatedrnn._src.base import Carry, Params
-from gatedrnn._src.layers.base import (
-    Context,
-    Layer,
-    check_layer,
-    fold,
-    run_layer,
-    run_layer_final,
-)
+from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.layers.base import Context, Layer, fold, run_layer, run_layer_final
+from gatedrnn._src.layers.checks import check_layer
 from gatedrnn._src.layers.recurrent import as_layer, brief
 
 
@@ -185,7 +179,7 @@ class Stack(Layer):
         return f"stack({', '.join(map(brief, self.layers))})"
 
 
-def stack(*layers: Any) -> Stack:
+def stack(*layers: Layer | Cell) -> Stack:
     """Make a layer of layers one after another: each reads the whole output of the one before.
 
     Args:

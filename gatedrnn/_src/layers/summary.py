@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from gatedrnn._src import validation
-from gatedrnn._src.layers.base import Layer, check_layer
+from gatedrnn._src.base import Cell
+from gatedrnn._src.layers.base import Layer
+from gatedrnn._src.layers.checks import check_layer
 from gatedrnn._src.layers.combinators import Repeat
 from gatedrnn._src.layers.recurrent import as_layer, brief
 
@@ -28,7 +30,7 @@ class _Row(NamedTuple):
     parameters: int
 
 
-def summary(layer: Any, in_features: int | None = None) -> Summary:
+def summary(layer: Layer | Cell, in_features: int | None = None) -> Summary:
     """Tabulate the layers of a network with output shapes and numbers of parameters.
 
     Args:
