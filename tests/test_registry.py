@@ -182,6 +182,7 @@ def run_tests_of_it(tmp_path, *arguments):
     return done.stdout
 
 
+@pytest.mark.processes
 def test_the_tests_of_equations_and_rules_run_over_it(tmp_path):
     out = run_tests_of_it(tmp_path, "-v", "tests/test_cells.py", "tests/test_rules.py")
     passed = re.findall(r"::(test_\w+)\[(Toy[^\]]*)\] PASSED", out)
@@ -206,6 +207,7 @@ TAKEN_UP = {
 }
 
 
+@pytest.mark.processes
 def test_all_other_tests_take_it_up(tmp_path):
     files = [f"tests/{name}" for name in TAKEN_UP]
     out = run_tests_of_it(tmp_path, "--collect-only", "-q", *files)

@@ -279,7 +279,7 @@ def test_errors_of_where_rows():
 
 def test_what_rows_share_is_not_learned():
     """It is no parameter."""
-    with pytest.raises(ValueError, match=r"initial: got 'learned' .*, expected 'zeros': .*gr.Shared"):
+    with pytest.raises(ValueError, match=r"initial: got 'learned' .*: its carry has a gr.Shared"):
         gr.recurrent(Counting(4, F), initial="learned")
 
 
