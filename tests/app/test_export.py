@@ -23,7 +23,7 @@ READS = {  # the models of each task that become a file, and the others with the
     "digits": {"LSTM": ""},
     "forecast": {"LSTM": ""},
     "formulas": {"TreeRNN": "it reads no sequences", "LSTM": ""},
-    "frames": {"LSTM": "", "MLP": "got Rectifier("},
+    "frames": {"LSTM": "", "MLP": "no place for a Rectifier layer"},
     "language": {"LSTM": ""},
     "tagger": {"LSTM": ""},
 }
