@@ -19,7 +19,7 @@ from gatedrnn._interop.carries import carry_from_states, states_from_carry
 from gatedrnn._interop.conventions import CUDNN
 from gatedrnn._interop.layouts import cell_of, from_arrays, shapes_of, to_arrays
 from gatedrnn._interop.networks import (
-    Recurrence,
+    DirectedCell,
     layer_of,
     layers_of,
     network_of,
@@ -90,7 +90,7 @@ def from_cudnn(
     found: list[dict[str, Array]] = [{} for _ in each]
     for (k, name), part, shape in zip(places, parts, shapes, strict=True):
         found[k][name] = part.reshape(shape)
-    every = [Recurrence(cell, from_arrays(ROW, cell, own), None) for own in found]
+    every = [DirectedCell(cell, from_arrays(ROW, cell, own), None) for own in found]
     layers = [layer_of(tuple(every[k : k + directions])) for k in range(0, len(every), directions)]
     return network_of([layer for layer, _ in layers], [params for _, params in layers])
 
@@ -141,7 +141,7 @@ def equal_layers(layer: Any) -> list[Recurrent | Bidirectional]:
     return layers
 
 
-def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[Recurrence, ...]]:
+def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[DirectedCell, ...]]:
     """The directions of every layer, all checked.
 
     Args:
@@ -170,7 +170,7 @@ def levels_of(layer: Any, params: Any, xs: Array | None = None) -> list[tuple[Re
     return levels
 
 
-def packed(levels: list[tuple[Recurrence, ...]]) -> Array:
+def packed(levels: list[tuple[DirectedCell, ...]]) -> Array:
     """The vector of these layers."""
     every = [to_arrays(CUDNN, one.cell, one.params) for level in levels for one in level]
     return jnp.concatenate([jnp.ravel(every[k][name]) for k, name in _places(len(every))])

@@ -12,7 +12,7 @@ from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.carries import carry_from_cells, cells_from_carry
 from gatedrnn._interop.conventions import EQUINOX
 from gatedrnn._interop.layouts import cell_of, shapes_of, take_params, to_arrays
-from gatedrnn._interop.networks import Recurrence, is_sequence, layers_with_params, stack_of
+from gatedrnn._interop.networks import DirectedCell, is_sequence, layers_with_params, stack_of
 from gatedrnn._interop.require import require
 from gatedrnn._interop.supported import checked_layers, row_of
 from gatedrnn._src.base import Carry
@@ -48,7 +48,7 @@ def from_equinox(source: Any) -> tuple[Any, Any]:
     return stack_of(partial(_taken, eqx, f"source[{k}]", cell) for k, cell in enumerate(source))
 
 
-def _taken(eqx: Any, name: str, source: Any, in_features: int | None) -> Recurrence:
+def _taken(eqx: Any, name: str, source: Any, in_features: int | None) -> DirectedCell:
     """A cell of equinox as ours."""
     if type(source) not in (eqx.nn.LSTMCell, eqx.nn.GRUCell):  # a subclass may compute another
         raise TypeError(
@@ -60,7 +60,7 @@ def _taken(eqx: Any, name: str, source: Any, in_features: int | None) -> Recurre
     found = {field: getattr(source, field) for field in shapes_of(row, cell, None)}
     arrays = Arrays(name, {field: array for field, array in found.items() if array is not None})
     params = take_params(row, cell, arrays, in_features or source.input_size)
-    return Recurrence(cell, params, None)
+    return DirectedCell(cell, params, None)
 
 
 def to_equinox(layer: Any, params: Any) -> Any:
@@ -91,7 +91,7 @@ def to_equinox(layer: Any, params: Any) -> Any:
     return cells if is_sequence(layer) else cells[0]
 
 
-def _cell(eqx: Any, one: Recurrence) -> Any:
+def _cell(eqx: Any, one: DirectedCell) -> Any:
     """A cell of ours as equinox's."""
     cell, kernel = one.cell, one.params.kernel
     arrays = to_arrays(EQUINOX, cell, one.params)

@@ -17,7 +17,7 @@ from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.carries import carry_from_cells, cells_from_carry
 from gatedrnn._interop.conventions import HAIKU
 from gatedrnn._interop.layouts import cell_of, take_params, to_arrays
-from gatedrnn._interop.networks import Recurrence, is_sequence, layers_with_params, stack_of
+from gatedrnn._interop.networks import DirectedCell, is_sequence, layers_with_params, stack_of
 from gatedrnn._interop.require import require
 from gatedrnn._interop.supported import checked_layers
 from gatedrnn._src import checks
@@ -94,7 +94,7 @@ def _checked(modules: Any, count: int | None) -> list[str]:
     return list(modules)
 
 
-def _take(params: Mapping[str, Any], path: str, in_features: int | None) -> Recurrence:
+def _take(params: Mapping[str, Any], path: str, in_features: int | None) -> DirectedCell:
     """The core of this path."""
     own = dict(params.get(path, {}))
     below = {key: value for key, value in params.items() if key.startswith(f"{path}/")}
@@ -118,7 +118,7 @@ def _take(params: Mapping[str, Any], path: str, in_features: int | None) -> Recu
     cell = cell_of(row, features, **options)
     taken = take_params(row, cell, arrays, in_features)
     arrays.close()
-    return Recurrence(cell, taken, None)
+    return DirectedCell(cell, taken, None)
 
 
 def _lstm_features(arrays: Arrays) -> int:
@@ -182,7 +182,7 @@ def to_haiku(
     return result
 
 
-def _paths(layer: Any, found: list[Recurrence], modules: Any) -> list[str]:
+def _paths(layer: Any, found: list[DirectedCell], modules: Any) -> list[str]:
     """The path of each core."""
     if modules is None:
         names = [NAMES[type(one.cell)] for one in found]

@@ -21,7 +21,7 @@ from gatedrnn._src.layers.stack import Stack
 Kind = Literal["params", "carry"]
 
 
-class Recurrence(NamedTuple):
+class DirectedCell(NamedTuple):
     """A cell with its parameters, run over time in one direction."""
 
     cell: Any
@@ -59,7 +59,7 @@ def directions_of(layer: Any) -> tuple[Recurrent, ...]:
     return both if all(map(runs_forward, both)) else ()
 
 
-def recurrences_of(layer: Any, params: Any) -> tuple[Recurrence, ...]:
+def recurrences_of(layer: Any, params: Any) -> tuple[DirectedCell, ...]:
     """The one or two directions of a recurrent layer, with their parameters.
 
     Raises:
@@ -70,10 +70,10 @@ def recurrences_of(layer: Any, params: Any) -> tuple[Recurrence, ...]:
     for one, own in zip(layers, each, strict=True):
         one.check(own)
     pairs = zip(layers, each, strict=True)
-    return tuple(Recurrence(one.cell, own.cell, own.initial) for one, own in pairs)
+    return tuple(DirectedCell(one.cell, own.cell, own.initial) for one, own in pairs)
 
 
-def layer_of(recurrences: tuple[Recurrence, ...], merge: Any = "concat") -> tuple[Any, Any]:
+def layer_of(recurrences: tuple[DirectedCell, ...], merge: Any = "concat") -> tuple[Any, Any]:
     """A recurrent or bidirectional layer and its parameters; `recurrences_of` undone."""
     layers = [
         Recurrent(one.cell, initial="zeros" if one.initial is None else "learned")
@@ -242,7 +242,7 @@ def join_network(network: Any, carries: list[Carry]) -> Carry:
     return joined(network)
 
 
-def stack_of(cells: Iterable[Callable[[int | None], Recurrence]]) -> tuple[Any, Any]:
+def stack_of(cells: Iterable[Callable[[int | None], DirectedCell]]) -> tuple[Any, Any]:
     """A stack of cells over time and its parameters; each is made for the features that it reads.
 
     The first is told None.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._interop.conventions import CellConvention, LibraryConvention
-from gatedrnn._interop.networks import Recurrence, directions_of, recurrences_of
+from gatedrnn._interop.networks import DirectedCell, directions_of, recurrences_of
 from gatedrnn._src import validation
 from gatedrnn._src.base import Cell, Params
 from gatedrnn._src.cells.elman import Elman
@@ -18,7 +18,7 @@ from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.pointwise import Dense, DenseParams
 from gatedrnn._src.layers.recurrent import Recurrent
 
-LayerParams = tuple[Recurrence, ...] | DenseParams  # the directions of a layer, or a dense one
+LayerParams = tuple[DirectedCell, ...] | DenseParams  # the directions of a layer, or a dense one
 
 
 def cannot(network: object, library: LibraryConvention, why: str) -> ValueError:
@@ -94,7 +94,7 @@ def checked_directions(
 
 
 def check_initial(
-    network: Any, recurrences: Iterable[Recurrence], library: LibraryConvention
+    network: Any, recurrences: Iterable[DirectedCell], library: LibraryConvention
 ) -> None:
     """Raise where an initial state is learned."""
     if any(one.initial is not None for one in recurrences):
@@ -107,7 +107,7 @@ def checked_recurrences(
     params: Any,
     library: LibraryConvention,
     cell_inside: Callable[[Any], Any] = lambda cell: cell,
-) -> tuple[Recurrence, ...]:
+) -> tuple[DirectedCell, ...]:
     """The one or two directions of a `layer`, which the library has.
 
     `cell_inside` gives the cell that a row is looked up for.

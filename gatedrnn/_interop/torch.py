@@ -17,7 +17,7 @@ from gatedrnn._interop.carries import carry_from_states, states_from_carry
 from gatedrnn._interop.conventions import TORCH
 from gatedrnn._interop.layouts import cell_of, take_params, to_arrays
 from gatedrnn._interop.networks import (
-    Recurrence,
+    DirectedCell,
     is_cell,
     layer_of,
     layers_with_params,
@@ -131,7 +131,7 @@ def _numpy(tensor: Any) -> Any:
 
 def _take_direction(
     arrays: Arrays, suffix: str, in_features: int | None, nonlinearity: Nonlinearity | None
-) -> Recurrence:
+) -> DirectedCell:
     """One direction of one layer."""
     rows, features = arrays.shape(f"weight_hh{suffix}", 2)
     projection = None
@@ -155,7 +155,7 @@ def _take_direction(
     if row.cell is LSTM:
         options["projection"] = projection
     cell = cell_of(row, features, f"bias_ih{suffix}" in arrays, **options)
-    return Recurrence(cell, take_params(row, cell, arrays, in_features, f"{{}}{suffix}"), None)
+    return DirectedCell(cell, take_params(row, cell, arrays, in_features, f"{{}}{suffix}"), None)
 
 
 def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
@@ -211,7 +211,7 @@ def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
     return module
 
 
-def _levels(layer: Any, params: Any) -> tuple[list[tuple[Recurrence, ...]], float]:
+def _levels(layer: Any, params: Any) -> tuple[list[tuple[DirectedCell, ...]], float]:
     """The directions of every layer, all alike, and the one rate of the dropout between them."""
     layers = layers_with_params(layer, params)
     kinds = [type(one) for one, _ in layers]

@@ -16,7 +16,7 @@ from gatedrnn._interop.arrays import Arrays
 from gatedrnn._interop.conventions import LINEN, LibraryConvention
 from gatedrnn._interop.layouts import cell_of, take_params, to_arrays
 from gatedrnn._interop.networks import (
-    Recurrence,
+    DirectedCell,
     directions_of,
     is_cell,
     layer_of,
@@ -183,7 +183,7 @@ def _layer(
 
 def _recurrence(
     flax: Interface, module: Any, arrays: Arrays, path: str, in_features: int | None
-) -> Recurrence:
+) -> DirectedCell:
     """A cell in one direction."""
     name = flax.name(module)
     if name not in CELLS:
@@ -201,7 +201,7 @@ def _recurrence(
         )
     params = take_params(row, cell, arrays, in_features, f"{path}{{}}")
     _check_dtype(module, params.kernel)
-    return Recurrence(cell, params, None)
+    return DirectedCell(cell, params, None)
 
 
 def _activation(function: Any) -> str:
@@ -266,7 +266,7 @@ def to_module(
     _check_use(layer, layers, optimized, time_major, return_carry)
     names = ("SimpleCell", "OptimizedLSTMCell" if optimized else "LSTMCell", "GRUCell")
     if is_cell(layer):
-        return _to_cell(flax, names, Recurrence(layer, params, None), "")
+        return _to_cell(flax, names, DirectedCell(layer, params, None), "")
     options = {"time_major": time_major, "return_carry": return_carry}
     if len(layers) == 1:
         return _to_layer(flax, names, layers[0], options, "")
@@ -321,7 +321,7 @@ def _to_layer(
 
 
 def _to_cell(
-    flax: Interface, names: tuple[str, ...], one: Recurrence, path: str
+    flax: Interface, names: tuple[str, ...], one: DirectedCell, path: str
 ) -> tuple[Any, dict[str, Array]]:
     """A cell and its parameters by their paths."""
     cell, kernel = one.cell, one.params.kernel

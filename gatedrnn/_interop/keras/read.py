@@ -9,7 +9,7 @@ from jax import Array
 from gatedrnn._interop.arrays import as_array
 from gatedrnn._interop.conventions import KERAS
 from gatedrnn._interop.layouts import cell_of, from_arrays, shapes_of
-from gatedrnn._interop.networks import Recurrence, layer_of
+from gatedrnn._interop.networks import DirectedCell, layer_of
 from gatedrnn._src.base import Cell, Params
 from gatedrnn._src.cells.elman import Elman
 from gatedrnn._src.cells.recurrent_dropout import RecurrentDropout
@@ -94,7 +94,7 @@ def layers_from(keras: Any, source: Any) -> list[tuple[Any, Any]]:
         for cell, cell_params, dropout in _cells_of(keras, source, backwards=False):
             if dropout:
                 found.append((Dropout(dropout, shared_in_time=True), ()))
-            found.append(layer_of((Recurrence(cell, cell_params, None),)))
+            found.append(layer_of((DirectedCell(cell, cell_params, None),)))
         return found
     if kind is layers.Bidirectional:
         return [_bidirectional_from(keras, source)]
@@ -148,7 +148,7 @@ def _bidirectional_from(keras: Any, source: Any) -> tuple[Any, Any]:
         cell, params, dropout = cells[0]
         if dropout:
             raise refusal(source, "each direction drops out inputs of its own; ours read the same")
-        both.append(Recurrence(cell, params, None))
+        both.append(DirectedCell(cell, params, None))
     return layer_of(tuple(both), MERGES[source.merge_mode])
 
 

@@ -13,7 +13,7 @@ from jax import Array
 from gatedrnn._interop.arrays import Arrays, as_array
 from gatedrnn._interop.conventions import ONNX
 from gatedrnn._interop.layouts import cell_of, from_arrays, shapes_of
-from gatedrnn._interop.networks import Recurrence, layer_of
+from gatedrnn._interop.networks import DirectedCell, layer_of
 from gatedrnn._interop.onnx.read_tensors import (
     Axes,
     Axis,
@@ -282,7 +282,7 @@ TAKES_BETA = {"affine", "hardsigmoid", "scaledtanh"}
 
 def read_recurrences(
     node: Node, arrays: Arrays, in_features: int | None, initial: dict[str, np.ndarray]
-) -> tuple[Recurrence, ...]:
+) -> tuple[DirectedCell, ...]:
     """The cells of a node with their parameters, one for each direction.
 
     Args:
@@ -312,7 +312,7 @@ def read_recurrences(
         own = dataclasses.replace(cell, activation=activation) if row.cell is Elman else cell
         params = from_arrays(row, own, {name: array[d] for name, array in taken.items()})
         carry = _carry(own, {name: state[d] for name, state in starts.items()}, taken["W"])
-        found.append(Recurrence(own, params, carry))
+        found.append(DirectedCell(own, params, carry))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gatedrnn._interop.networks import Recurrence, layer_of, recurrences_of, runs_forward
+from gatedrnn._interop.networks import DirectedCell, layer_of, recurrences_of, runs_forward
 
 
 @dataclasses.dataclass(eq=False)
@@ -128,7 +128,7 @@ class ReverseOutput:
     """A recurrence backward in time, which alone is not converted."""
 
     below: "Origin"
-    recurrence: Recurrence
+    recurrence: DirectedCell
     features: Axis
     nodes: Nodes
 
@@ -138,7 +138,7 @@ class BothDirections:
     """Two directions that are not merged yet."""
 
     below: "Origin"
-    recurrences: tuple[Recurrence, ...]
+    recurrences: tuple[DirectedCell, ...]
     features: Axis  # of either
     forward: Nodes
     backward: Nodes

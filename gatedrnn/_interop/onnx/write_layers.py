@@ -16,7 +16,7 @@ from jax import Array
 from gatedrnn._interop.conventions import ONNX
 from gatedrnn._interop.layouts import to_arrays
 from gatedrnn._interop.networks import (
-    Recurrence,
+    DirectedCell,
     children,
     directions_of,
     recurrences_of,
@@ -94,7 +94,7 @@ class NodeOutputs(NamedTuple):
 
 def add_node(
     graph: GraphBuilder,
-    both: tuple[Recurrence, ...],
+    both: tuple[DirectedCell, ...],
     direction: str,
     scope: str,
     xs: str,
@@ -162,7 +162,7 @@ def _attributes(cell: Cell, directions: int) -> dict[str, Any]:
 
 def _start(
     graph: GraphBuilder,
-    both: tuple[Recurrence, ...],
+    both: tuple[DirectedCell, ...],
     leaf: int,
     scope: str,
     sizes: Sizes,
@@ -264,7 +264,7 @@ class LayerWriter:
         ]
 
     def _node(
-        self, both: tuple[Recurrence, ...], direction: str, path: Path, paths: list[Path], xs: str
+        self, both: tuple[DirectedCell, ...], direction: str, path: Path, paths: list[Path], xs: str
     ) -> NodeOutputs:
         """A node, whose states are inputs and outputs of the graph."""
         graph, initial = self.graph, None
@@ -353,7 +353,7 @@ def _scope(path: Path) -> str:
     return "".join(f"{name}." for name in path)
 
 
-def _fields(one: Recurrence) -> list[tuple[str, Array]]:
+def _fields(one: DirectedCell) -> list[tuple[str, Array]]:
     """The leaves of a carry by name."""
     carry = one.cell.carry(())
     return list(zip(type(carry)._fields, carry, strict=True))
