@@ -21,13 +21,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {"base", "checks", "describe", "episodes", "masks", "numerics", "pytree", "validation"}
 ARROWS = {
     "base": {"describe"},
-    "checks": set(),
+    "checks": {"describe"},
     "describe": set(),
     "episodes": set(),
     "numerics": set(),
     "pytree": {"base", "numerics"},
-    "validation": {"base"},
-    "masks": {"base", "validation"},
+    "validation": {"base", "checks", "describe"},
+    "masks": {"base", "describe", "validation"},
     "rows": {"base", "pytree", "validation"},
     "cells": GROUND,
     "time": GROUND,

@@ -365,7 +365,7 @@ def test_errors():
         gr.greedy(lambda c, x: (c, jnp.zeros(3)), carry, token, max_length=1)
     with pytest.raises(TypeError, match="logits of step: got dtype int"):
         gr.greedy(lambda c, x: (c, jnp.zeros((3, 2), int)), carry, token, max_length=1)
-    with pytest.raises(TypeError, match=r"step: got Shape.*, expected a pair"):
+    with pytest.raises(TypeError, match=r"step: got .*, expected a pair"):
         gr.greedy(lambda c, x: jnp.zeros(3), carry, token, max_length=1)
     grown = lambda c, y: (jnp.concatenate([c, c]), y)  # noqa: E731
     with pytest.raises(

@@ -935,6 +935,7 @@ COMPOSED = [
         "residual-sizes-at-apply",
         apply(gr.residual(gr.GRU(2)), random_params(gr.recurrent(gr.GRU(2)), IN)),
         ValueError,
+        "xs: got shape (4, 2, 3)",
         "in_features: got 3",
         "expected a layer that makes as many as it reads",
     ),

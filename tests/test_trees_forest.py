@@ -196,8 +196,8 @@ ERRORS = {
         "tree: got an empty tuple, expected (label, *children)",
     ),
     # index arrays
-    "one tree": (lambda: gr.forest(((), ())), TypeError, "trees: got tuple, expected a list"),
-    "array": (lambda: gr.forest(TREE), TypeError, "trees: got ndarray, expected a list"),
+    "one tree": (lambda: gr.forest(((), ())), TypeError, "trees: got ((), ()), expected a list"),
+    "array": (lambda: gr.forest(TREE), TypeError, "trees: got array(["),
     "rank": (lambda: gr.forest([TREE[0]]), ValueError, "trees[0]: got shape (2,)"),
     "empty": (lambda: gr.forest([TREE, TREE[:0]]), ValueError, "trees[1]: got shape (0, 2)"),
     "float": (lambda: gr.forest([TREE * 1.0]), TypeError, "trees[0]: got dtype float64"),

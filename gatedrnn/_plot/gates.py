@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gatedrnn._plot.style import COLOURS, GREY, axes_or_new, legend, plain, pyplot
+from gatedrnn._plot.style import (
+    COLOURS,
+    GREY,
+    axes_or_new,
+    check_axes,
+    legend,
+    numbers,
+    plain,
+    pyplot,
+)
+from gatedrnn._src import checks
+from gatedrnn._src.describe import shown
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -51,12 +62,15 @@ def gates(
       >>> [text.get_text() for text in axes[-1].get_xticklabels()]
       ['a', 'b', 'c']
     """
-    arrays = {name: np.asarray(gate, np.float64) for name, gate in gates.items()}
+    checks.mapping("gates", gates, "arrays [T, H]")
+    arrays = {name: numbers(f"gates[{name!r}]", gate) for name, gate in gates.items()}
     for name, gate in arrays.items():
         if gate.ndim != 2:
             raise ValueError(
                 f"gates[{name!r}]: got shape {gate.shape}, expected [T, H], one row of the batch"
             )
+        if labels is not None and not isinstance(labels, Sequence):
+            raise TypeError(f"labels: got {shown(labels)}, expected a list of strings")
         if labels is not None and len(labels) != len(gate):
             raise ValueError(f"labels: got {len(labels)}, expected {len(gate)}, one for each step")
     if ax is None:
@@ -66,6 +80,8 @@ def gates(
     axes = np.atleast_1d(np.asarray(ax, object)).ravel()
     if len(axes) != len(arrays):
         raise ValueError(f"ax: got {len(axes)} axes, expected {len(arrays)}, one for each gate")
+    for each in axes:
+        check_axes(each)
     for gate_ax, (name, gate) in zip(axes, arrays.items(), strict=True):
         order = np.argsort(gate.mean(axis=0))
         extent = (0.5, len(gate) + 0.5, 0.5, gate.shape[1] + 0.5)
@@ -105,9 +121,14 @@ def saturation(saturation: Mapping[str, Saturation], *, ax: Axes | None = None) 
       >>> ax.get_legend().get_texts()[0].get_text()
       'z: 25% nearly closed, 25% nearly open'
     """
+    checks.mapping("saturation", saturation, "pairs of arrays [H]")
     ax = axes_or_new(ax, (5.6, 5.4))
     for i, (name, shares) in enumerate(saturation.items()):
-        low, high = np.asarray(shares.low, np.float64), np.asarray(shares.high, np.float64)
+        if not isinstance(shares, tuple) or len(shares) != 2:
+            raise TypeError(
+                f"saturation[{name!r}]: got {shown(shares)}, expected a gr.diagnostics.Saturation"
+            )
+        low, high = (numbers(f"saturation[{name!r}]", share) for share in shares)
         label = f"{name}: {low.mean():.0%} nearly closed, {high.mean():.0%} nearly open"
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         ax.plot(low, high, marker, color=colour, ms=6, alpha=0.6, mew=0, label=label)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gatedrnn._src.describe import shown
+from gatedrnn._src.validation import real
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -32,9 +35,16 @@ def pyplot() -> Any:
         ) from None
 
 
+def check_axes(ax: Any) -> None:
+    """Raise unless `ax` are axes of matplotlib."""
+    if not hasattr(ax, "plot") or not hasattr(ax, "figure"):
+        raise TypeError(f"ax: got {shown(ax)}, expected axes of matplotlib, or None")
+
+
 def axes_or_new(ax: Axes | None, size: tuple[float, float] = (7.0, 4.2)) -> Axes:
     """Return `ax`, or the axes of a new figure in place of None."""
     if ax is not None:
+        check_axes(ax)
         return ax
     _, new = pyplot().subplots(figsize=size, layout="constrained")
     axes: Axes = new
@@ -75,9 +85,14 @@ def spread(values: np.ndarray, levels: tuple[float, ...] = (0.1, 0.5, 0.9)) -> n
     return quantiles
 
 
+def numbers(name: str, values: Any) -> np.ndarray:
+    """Return `values` as float64; raise for what is no array of real numbers."""
+    return np.asarray(real(name, values), np.float64)
+
+
 def samples(name: str, values: Any, axes: int = 1) -> np.ndarray:
     """Return `values`, with at least `axes` axes, as float64 samples `[T, N]`."""
-    array = np.asarray(values, np.float64)
+    array = numbers(name, values)
     if array.ndim < axes or array.shape[0] == 0:
         expected = "[T, *B]" if axes == 1 else "[T, *B, K]"
         raise ValueError(f"{name}: got shape {array.shape}, expected {expected}")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gatedrnn._plot.style import COLOURS, axes_or_new, legend, plain
+from gatedrnn._src import checks
+from gatedrnn._src.describe import shown
+from gatedrnn._src.diagnostics.surface import DescentPath, LossSlice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from gatedrnn._src.diagnostics.surface import DescentPath, LossSlice
 
 LOGARITHMIC_FROM = 30.0  # a loss that spans a larger ratio is drawn on a logarithmic scale
 COLOUR_RATIO = 1e4  # the ratio over which a map has colours
@@ -53,8 +54,15 @@ def loss_slice(
       >>> ax.get_xlabel(), ax.get_ylabel()
       ('distance along the direction', 'loss')
     """
+    if not isinstance(surface, LossSlice):
+        raise TypeError(f"surface: got {shown(surface)}, expected a gr.diagnostics.LossSlice")
     paths = {} if paths is None else paths
+    checks.mapping("paths", paths, "a gr.diagnostics.DescentPath each")
     for name, path in paths.items():
+        if not isinstance(path, DescentPath):
+            raise TypeError(
+                f"paths[{name!r}]: got {shown(path)}, expected a gr.diagnostics.DescentPath"
+            )
         if np.shape(path.coordinates)[-1] != len(surface.coordinates):
             raise ValueError(
                 f"paths[{name!r}]: got coordinates of shape {np.shape(path.coordinates)}, expected "
@@ -83,13 +91,14 @@ def _line(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axe
 def _map(surface: LossSlice, paths: Mapping[str, DescentPath], ax: Axes) -> Axes:
     colors = importlib.import_module("matplotlib.colors")
     (u, v), losses = _in_numpy(surface)
-    shown = np.ma.masked_invalid(losses.T)
+    values = np.ma.masked_invalid(losses.T)
     norm, below = colors.Normalize(), "neither"
     if _needs_logarithm(losses):
         # a minimum that is nearly exact would take all colours for itself
-        least = max(shown.min(), shown.max() / COLOUR_RATIO)
-        norm, below = colors.LogNorm(least, shown.max()), "min" if shown.min() < least else below
-    image = ax.pcolormesh(u, v, shown, norm=norm, cmap="cividis", shading="nearest")
+        least = max(values.min(), values.max() / COLOUR_RATIO)
+        norm = colors.LogNorm(least, values.max())
+        below = "min" if values.min() < least else below
+    image = ax.pcolormesh(u, v, values, norm=norm, cmap="cividis", shading="nearest")
     image.set_rasterized(True)
     ax.figure.colorbar(image, ax=ax, label="loss", extend=below)
     for i, (name, path) in enumerate(paths.items()):

@@ -19,10 +19,13 @@ from gatedrnn._plot.style import (
     axes_or_new,
     legend,
     line,
+    numbers,
     plain,
     samples,
     spread,
 )
+from gatedrnn._src import checks
+from gatedrnn._src.describe import shown
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -50,6 +53,8 @@ def gradient_norms(norms: Any, *, ax: Axes | None = None) -> Axes:
       >>> [line.get_label() for line in ax.get_lines()]
       ['‖δh‖', '‖δc‖']
     """
+    if not jax.tree.leaves(norms):
+        raise TypeError(f"norms: got {shown(norms)}, expected a carry with leaves [T, *B]")
     leaves = [
         (jax.tree_util.keystr(path, simple=True, separator="."), samples("norms", leaf))
         for path, leaf in jax.tree.leaves_with_path(norms)
@@ -82,6 +87,7 @@ def gradient_reach(reach: Mapping[str, ArrayLike], *, ax: Axes | None = None) ->
       >>> ax.get_xlabel(), ax.get_yscale()
       ('distance T − t, in steps', 'log')
     """
+    checks.mapping("reach", reach, "arrays [T, *B]")
     lines = {name: samples(f"reach[{name!r}]", values) for name, values in reach.items()}
     ax = axes_or_new(ax)
     for i, (name, values) in enumerate(lines.items()):
@@ -116,14 +122,15 @@ def jacobian_norms(
     """
     values = samples("norms", norms)
     distance = np.arange(len(values), 0, -1)
-    if bound is not None and np.shape(bound) != distance.shape:
-        raise ValueError(f"bound: got shape {np.shape(bound)}, expected {distance.shape}")
+    bound = None if bound is None else numbers("bound", bound)
+    if bound is not None and bound.shape != distance.shape:
+        raise ValueError(f"bound: got shape {bound.shape}, expected {distance.shape}")
     ax = axes_or_new(ax)
     line(ax, distance, values, 0, r"$\|\partial h_T / \partial h_t\|$")
     if bound is not None:
         ax.plot(
             distance,
-            np.asarray(bound),
+            bound,
             color=COLOURS[1],
             ls="--",
             lw=1.8,
@@ -158,7 +165,7 @@ def singular_values(values: ArrayLike, *, ax: Axes | None = None) -> Axes:
       ['largest', 'median', 'smallest']
     """
     samples("values", values, axes=2)
-    array = np.asarray(values, np.float64)
+    array = numbers("values", values)
     array = array.reshape(len(array), -1, array.shape[-1])
     ax = axes_or_new(ax)
     steps = np.arange(1, len(array) + 1)
@@ -195,7 +202,7 @@ def lyapunov_exponents(exponents: ArrayLike, *, ax: Axes | None = None) -> Axes:
       >>> ax.get_xlabel(), ax.get_lines()[0].get_ydata().tolist()
       ('index of the exponent', [0.1, 0.0, -0.4])
     """
-    array = np.asarray(exponents, np.float64)
+    array = numbers("exponents", exponents)
     if array.ndim < 1:
         raise ValueError(f"exponents: got shape {array.shape}, expected [*B, K]")
     rows = array.reshape(-1, array.shape[-1])

@@ -332,13 +332,17 @@ def is_shared(node: Any) -> bool:
 class Bound:
     """A value bound to parameters for the length of a run: `init` leaves None in its place."""
 
+    def check(self, name: str) -> None:
+        """Raise, with `name` for the value, unless it holds what it should."""
+
+
+def is_bound(node: Any) -> bool:
+    """Return True for a value that is bound to parameters."""
+    return isinstance(node, Bound)
+
 
 def unbound(params: Params) -> Params:
     """Return `params` as `init` makes them: None in place of every bound value."""
-
-    def is_bound(node: Any) -> bool:
-        return isinstance(node, Bound)
-
     if not any(map(is_bound, jax.tree.leaves(params, is_leaf=is_bound))):
         return params
     return jax.tree.map(lambda node: None if is_bound(node) else node, params, is_leaf=is_bound)

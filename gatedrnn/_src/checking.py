@@ -16,7 +16,7 @@ from jax import Array
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Cell, Route, rule_of
 from gatedrnn._src.describe import documented
-from gatedrnn._src.time.bptt import BPTT
+from gatedrnn._src.time.bptt import BPTT, check_bptt
 from gatedrnn._src.time.unroll import trajectory
 from gatedrnn._src.trees.base import State, TreeCell, places
 from gatedrnn._src.trees.fold import fold_tree
@@ -103,6 +103,9 @@ def check_rule(
     validation.check_cell(cell)
     checks.size("in_features", in_features)
     checks.size("steps", steps)
+    checks.batch_shape("batch_shape", batch_shape)
+    checks.count("seed", seed)
+    check_bptt(cell, bptt)
     if rule_of(cell) is None:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule")
     with jax.enable_x64(True):
@@ -261,6 +264,7 @@ def check_tree_rule(
     """
     validation.check_cell(cell, ("init", "state", "compose"), "gr.TreeLSTM(256)")
     checks.size("in_features", in_features)
+    checks.count("seed", seed)
     if rule_of(cell) is None:
         raise ValueError(f"cell: got {cell!r}, expected a cell with a rule")
     trees = _small_trees(places(cell) or 3) if trees is None else trees

@@ -7,6 +7,18 @@ from typing import Any, TypeVar
 
 T = TypeVar("T", bound=type)
 
+LONGEST = 160  # characters of a value in an error
+
+
+def shown(value: Any) -> str:
+    """Return the representation of any value for an error: one line, shortened where it is long."""
+    text = " ".join(repr(value).split())
+    if len(text) <= LONGEST:
+        return text
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of {value.dtype} {list(value.shape)}"
+    return f"a {type(value).__name__}, {text[: LONGEST // 2]}…"
+
 
 def short_repr(value: Any, name: str | None = None) -> str:
     """Return the shortest call that makes the dataclass `value`, for its `__repr__`.

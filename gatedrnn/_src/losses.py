@@ -67,9 +67,9 @@ def softmax_cross_entropy(
        [2.079 0.   ]
        [2.079 0.   ]]
     """
-    hs = jnp.asarray(hs)
+    hs = validation.as_array("hs", hs, "an array [..., F]")
     vocabulary = _checked_vocabulary(params, hs)
-    mask = None if mask is None else _as_leading("mask", mask, hs, jnp.bool_, "bool")
+    mask = None if mask is None else _as_leading("mask", mask, hs, jnp.bool_, "bool")[0]
     labels = _as_labels(labels, mask, hs, vocabulary)
     return _masked(params, validation.zero_masked(hs, mask), labels, mask)
 
@@ -81,7 +81,7 @@ def _checked_vocabulary(params: Any, hs: Array) -> int:
     if hs.ndim < 1:
         raise ValueError(f"hs: got shape {hs.shape}, expected [..., F]")
     validation.check_floating("hs", hs)
-    shape = jnp.shape(params.kernel)
+    shape = validation.as_array("params.kernel", params.kernel, "an array [F, V]").shape
     if len(shape) != 2 or shape[1] < 1:
         raise ValueError(f"params.kernel: got shape {shape}, expected [F, V]")
     layer = dense(shape[1], use_bias=params.bias is not None)
@@ -89,22 +89,26 @@ def _checked_vocabulary(params: Any, hs: Array) -> int:
     return layer.features
 
 
-def _as_leading(name: str, values: Any, hs: Array, dtype: Any, expected: str) -> Array:
-    """Return `values` as an array; raise for another dtype or other axes than the leading ones."""
-    values = jnp.asarray(values)
+def _as_leading(
+    name: str, values: Any, hs: Array, dtype: Any, expected: str
+) -> tuple[Array, np.ndarray | None]:
+    """Return `values` as an array, and where they are known as they were given.
+
+    Raise for another dtype or other axes than the leading ones.
+    """
+    values, known = validation.as_known(name, values, f"{expected} [...]")
     if not jnp.issubdtype(values.dtype, dtype):
         raise TypeError(f"{name}: got dtype {values.dtype.name}, expected {expected}")
     if values.shape != hs.shape[:-1]:
         raise ValueError(
             f"{name}: got shape {values.shape}, expected {hs.shape[:-1]}, the leading axes of hs"
         )
-    return values
+    return values, known
 
 
 def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> Array:
     """Return the checked labels, int32 `[...]`: 0 where masked, −1 where out of range."""
-    known = validation.concrete(labels)
-    labels = _as_leading("labels", labels, hs, jnp.integer, "integers")
+    labels, known = _as_leading("labels", labels, hs, jnp.integer, "integers")
     if known is not None and mask is not None:
         valid = validation.concrete(mask)
         known = None if valid is None else known[valid]

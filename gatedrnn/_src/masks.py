@@ -18,6 +18,7 @@ from jax import Array
 
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params, rule_of
+from gatedrnn._src.describe import shown
 
 
 class Keyed(NamedTuple):
@@ -61,15 +62,6 @@ def draws_each_step(cell: Any) -> bool:
     return getattr(cell, "draws_each_step", False)
 
 
-def as_key(key: Array) -> Array:
-    """Return `key` as one typed key; raise for several."""
-    if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    if key.shape != ():
-        raise ValueError(f"key: got keys of shape {key.shape}, expected a single key")
-    return key
-
-
 def row_keys(key: Array, batch_shape: tuple[int, ...]) -> Array:
     """A key for each row, `[*B]`: `key` folded with the number of the row."""
     fold, rows = jax.tree_util.Partial(jax.random.fold_in, key), 1
@@ -96,11 +88,16 @@ def step_keys(keys: Array, steps: Array) -> Array:
 
 def first_steps(first_step: int | Array, batch_shape: tuple[int, ...]) -> Array:
     """Return the number of each row's first step, int32 `[*B]`; raise for another shape."""
-    steps = jnp.asarray(first_step)
+    steps, known = validation.as_known("first_step", first_step, "integers, () or [*B]")
     if not jnp.issubdtype(steps.dtype, jnp.integer):
         raise TypeError(f"first_step: got dtype {steps.dtype.name}, expected integers")
     if steps.shape not in ((), batch_shape):
         raise ValueError(f"first_step: got shape {steps.shape}, expected () or {batch_shape}")
+    if known is not None and known.size and not (known.min() >= 0 and known.max() < 2**31):
+        raise ValueError(
+            f"first_step: got values from {known.min()} to {known.max()}, expected them between 0 "
+            "and 2**31 - 1"
+        )
     return jnp.broadcast_to(steps.astype(jnp.int32), batch_shape)
 
 
@@ -121,4 +118,4 @@ def check_inner(cell: Any, *, fits: bool, expected: str) -> None:
     """Raise unless `cell` is one that has a rule, so that its output is in its carry, and fits."""
     validation.check_cell(cell)
     if rule_of(cell) is None or not fits:
-        raise TypeError(f"cell: got {cell!r}, expected {expected}")
+        raise TypeError(f"cell: got {shown(cell)}, expected {expected}")

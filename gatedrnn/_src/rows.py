@@ -38,11 +38,11 @@ def where_rows(flags: ArrayLike, carry: Carry, other: Carry) -> Carry:
       >>> gr.where_rows(jnp.array([True, False]), cell.carry((2,)), ones).h[:, 0].tolist()
       [0.0, 1.0]
     """
-    flags = jnp.asarray(flags)
+    flags = validation.as_array("flags", flags, "booleans [*B]")
     if flags.dtype != jnp.bool_:
         raise TypeError(f"flags: got dtype {flags.dtype.name}, expected bool")
-    carry, other = jax.tree.map(jnp.asarray, (carry, other))
-    validation.check_rows("other", other, flags.shape)
+    carry, other = validation.as_arrays("carry", carry), validation.as_arrays("other", other)
+    validation.check_rows("other", other, flags.shape, "flags")
     validation.check_shapes("carry", carry, jax.eval_shape(lambda: other), "other")
     for (path, leaf), like in zip(
         jax.tree.leaves_with_path(carry), jax.tree.leaves(other), strict=True
@@ -75,7 +75,7 @@ def take_rows(carry: Carry, index: Any) -> Carry:
       >>> gr.take_rows(gr.GRU(4).carry((5,)), jnp.array([3, 0])).h.shape
       (2, 4)
     """
-    carry = jax.tree.map(jnp.asarray, carry)
+    carry = validation.as_arrays("carry", carry)
     leaves = [leaf for leaf in jax.tree.leaves(carry, is_leaf=is_shared) if not is_shared(leaf)]
     rows = {leaf.shape[:1] for leaf in leaves}
     if () in rows or len(rows) > 1:
@@ -98,7 +98,7 @@ def take_rows(carry: Carry, index: Any) -> Carry:
 
 def _as_index(index: Any, size: int | None) -> Array:
     """Return `index` as integers; raise for one that is out of `size` rows (None: no row known)."""
-    known, index = validation.concrete(index), jnp.asarray(index)
+    index, known = validation.as_known("index", index, "an integer, a slice or integers [N]")
     if not jnp.issubdtype(index.dtype, jnp.integer):
         raise TypeError(f"index: got dtype {index.dtype.name}, expected integers or a slice")
     if known is None or not known.size or size is None:

@@ -17,8 +17,8 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared
 from gatedrnn._src.cells.alignment import AttentionCarry, attend, attention_weights, has_attention
-from gatedrnn._src.describe import documented
-from gatedrnn._src.layers.base import Layer, fold
+from gatedrnn._src.describe import documented, shown
+from gatedrnn._src.layers.base import Layer, Names, fold
 from gatedrnn._src.layers.checks import check_layer
 from gatedrnn._src.layers.pointwise import DenseParams, dense
 from gatedrnn._src.layers.recurrent import as_layer
@@ -85,7 +85,12 @@ class Seq2Seq:
 
         None stands for tokens.
         """
-        encoder_key, decoder_key, bridge_key = jax.random.split(key, 3)
+        encoder_key, decoder_key, bridge_key = jax.random.split(validation.as_key(key), 3)
+        if self.decoder.reads_tokens and target_features is not None:
+            raise ValueError(
+                f"target_features: got {shown(target_features)}, expected None: {self.decoder!r} "
+                "reads tokens"
+            )
         encoder = self.encoder.init(encoder_key, in_features, dtype)
         decoder = self.decoder.init(decoder_key, target_features, dtype)
         if self.bridge != "learned":
@@ -107,9 +112,16 @@ class Seq2Seq:
         Returns the decoder's initial carry, and the parameters that `decode` and `step` read: those
         in which every `gr.Attention` of the decoder looks back at the encoder's outputs.
         """
+        return self._encode(params, sources, lengths, key, "lengths")
+
+    def _encode(
+        self, params: Any, sources: Any, lengths: Any, key: Any, name: str
+    ) -> tuple[Carry, Seq2SeqParams]:
+        """Do what `encode` does; errors call its lengths by `name`."""
         self._check(params)
-        encoded, memory = self.encoder.apply(
-            params.encoder, sources, lengths=lengths, key=fold(key, 0)
+        names = Names("params.encoder", "sources", name)
+        encoded, memory = self.encoder.apply_named(
+            names, params.encoder, sources, None, lengths, None, None, _fold(key, 0)
         )
         batch_shape = memory.shape[1:-1]
         carry = self.decoder.carry(batch_shape, memory.dtype, params.decoder)
@@ -135,7 +147,18 @@ class Seq2Seq:
 
         Returns the decoder's final carry and outputs `[T, *B, V]`, zeros after each row's length.
         """
-        return self.decoder.apply(params.decoder, targets, carry, lengths=lengths, key=fold(key, 1))
+        return self._decode(params, carry, targets, lengths, key, "lengths")
+
+    def _decode(
+        self, params: Any, carry: Carry, targets: Any, lengths: Any, key: Any, name: str
+    ) -> tuple[Carry, Array]:
+        """Do what `decode` does; errors call its lengths by `name`."""
+        self._check(params)
+        _check_encoded(carry)
+        names = Names("params.decoder", "targets", name)
+        return self.decoder.apply_named(
+            names, params.decoder, targets, carry, lengths, None, None, _fold(key, 1)
+        )
 
     def apply(
         self,
@@ -152,8 +175,9 @@ class Seq2Seq:
         The decoder reads `targets[t]` at step `t`: the right output of step `t − 1`, or a start
         token at the first step. Returns the decoder's final carry and outputs `[T, *B, V]`.
         """
-        carry, params = self.encode(params, sources, lengths=source_lengths, key=key)
-        return self.decode(params, carry, targets, lengths=target_lengths, key=key)
+        self._check_rows(sources, targets)
+        carry, params = self._encode(params, sources, source_lengths, key, "source_lengths")
+        return self._decode(params, carry, targets, target_lengths, key, "target_lengths")
 
     def step(
         self, params: Seq2SeqParams, carry: Carry, x: Array, *, key: Array | None = None
@@ -162,7 +186,12 @@ class Seq2Seq:
 
         `jax.tree_util.Partial(model.step, params)` is the step for `gr.greedy` and its like.
         """
-        return self.decoder.step(params.decoder, carry, x, key=fold(key, 1))
+        self._check(params)
+        _check_encoded(carry)
+        if not self.decoder.streams:
+            return self.decoder.step(params.decoder, carry, x)  # raises
+        names = Names("params.decoder", "x")
+        return self.decoder.step_named(names, params.decoder, carry, x, None, _fold(key, 1))
 
     def attention(
         self,
@@ -178,10 +207,13 @@ class Seq2Seq:
         The weights of a target step sum to 1, and to 0 after a row's target length. The decoder
         runs step by step and keeps the weights alone.
         """
-        carry, params = self.encode(params, sources, lengths=source_lengths)
-        targets = jnp.asarray(targets)
+        self._check_rows(sources, targets)
+        carry, params = self._encode(params, sources, source_lengths, None, "source_lengths")
+        targets = validation.as_array("targets", targets)
         batch_shape = self.decoder.check_inputs("targets", targets, ("T",))
-        mask = validation.as_mask(target_lengths, None, len(targets), batch_shape)
+        mask = validation.as_mask(
+            target_lengths, None, len(targets), batch_shape, "target_lengths", "targets"
+        )
         targets = validation.zero_masked(targets, mask)
 
         def step(carry: Carry, x: Array) -> tuple[Carry, Array]:
@@ -189,11 +221,25 @@ class Seq2Seq:
 
         return validation.zero_masked(lax.scan(step, carry, targets)[1], mask)
 
+    def _check_rows(self, sources: Any, targets: Any) -> None:
+        """Raise unless sources and targets have the same batch axes."""
+        shapes = [
+            layer.check_inputs(name, validation.as_array(name, values), ("T",))
+            for name, layer, values in (
+                ("sources", self.encoder, sources),
+                ("targets", self.decoder, targets),
+            )
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"sources and targets: got batch axes {shapes[0]} and {shapes[1]}, expected the "
+                "same"
+            )
+
     def _check(self, params: Any) -> None:
         if not isinstance(params, Seq2SeqParams):
             raise ValueError(
-                f"params: got {type(params).__name__}, expected Seq2SeqParams(encoder, decoder, "
-                "bridge)"
+                f"params: got {shown(params)}, expected Seq2SeqParams(encoder, decoder, bridge)"
             )
         if (params.bridge is not None) != (self.bridge == "learned"):
             kind = type(params.bridge).__name__
@@ -240,6 +286,17 @@ def seq2seq(
     return Seq2Seq(as_layer(encoder), as_layer(decoder), bridge)
 
 
+def _fold(key: Any, index: int) -> Array | None:
+    """Return the key of the encoder or of the decoder; raise for what is no key."""
+    return fold(None if key is None else validation.as_key(key), index)
+
+
+def _check_encoded(carry: Any) -> None:
+    """Raise for None, with which a decoder by itself would start from its own carry."""
+    if carry is None:
+        raise ValueError("carry: got None, expected the carry that `encode` returns")
+
+
 # ------------------------------------------------------------------------------- the bridge
 
 
@@ -280,12 +337,17 @@ def _with_state(carry: Carry, state: list[Array]) -> Carry:
 
 def _learned_bridge(params: DenseParams, encoded: Carry, start: Carry, batch_axes: int) -> Carry:
     """Return `start` with the state `tanh(e W + b)`, `e [*B, E]` being the state in `encoded`."""
+    dtype = validation.as_array("params.bridge.kernel", params.kernel).dtype
     vectors = [
-        leaf.reshape(*leaf.shape[:batch_axes], _size(leaf, batch_axes)).astype(params.kernel.dtype)
+        leaf.reshape(*leaf.shape[:batch_axes], _size(leaf, batch_axes)).astype(dtype)
         for leaf in _state_leaves(encoded)
     ]
-    state = jnp.tanh(affine(jnp.concatenate(vectors, axis=-1), params.kernel, params.bias))
-    leaves = _state_leaves(start)
+    joined, leaves = jnp.concatenate(vectors, axis=-1), _state_leaves(start)
+    layer = dense(sum(_size(leaf, batch_axes) for leaf in leaves))
+    validation.check_params(
+        layer, params, joined, "the encoder's final state", params_name="params.bridge"
+    )
+    state = jnp.tanh(affine(joined, params.kernel, params.bias))
     ends = np.cumsum([_size(leaf, batch_axes) for leaf in leaves])[:-1]
     parts = zip(jnp.split(state, ends, axis=-1), leaves, strict=True)
     return _with_state(start, [part.reshape(leaf.shape) for part, leaf in parts])

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gatedrnn._src.base import Carry, Cell, Params, is_shared, rule_of, unbound
+from gatedrnn._src import checks
+from gatedrnn._src.base import Carry, Cell, Params, is_bound, is_shared, rule_of, unbound
+from gatedrnn._src.describe import shown
 
 F = TypeVar("F", bound=Callable)
 
@@ -30,15 +32,104 @@ def remembered(function: F) -> F:
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        return cached(getattr(jax.config, "jax_enable_x64", False), *arguments)
+        return cached(is_64_bit(), *arguments)
 
     return cast(F, call)
+
+
+def as_array(name: str, value: Any, expected: str = "an array of numbers") -> Array:
+    """Return `value` as an array; raise for None, text, a ragged list, anything without numbers.
+
+    Integers too wide for JAX's 32-bit mode saturate, so that what is out of range stays so.
+    """
+    if isinstance(value, Array):
+        return value
+    try:
+        if value is not None and not isinstance(value, str | bytes):
+            wide = getattr(value, "dtype", None) in (np.int64, np.uint64)
+            if wide and isinstance(value, np.ndarray | np.generic) and not is_64_bit():
+                narrow = np.iinfo(np.int32 if value.dtype == np.int64 else np.uint32)
+                value = np.clip(value, narrow.min, narrow.max)
+            return jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
+
+
+def real(name: str, value: Any) -> np.ndarray:
+    """Return `value` as an array of NumPy; raise unless it holds real numbers."""
+    try:
+        array = None if value is None else np.asarray(value)
+    except ValueError:  # a ragged list
+        array = None
+    if array is None or (array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.number)):
+        raise TypeError(f"{name}: got {shown(value)}, expected an array of real numbers")
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: got dtype {array.dtype.name}, expected an array of real numbers")
+    return array
+
+
+def as_known(name: str, value: Any, expected: str) -> tuple[Array, np.ndarray | None]:
+    """Return `value` as an array, and the values as given, or None where a trace hides them."""
+    array = as_array(name, value, expected)
+    return array, None if concrete(array) is None else np.asarray(value)
+
+
+def is_64_bit() -> bool:
+    """Return True in JAX's 64-bit mode."""
+    return bool(getattr(jax.config, "jax_enable_x64", False))
+
+
+def as_arrays(name: str, tree: Any) -> Any:
+    """Return a pytree with every leaf as an array; raise for a leaf that is none."""
+
+    def convert(path: tuple, leaf: Any) -> Array:
+        return as_array(name + jax.tree_util.keystr(path), leaf)
+
+    return jax.tree.map_with_path(convert, tree)
+
+
+def as_keys(name: str, key: Any) -> Array:
+    """Return a key, or an array of keys, as typed keys; raise for what is none."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    try:
+        if dtype == np.uint32:
+            return jax.random.wrap_key_data(key)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{name}: got {shown(key)}, expected a key, as jax.random.key(0) returns it")
+
+
+def as_key(key: Any) -> Array:
+    """Return `key` as one typed key; raise for what is no key, and for several."""
+    keys = as_keys("key", key)
+    if keys.shape != ():
+        raise ValueError(f"key: got keys of shape {keys.shape}, expected a single key")
+    return keys
+
+
+def as_init_key(key: Any, in_features: int, dtype: Any) -> Array:
+    """Check the arguments of a cell's `init`, and return the key as one typed key."""
+    checks.size("in_features", in_features)
+    checks.floating("dtype", dtype)
+    return as_key(key)
 
 
 def check_floating(name: str, x: Array) -> None:
     """Raise unless `x` holds real floating-point numbers."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name}: got dtype {x.dtype.name}, expected a floating-point dtype")
+
+
+def check_features(name: str, x: Array) -> None:
+    """Raise unless `x [..., I]` holds real floating-point numbers, and at least one feature."""
+    check_floating(name, x)
+    if x.shape[-1] < 1:
+        raise ValueError(
+            f"{name}: got shape {x.shape}, expected at least one feature, the last axis"
+        )
 
 
 def check_cell(
@@ -53,8 +144,8 @@ def check_cell(
     what = "a layer, not a cell" if hasattr(cell, "apply") else what
     if what:
         raise TypeError(
-            f"cell: got {cell!r} ({what}), expected a value with {', '.join(methods[:-1])} and "
-            f"{methods[-1]}, like {example}"
+            f"cell: got {shown(cell)} ({what}), expected a value with "
+            f"{', '.join(methods[:-1])} and {methods[-1]}, like {example}"
         )
     check_hashable("cell", cell)
     if "carry" in methods:
@@ -67,7 +158,7 @@ def check_hashable(name: str, owner: Any) -> None:
         hash(owner)
     except TypeError:
         raise TypeError(
-            f"{name}: got {owner!r}, which is not hashable, expected a frozen dataclass: "
+            f"{name}: got {shown(owner)}, which is not hashable, expected a frozen dataclass: "
             "the compiled program is looked up by its value"
         ) from None
 
@@ -96,7 +187,7 @@ def check_carries(name: str, owner: Any, make: Callable[[tuple[int, ...]], Carry
     alone, many = make(()), make(TRIAL_BATCH)
     if not _alike(alone, many):
         raise TypeError(
-            f"{name}: got {owner!r}, whose carries for batch shapes () and {TRIAL_BATCH} are "
+            f"{name}: got {shown(owner)}, whose carries for batch shapes () and {TRIAL_BATCH} are "
             f"{_describe(alone)} and {_describe(many)}, expected the same structure"
         )
     pairs = zip(
@@ -107,7 +198,7 @@ def check_carries(name: str, owner: Any, make: Callable[[tuple[int, ...]], Carry
     for (path, one), leaf in pairs:
         if not is_shared(one) and leaf.shape != (*TRIAL_BATCH, *one.shape):
             raise TypeError(
-                f"{name}: got {owner!r}, whose carry{jax.tree_util.keystr(path)} has shape "
+                f"{name}: got {shown(owner)}, whose carry{jax.tree_util.keystr(path)} has shape "
                 f"{leaf.shape} for a batch shape {TRIAL_BATCH}, expected "
                 f"{(*TRIAL_BATCH, *one.shape)}: every leaf has the batch axes in front; what all "
                 "rows share goes into gr.Shared"
@@ -115,17 +206,31 @@ def check_carries(name: str, owner: Any, make: Callable[[tuple[int, ...]], Carry
 
 
 def check_params(
-    owner: Any, params: Params, x: Array, name: str = "xs", *, tokens: bool = False
+    owner: Any,
+    params: Params,
+    x: Array,
+    name: str = "xs",
+    *,
+    tokens: bool = False,
+    params_name: str = "params",
 ) -> None:
     """Raise unless `params` are those of `owner` for the features and the dtype of `x [..., I]`.
 
     The owner is a cell or a layer. An owner that reads `tokens` has parameters of any one dtype.
     """
     in_features = None if tokens else x.shape[-1]
-    expected = params_template(owner, in_features)
+    try:
+        template = params_template(owner, in_features)
+    except ValueError as error:
+        if not str(error).startswith("in_features"):
+            raise
+        raise ValueError(f"{name}: got shape {x.shape}: {error}") from None
     features = f"the {in_features} features on the last axis of {name}, shape {x.shape}"
+    for path, node in jax.tree.leaves_with_path(params, is_leaf=is_bound):
+        if is_bound(node):
+            node.check(params_name + jax.tree_util.keystr(path))
     params = unbound(params)
-    check_shapes("params", params, expected, owner, "" if tokens else features)
+    check_shapes(params_name, params, template, owner, "" if tokens else features)
     leaves = jax.tree.leaves(params)
     if not leaves:
         return
@@ -134,9 +239,10 @@ def check_params(
     got = [jnp.result_type(leaf) for leaf in leaves]
     if not any(got == _dtypes(owner, in_features, each.name) for each in allowed):
         inputs = "" if tokens else f" with {name} in {dtype.name}"
+        found, expected = (sorted({each.name for each in names}) for names in (got, allowed))
         raise TypeError(
-            f"params: got dtype {' and '.join(sorted({each.name for each in got}))}{inputs}, "
-            f"expected {' or '.join(sorted({each.name for each in allowed}))} in every leaf"
+            f"{params_name}: got dtype {' and '.join(found)}{inputs}, expected "
+            f"{' or '.join(expected)} in every leaf"
         )
 
 
@@ -174,12 +280,23 @@ def check_shapes(name: str, tree: Any, expected: Any, owner: Any, inputs: str = 
         )
     leaves = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True)
     for (path, leaf), wanted in leaves:
-        if jnp.shape(leaf) != wanted.shape:
+        shape = _shape_of_leaf(name + jax.tree_util.keystr(path), leaf, wanted)
+        if shape != wanted.shape:
             reason = f" and {inputs}" if inputs else ""
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, expected "
+                f"{name}{jax.tree_util.keystr(path)}: got shape {shape}, expected "
                 f"{wanted.shape} for {owner!r}{reason}"
             )
+
+
+def _shape_of_leaf(name: str, leaf: Any, wanted: Any) -> tuple[int, ...]:
+    """Return the shape of a leaf; raise unless it holds numbers."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return tuple(leaf.shape)
+    if isinstance(leaf, Array | jax.ShapeDtypeStruct):
+        return tuple(leaf.shape)
+    return as_array(name, leaf, f"an array of shape {wanted.shape}").shape
 
 
 @remembered
@@ -200,19 +317,27 @@ def output_features(cell: Cell, in_features: int) -> int:
 
 
 def as_carry(
-    cell: Cell, carry: Carry, batch_shape: tuple[int, ...], x: Array, name: str = "carry"
+    cell: Cell,
+    carry: Carry,
+    batch_shape: tuple[int, ...],
+    x: Array,
+    name: str = "carry",
+    inputs: str = "xs",
 ) -> Carry:
     """Check `carry` and return it in the dtypes that `x` asks for."""
     expected = jax.eval_shape(lambda: cell.carry(batch_shape, x.dtype))
-    return as_expected(name, carry, expected, cell)
+    return as_expected(name, carry, expected, cell, f"the batch axes {batch_shape} of {inputs}")
 
 
-def as_expected(name: str, tree: Any, expected: Any, owner: Any) -> Any:
-    """Check `tree` against `expected`, which `owner` needs, and return it in those dtypes."""
-    check_shapes(name, tree, expected, owner)
+def as_expected(name: str, tree: Any, expected: Any, owner: Any, inputs: str = "") -> Any:
+    """Check `tree` against `expected`, which `owner` needs, and return it in those dtypes.
+
+    `inputs` are words about the inputs that the shapes must fit, for the error.
+    """
+    check_shapes(name, tree, expected, owner, inputs)
 
     def cast(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-        leaf = jnp.asarray(leaf)
+        leaf = as_array(name + jax.tree_util.keystr(path), leaf)
         if leaf.dtype == wanted.dtype:
             return leaf
         if not all(jnp.issubdtype(v.dtype, jnp.floating) for v in (leaf, wanted)):
@@ -223,13 +348,13 @@ def as_expected(name: str, tree: Any, expected: Any, owner: Any) -> Any:
     return jax.tree.map_with_path(cast, tree, expected)
 
 
-def check_rows(name: str, carry: Carry, batch_shape: tuple[int, ...]) -> None:
-    """Raise unless every leaf of `carry` has the batch axes in front, or is shared."""
+def check_rows(name: str, carry: Carry, batch_shape: tuple[int, ...], of: str) -> None:
+    """Raise unless every leaf of `carry` has the axes `of` an argument in front, or is shared."""
     for path, leaf in jax.tree.leaves_with_path(carry, is_leaf=is_shared):
         if not is_shared(leaf) and jnp.shape(leaf)[: len(batch_shape)] != batch_shape:
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, expected the "
-                f"batch axes {batch_shape} in front; what all rows share goes into gr.Shared"
+                f"axes {batch_shape} of {of} in front; what all rows share goes into gr.Shared"
             )
 
 
@@ -237,33 +362,37 @@ def check_step(cell: Cell, params: Params, carry: Carry, x: Array) -> Carry:
     """Check the arguments of a single step and return the carry in its dtypes."""
     if x.ndim < 1:
         raise ValueError(f"x: got shape {x.shape}, expected [*B, I]")
-    check_floating("x", x)
+    check_features("x", x)
     check_params(cell, params, x, "x")
-    return as_carry(cell, carry, x.shape[:-1], x)
+    return as_carry(cell, carry, x.shape[:-1], x, inputs="x")
 
 
 def as_mask(
-    lengths: Array | None, mask: Array | None, length: int, batch_shape: tuple[int, ...]
+    lengths: Array | None,
+    mask: Array | None,
+    length: int,
+    batch_shape: tuple[int, ...],
+    name: str = "lengths",
+    inputs: str = "xs",
 ) -> Array | None:
     """Return the mask `[T, *B]` that `lengths [*B]` or `mask` describe; None if both are None."""
     if lengths is not None and mask is not None:
-        raise ValueError("lengths and mask: got both, expected one of them or neither")
+        raise ValueError(f"{name} and mask: got both, expected one of them or neither")
     if mask is not None:
         return as_flags("mask", mask, (length, *batch_shape))
     if lengths is None:
         return None
-    known = concrete(lengths)
-    lengths = jnp.asarray(lengths)
+    lengths, known = as_known(name, lengths, "integers [*B]")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"lengths: got dtype {lengths.dtype.name}, expected integers")
+        raise TypeError(f"{name}: got dtype {lengths.dtype.name}, expected integers")
     if lengths.shape != batch_shape:
-        raise ValueError(f"lengths: got shape {lengths.shape}, expected {batch_shape}")
+        raise ValueError(f"{name}: got shape {lengths.shape}, expected {batch_shape}")
     if known is not None and known.size:
         least, most = int(known.min()), int(known.max())
         if least < 0 or most > length:
             raise ValueError(
-                f"lengths: got values from {least} to {most}, expected them between 0 and "
-                f"the {length} steps of xs"
+                f"{name}: got values from {least} to {most}, expected them between 0 and "
+                f"the {length} steps of {inputs}"
             )
     steps = lax.iota(jnp.int32, length)
     return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)
@@ -278,7 +407,7 @@ def concrete(x: Any) -> np.ndarray | None:
 
 def as_flags(name: str, flags: Array, shape: tuple[int, ...]) -> Array:
     """Check that `flags` are booleans of `shape`, and return them as an array."""
-    flags = jnp.asarray(flags)
+    flags = as_array(name, flags, f"booleans of shape {shape}")
     if flags.dtype != jnp.bool_:
         raise TypeError(f"{name}: got dtype {flags.dtype.name}, expected bool")
     if flags.shape != shape:
@@ -329,4 +458,5 @@ def _describe(tree: Any) -> str:
         return f"({', '.join(map(_describe, tree))})"
     if isinstance(tree, dict):
         return "{" + ", ".join(f"{k}: {_describe(v)}" for k, v in tree.items()) + "}"
-    return str(list(tree.shape)) if hasattr(tree, "shape") else repr(tree)
+    shape = getattr(tree, "shape", None)
+    return str(list(shape)) if isinstance(shape, tuple) else shown(tree)

@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from gatedrnn._src import validation
 from gatedrnn._src.base import Bound, Carry, Params
-from gatedrnn._src.describe import documented
+from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.numerics import accumulator, dot
 from gatedrnn._src.pytree import first_leaf
 
@@ -31,6 +31,12 @@ class Memory(Bound):
     values: Array  # [*B, S, M]
     keys: Array  # [*B, S, A]
     valid: Array  # [*B, S], 1 or 0, in the dtype of the parameters
+
+    def check(self, name: str) -> None:
+        """Raise unless the memory holds arrays as `gr.attend` makes them."""
+        for field in dataclasses.fields(self):
+            array = validation.as_array(f"{name}.{field.name}", getattr(self, field.name))
+            validation.check_floating(f"{name}.{field.name}", array)
 
 
 @documented
@@ -87,16 +93,42 @@ class AttentionCarry(NamedTuple):
 
 def check_memory(params: AttentionParams, x: Array | None) -> None:
     """Raise unless there is a memory, with the batch axes of `x [..., *B, I]`."""
-    if params.memory is None:
+    if not isinstance(params.memory, Memory):
         raise ValueError(
-            "params.memory: got None, expected parameters that gr.attend has bound to a memory"
+            f"params.memory: got {shown(params.memory)}, expected parameters that gr.attend has "
+            "bound to a memory"
         )
+    _check_parameters(params)
+    params.memory.check("params.memory")
+    rows = params.memory.valid.shape
+    for name, size in (("values", params.memory_kernel.shape[0]), ("keys", params.score.shape[0])):
+        got = getattr(params.memory, name).shape
+        if got != (*rows, size):
+            raise ValueError(f"params.memory.{name}: got shape {got}, expected {(*rows, size)}")
     batch_shape = params.memory.valid.shape[:-1]
     got = None if x is None else x.shape[:-1]
     if got is not None and got[len(got) - len(batch_shape) :] != batch_shape:
         raise ValueError(
             f"params.memory: got batch axes {batch_shape}, expected the last of {got}, as xs has"
         )
+
+
+def _check_parameters(params: AttentionParams) -> None:
+    """Raise unless the attention's own parameters are arrays whose shapes go together."""
+    axes = {"memory_kernel": "[M, A]", "query_kernel": "[Q, A]", "score": "[A]"}
+    arrays = {name: getattr(params, name) for name in axes}
+    for name, array in arrays.items():
+        validation.check_floating(
+            f"params.{name}", validation.as_array(f"params.{name}", array, f"an array {axes[name]}")
+        )
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    features = shapes["memory_kernel"][-1:]
+    for name, shape in shapes.items():
+        if len(shape) != axes[name].count(",") + 1 or shape[-1:] != features:
+            raise ValueError(
+                f"params.{name}: got shape {shape}, expected {axes[name]} with A = {features[0]}, "
+                "as memory_kernel has"
+            )
 
 
 class Alignment(NamedTuple):
@@ -167,7 +199,7 @@ def attend(
       >>> params.memory is None, bound.memory.values.shape
       (True, (6, 8, 4))
     """
-    memory = jnp.asarray(memory)
+    memory = validation.as_array("memory", memory, "an array [S, *B, M]")
     if memory.ndim < 2:
         raise ValueError(f"memory: got shape {memory.shape}, expected [S, *B, M]")
     validation.check_floating("memory", memory)
@@ -186,6 +218,7 @@ def attend(
                 f"params: got a memory_kernel of shape {jnp.shape(kernel)}, expected [M, A]: "
                 "an attention inside gr.repeat cannot be bound"
             )
+        _check_parameters(node)
         if kernel.shape[0] != memory.shape[-1]:
             raise ValueError(
                 f"memory: got {memory.shape[-1]} features, expected {kernel.shape[0]}, the "
@@ -236,7 +269,20 @@ def attention_weights(params: Params, carry: Carry) -> Array:
         if len(nodes) != 1:
             raise ValueError(f"{name}: got {len(nodes)} of a gr.Attention, expected one")
     (attention,), (at,) = found
+    if not isinstance(attention, AttentionParams):
+        raise ValueError(f"params: got {shown(params)}, expected those of a gr.Attention")
+    if not isinstance(at, AttentionCarry):
+        raise ValueError(f"carry: got {shown(carry)}, expected that of a gr.Attention")
     check_memory(attention, None)
+    if not jax.tree.leaves(at.cell):
+        raise ValueError(f"carry: got {shown(carry)}, expected one with an inner state")
+    query = first_leaf(validation.as_arrays("carry", at.cell))
+    validation.check_floating("carry", query)
+    if query.ndim < 1 or query.shape[-1] != attention.query_kernel.shape[0]:
+        raise ValueError(
+            f"carry: got a first leaf of shape {query.shape}, expected [..., *B, Q] with Q = "
+            f"{attention.query_kernel.shape[0]}, as params.query_kernel has"
+        )
     return align(attention, at.cell).weights
 
 

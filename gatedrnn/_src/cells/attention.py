@@ -276,7 +276,7 @@ class Attention:
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> AttentionParams:
         """Return new parameters, without a memory: all kernels LeCun normal, `v` too."""
-        checks.size("in_features", in_features)
+        key = validation.as_init_key(key, in_features, dtype)
         cell_key, memory_key, query_key, score_key = jax.random.split(key, 4)
         query = first_leaf(jax.eval_shape(lambda: self.cell.carry(()))).shape[-1]
         return AttentionParams(
@@ -288,6 +288,7 @@ class Attention:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> AttentionCarry:
         """Return the inner cell's initial carry, and an output of zeros."""
+        checks.of_state(batch_shape, dtype)
         carry = self.cell.carry(batch_shape, dtype)
         if self.rule is None:
             return AttentionCarry(None, carry)
@@ -300,7 +301,7 @@ class Attention:
         """Return the new carry and the output `[*B, F + M]` of one time step, from `x [*B, I]`."""
         if self.rule is not None:
             return ruled_step(cast(RuledCell, self), params, carry, x)
-        x = jnp.asarray(x)
+        x = validation.as_array("x", x)
         carry = validation.check_step(self, params, carry, x)
         check_memory(params, x)
         context = align(params, carry.cell).context.astype(x.dtype)

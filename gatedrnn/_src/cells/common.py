@@ -1,12 +1,11 @@
 """A single step of a cell that has a rule, by the functions of the rule."""
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Params, RuledCell
-from gatedrnn._src.masks import as_key, check_draws, draw, first_steps
+from gatedrnn._src.masks import check_draws, draw, first_steps
 from gatedrnn._src.numerics import matrices_as
 
 
@@ -20,12 +19,12 @@ def ruled_step(
     first_step: int | Array = 0,
 ) -> tuple[Carry, Array]:
     """Return the new carry and its first leaf, by `project` and `recur` of `x [*B, I]`."""
-    x = jnp.asarray(x)
+    x = validation.as_array("x", x, "an array [*B, I]")
     carry = validation.check_step(cell, params, carry, x)
     params = matrices_as(params, x.dtype)
+    steps = first_steps(first_step, x.shape[:-1])
     if key is not None:
         check_draws(cell)
-        steps = first_steps(first_step, x.shape[:-1])
-        params, x = draw(cell, as_key(key), params, x, steps, steps.shape)
+        params, x = draw(cell, validation.as_key(key), params, x, steps, steps.shape)
     carry, _ = cell.rule.recur(cell, params, carry, cell.rule.project(cell, params, x))
     return carry, jax.tree.leaves(carry)[0]

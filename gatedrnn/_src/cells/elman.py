@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
@@ -173,8 +173,7 @@ class Elman:
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> ElmanParams:
         """Return new parameters: kernels LeCun normal and orthogonal, bias zero."""
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         input_key, recurrent_key = jax.random.split(key)
         return ElmanParams(
             kernel=lecun_normal(input_key, (in_features, self.features), dtype),
@@ -186,6 +185,7 @@ class Elman:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> ElmanCarry:
         """Return zeros, `h [*B, H]` in `dtype`."""
+        checks.of_state(batch_shape, dtype)
         return ElmanCarry(jnp.zeros((*batch_shape, self.features), dtype))
 
     def step(self, params: ElmanParams, carry: ElmanCarry, x: Array) -> tuple[ElmanCarry, Array]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
@@ -318,8 +318,7 @@ class GRU:
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> GRUParams:
         """Return new parameters: kernels LeCun normal, orthogonal per gate; biases zero."""
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         features = self.features
         input_key, recurrent_key = jax.random.split(key)
         inside = self.use_bias and self.reset == "after"
@@ -332,6 +331,7 @@ class GRU:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> GRUCarry:
         """Return zeros, `h [*B, H]` in `dtype`."""
+        checks.of_state(batch_shape, dtype)
         return GRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
 
     def step(self, params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
@@ -198,8 +198,7 @@ class Jordan:
 
     def init(self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32) -> JordanParams:
         """Return new parameters: kernels LeCun normal (recurrent: orthogonal), biases zero."""
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         input_key, recurrent_key, output_key = jax.random.split(key, 3)
         hidden, out = self.features, self.out_features
         return JordanParams(
@@ -212,6 +211,7 @@ class Jordan:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> JordanCarry:
         """Return zeros, `o [*B, O]` in `dtype`."""
+        checks.of_state(batch_shape, dtype)
         return JordanCarry(jnp.zeros((*batch_shape, self.out_features), dtype))
 
     def step(self, params: JordanParams, carry: JordanCarry, x: Array) -> tuple[JordanCarry, Array]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.cells.gru import GRUCarry
@@ -281,8 +281,7 @@ class LayerNormGRU:
         self, key: Array, in_features: int, dtype: DTypeLike = jnp.float32
     ) -> LayerNormGRUParams:
         """Return new parameters: kernels LeCun normal, orthogonal per gate; gains 1, biases 0."""
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         features = self.features
         input_key, recurrent_key = jax.random.split(key)
         return LayerNormGRUParams(
@@ -296,6 +295,7 @@ class LayerNormGRU:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> GRUCarry:
         """Return zeros, `h [*B, H]` in `dtype`."""
+        checks.of_state(batch_shape, dtype)
         return GRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
 
     def step(self, params: LayerNormGRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.cells.lstm import LSTMCarry, LSTMDelta
@@ -272,8 +272,7 @@ class LayerNormLSTM:
 
         The input kernel is LeCun normal, the recurrent kernel orthogonal, gate by gate.
         """
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         features = self.features
         input_key, recurrent_key = jax.random.split(key)
         bias = memory_bias = None
@@ -293,6 +292,7 @@ class LayerNormLSTM:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LSTMCarry:
         """Return zeros, `h [*B, H]` in `dtype` and `c [*B, H]` in at least float32."""
+        checks.of_state(batch_shape, dtype)
         return LSTMCarry(
             h=jnp.zeros((*batch_shape, self.features), dtype),
             c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),

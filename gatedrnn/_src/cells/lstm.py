@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
@@ -364,8 +364,7 @@ class LSTM:
         Input kernel and projection are LeCun normal; recurrent kernels and full peepholes
         orthogonal, gate by gate; diagonal peepholes zero.
         """
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         features, gates = self.features, self.gates
         recurrent = self.projection or features
         keys = jax.random.split(key, 5)
@@ -393,6 +392,7 @@ class LSTM:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LSTMCarry:
         """Return zeros, `h [*B, R]` in `dtype` and `c [*B, H]` in at least float32."""
+        checks.of_state(batch_shape, dtype)
         return LSTMCarry(
             h=jnp.zeros((*batch_shape, self.projection or self.features), dtype),
             c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, is_shared
-from gatedrnn._src.decoding.checks import as_partial, as_token, check_range, vocabulary
+from gatedrnn._src.decoding.checks import as_partial, as_token, check_end, check_range, vocabulary
 from gatedrnn._src.describe import documented
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import vary_alike
@@ -94,9 +94,10 @@ def beam_search(
     checks.count("max_length", max_length)
     checks.size("beams", beams)
     check_range("alpha", alpha, lambda v: 0 <= v < float("inf"), "at least 0")
+    check_end(end)
     return _beam_search(
         as_partial(step),
-        carry,
+        validation.as_arrays("carry", carry),
         as_token(token),
         alpha,
         beams=beams,
@@ -130,7 +131,6 @@ def _beam_search(
     end: int | None,
 ) -> Beams:
     batch_shape = token.shape
-    carry = jax.tree.map(jnp.asarray, carry)
     size, dtype = vocabulary(step, carry, token, end)
     dtype = accumulator(dtype)
     alpha = jnp.asarray(alpha).astype(dtype)

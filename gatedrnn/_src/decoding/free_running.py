@@ -7,12 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry
-from gatedrnn._src.decoding.checks import as_partial, check_step
+from gatedrnn._src.decoding.checks import as_pair, as_partial, check_step
 
 
 def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:
@@ -46,15 +45,15 @@ def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple
       (4, 2, 1)
     """
     checks.count("steps", steps)
+    carry = validation.as_arrays("carry", carry)
+    first = validation.as_arrays("first", first)
     return _generate(as_partial(step), carry, first, steps=steps)
 
 
 @partial(jax.jit, static_argnames="steps")
 def _generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:
-    carry, first = jax.tree.map(jnp.asarray, (carry, first))
-
     def feed_back(state: tuple, _: None) -> tuple[tuple, Array]:
-        carry, y = step(*state)
+        carry, y = as_pair(step(*state))
         return (carry, y), y
 
     check_step(lambda state, _: (feed_back(state, None)[0], ()), (carry, first), None)

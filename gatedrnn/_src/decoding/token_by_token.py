@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry
-from gatedrnn._src.decoding.checks import as_partial, as_token, check_range, vocabulary
+from gatedrnn._src.decoding.checks import as_partial, as_token, check_end, check_range, vocabulary
 from gatedrnn._src.describe import documented
 from gatedrnn._src.masks import row_keys
 from gatedrnn._src.numerics import accumulator
@@ -74,6 +74,8 @@ def greedy(
       >>> more = gr.greedy(step, decoded.carry, decoded.tokens[-1], max_length=4)  # go on
     """
     checks.count("max_length", max_length)
+    check_end(end)
+    carry = validation.as_arrays("carry", carry)
     return _greedy(as_partial(step), carry, as_token(token), max_length=max_length, end=end)
 
 
@@ -136,12 +138,13 @@ def sample(
       (4, 2)
     """
     checks.count("max_length", max_length)
+    check_end(end)
     if top_k is not None:
         checks.size("top_k", top_k)
     check_range("temperature", temperature, lambda v: 0 <= v < float("inf"), "at least 0")
     if top_p is not None:
         check_range("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
-    token = as_token(token)
+    token, carry = as_token(token), validation.as_arrays("carry", carry)
     options = (_keys_of_rows(key, token.shape), temperature, top_p)
     return _sample(
         as_partial(step), carry, token, options, max_length=max_length, end=end, top_k=top_k
@@ -150,8 +153,7 @@ def sample(
 
 def _keys_of_rows(key: Array, batch_shape: tuple[int, ...]) -> Array:
     """Return a key for each row, `[*B]`."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+    key = validation.as_keys("key", key)
     if key.shape == batch_shape:
         return key
     if key.shape != ():
@@ -229,7 +231,6 @@ def _decode(
     end: int | None,
 ) -> Decoded:
     """Run the loop, in which `choose(t, logits [*B, V])` returns the tokens `[*B]` of step `t`."""
-    carry = jax.tree.map(jnp.asarray, carry)
     _, dtype = vocabulary(step, carry, token, end)
     dtype = accumulator(dtype)
     shape = (max_length, *token.shape)

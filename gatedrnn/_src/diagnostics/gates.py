@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._src import validation
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, RuledCell, rule_of
-from gatedrnn._src.describe import documented
+from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.diagnostics.step_inputs import StepInputs, step_inputs
 from gatedrnn._src.numerics import matrices_as
 from gatedrnn._src.time.unroll import Options
@@ -66,7 +66,9 @@ def gates(
     validation.check_cell(cell)
     rule = rule_of(cell)
     if rule is None or not rule.gate_names:
-        raise ValueError(f"cell: got {cell!r}, expected a cell with a rule that names its gates")
+        raise ValueError(
+            f"cell: got {shown(cell)}, expected a cell with a rule that names its gates"
+        )
     options = Options(lengths, mask, resets, reset_carry, reverse)
     inputs = step_inputs(cell, params, xs, carry, options)
     values = _gates(cast(RuledCell, cell), params, inputs)
@@ -129,15 +131,20 @@ def saturation(
       >>> shares.low.tolist(), shares.high.tolist()
       ([0.25, 0.0], [0.5, 0.0])
     """
+    checks.number("low", low)
+    checks.number("high", high)
+    checks.mapping("gates", gates, "arrays [T, *B, H]")
     if not 0 <= low <= high <= 1:
-        raise ValueError(f"low and high: got {low!r} and {high!r}, expected 0 <= low <= high <= 1")
+        raise ValueError(
+            f"low and high: got {shown(low)} and {shown(high)}, expected 0 <= low <= high <= 1"
+        )
     return {name: _shares(name, gate, lengths, mask, low, high) for name, gate in gates.items()}
 
 
 def _shares(
     name: str, gate: Array, lengths: Array | None, mask: Array | None, low: float, high: float
 ) -> Saturation:
-    gate = jnp.asarray(gate)
+    gate = validation.as_array(f"gates[{name!r}]", gate, "an array [T, *B, H]")
     if gate.ndim < 2:
         raise ValueError(f"gates[{name!r}]: got shape {gate.shape}, expected [T, *B, H]")
     valid = validation.as_mask(lengths, mask, len(gate), gate.shape[1:-1])

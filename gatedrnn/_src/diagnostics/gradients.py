@@ -12,8 +12,9 @@ from jax import Array, lax
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.describe import shown
 from gatedrnn._src.diagnostics.probe import Probed
-from gatedrnn._src.diagnostics.vectors import row_size, unflatten
+from gatedrnn._src.diagnostics.vectors import as_scalar, row_size, unflatten
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.time.bptt import BPTT
 from gatedrnn._src.time.unroll import checked_inputs, trajectory, unroll
@@ -75,6 +76,7 @@ def carry_gradients(
       [0.125, 0.25, 0.5, 1.0]
     """
     validation.check_cell(cell)
+    checks.function("loss", loss, ("carries", "ys"), "scalar")
     xs = checked_inputs(cell, params, xs)
     probed = Probed(cell)
 
@@ -91,10 +93,7 @@ def carry_gradients(
             reverse=reverse,
             bptt=bptt,
         )
-        value = jnp.asarray(loss(carries, ys))
-        if value.shape != ():
-            raise ValueError(f"loss: got a value of shape {value.shape}, expected a scalar")
-        return value
+        return as_scalar(loss(carries, ys))
 
     d = jax.grad(total)(_no_probe(cell, xs))
     like = jax.eval_shape(lambda: cell.carry(xs.shape[:-1], xs.dtype))
@@ -182,8 +181,12 @@ def gradient_reach(
       {'GRU': (4, 5), 'Elman': (4, 5)}
     """
     checks.option("of", of, Reach)
+    checks.mapping("cells", cells, "pairs (cell, params)")
     reach = {}
-    for name, (cell, params) in cells.items():
+    for name, pair in cells.items():
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(f"cells[{name!r}]: got {shown(pair)}, expected a pair (cell, params)")
+        cell, params = pair
         validation.check_cell(cell)
         checked = checked_inputs(cell, params, xs)
         if len(checked) == 0:

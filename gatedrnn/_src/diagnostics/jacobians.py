@@ -14,6 +14,7 @@ from jax import Array, lax
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared
 from gatedrnn._src.cells.elman import Elman, ElmanParams
+from gatedrnn._src.describe import shown
 from gatedrnn._src.diagnostics.step_inputs import StepInputs, step_inputs
 from gatedrnn._src.diagnostics.vectors import check_leaf, flatten, unflatten
 from gatedrnn._src.numerics import ACTIVATIONS, accumulator
@@ -165,9 +166,19 @@ def jacobian_bound(cell: Elman, params: ElmanParams, steps: int) -> Array:
       [0.125, 0.25, 0.5]
     """
     if not isinstance(cell, Elman):
-        raise TypeError(f"cell: got {cell!r}, expected a gr.Elman: the bound is that of its step")
+        raise TypeError(
+            f"cell: got {shown(cell)}, expected a gr.Elman: the bound is that of its step"
+        )
     checks.size("steps", steps)
-    kernel = jnp.asarray(params.recurrent_kernel)
+    if not isinstance(params, ElmanParams):
+        raise TypeError(f"params: got {shown(params)}, expected ElmanParams")
+    kernel = validation.as_array("params.recurrent_kernel", params.recurrent_kernel)
+    validation.check_floating("params.recurrent_kernel", kernel)
+    if kernel.shape != (cell.features, cell.features):
+        raise ValueError(
+            f"params.recurrent_kernel: got shape {kernel.shape}, expected "
+            f"{(cell.features, cell.features)} for {cell!r}"
+        )
     largest = singular_values(kernel.astype(accumulator(kernel.dtype)))[0]
     distance = jnp.arange(steps, 0, -1).astype(largest.dtype)
     return (ACTIVATIONS[cell.activation].steepest * largest) ** distance
@@ -200,9 +211,10 @@ def lyapunov_exponents(jacobians: Array, *, warm_up: int = 0, dt: float = 1.0) -
       [ 0.693 -0.693]
     """
     jacobians = as_matrices(jacobians, 3)
-    if not isinstance(warm_up, int) or not 0 <= warm_up < len(jacobians):
+    checks.count("warm_up", warm_up)
+    if not warm_up < len(jacobians):
         raise ValueError(
-            f"warm_up: got {warm_up!r}, expected an integer from 0 to {len(jacobians) - 1}, fewer "
+            f"warm_up: got {warm_up}, expected an integer from 0 to {len(jacobians) - 1}, fewer "
             "than the steps of jacobians"
         )
     checks.number("dt", dt, above=0)
@@ -223,7 +235,8 @@ def _exponents(jacobians: Array, warm_up: int) -> Array:
 
 def as_matrices(jacobians: Array, axes: int) -> Array:
     """Return square matrices as an array; raise for other matrices or fewer than `axes` axes."""
-    jacobians = jnp.asarray(jacobians)
+    jacobians = validation.as_array("jacobians", jacobians)
+    validation.check_floating("jacobians", jacobians)
     shape = jacobians.shape
     if len(shape) < axes or shape[-1] != shape[-2]:
         expected = "[..., K, K]" if axes == 2 else "[T, *B, K, K]"

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Params
 from gatedrnn._src.describe import documented
+from gatedrnn._src.diagnostics.vectors import as_scalar
 
 POINTS_AT_ONCE = 64  # points of a slice that are computed side by side
 
@@ -76,19 +76,21 @@ def loss_slice(
       >>> found.losses.tolist()
       [1.0, 0.0, 4.0]
     """
-    _check_directions(params, directions)
+    _check(loss, params, directions)
+    checks.sequence("coordinates", coordinates, "an array for each direction")
     if len(coordinates) != len(directions):
         raise ValueError(
             f"coordinates: got {len(coordinates)}, expected {len(directions)}, as directions"
         )
-    axes = tuple(map(jnp.asarray, coordinates))
+    axes = tuple(validation.as_array("coordinates", axis) for axis in coordinates)
     for axis in axes:
+        validation.check_floating("coordinates", axis)
         if axis.ndim != 1:
             raise ValueError(f"coordinates: got shape {axis.shape}, expected [N] for a direction")
     points = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
     shape = points.shape[:-1]
     losses = lax.map(
-        lambda point: _scalar(loss(_moved(params, directions, point))),
+        lambda point: as_scalar(loss(_moved(params, directions, point))),
         points.reshape(-1, len(axes)),
         batch_size=POINTS_AT_ONCE,
     )
@@ -132,8 +134,9 @@ def descent_path(
       >>> path.coordinates.tolist(), path.losses.tolist()
       ([[4.0], [2.0], [1.0]], [8.0, 2.0, 0.5])
     """
-    _check_directions(params, directions)
-    start = jnp.asarray(start)
+    _check(loss, params, directions)
+    start = validation.as_array("start", start)
+    validation.check_floating("start", start)
     if start.shape != (len(directions),):
         raise ValueError(
             f"start: got shape {start.shape}, expected {(len(directions),)}, as directions"
@@ -145,7 +148,7 @@ def descent_path(
 
     def step(point: Array, _: None) -> tuple[Array, DescentPath]:
         value, gradient = jax.value_and_grad(
-            lambda point: _scalar(loss(_moved(params, directions, point)))
+            lambda point: as_scalar(loss(_moved(params, directions, point)))
         )(point)
         norm = jnp.linalg.norm(gradient)
         if clip is not None:
@@ -167,13 +170,13 @@ def _moved(params: Params, directions: Sequence[Params], point: Array) -> Params
     return jax.tree.map(move, params, *directions)
 
 
-def _scalar(value: Array) -> Array:
-    if jnp.shape(value) != ():
-        raise ValueError(f"loss: got a value of shape {jnp.shape(value)}, expected a scalar")
-    return value
-
-
-def _check_directions(params: Params, directions: Sequence[Params]) -> None:
+def _check(loss: Any, params: Params, directions: Sequence[Params]) -> None:
+    """Raise unless the arguments that both functions have fit each other."""
+    checks.function("loss", loss, ("params",), "scalar")
+    checks.sequence("directions", directions, "one or two, each shaped as params")
+    for path, leaf in jax.tree.leaves_with_path(params):
+        name = f"params{jax.tree_util.keystr(path)}"
+        validation.check_floating(name, validation.as_array(name, leaf))
     if len(directions) not in (1, 2):
         raise ValueError(f"directions: got {len(directions)}, expected 1 or 2")
     for i, direction in enumerate(directions):
@@ -183,4 +186,4 @@ def _check_directions(params: Params, directions: Sequence[Params]) -> None:
 
 
 def _shapes(tree: Any) -> Any:
-    return jax.tree.map(np.shape, tree)
+    return jax.tree.map(lambda leaf: validation.as_array("directions", leaf).shape, tree)

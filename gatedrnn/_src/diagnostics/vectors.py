@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, is_shared
+from gatedrnn._src.describe import shown
 from gatedrnn._src.numerics import accumulator
 
 
@@ -27,9 +29,20 @@ def check_leaf(cell: Cell, leaf: str | None) -> None:
     carry = jax.eval_shape(lambda: cell.carry((), jnp.float32))
     pairs = zip(leaf_names(carry), _are_state(carry), strict=True)
     names = [name for name, is_state in pairs if is_state]
-    if leaf is not None and leaf not in names:
+    if leaf is not None and not (isinstance(leaf, str) and leaf in names):
         expected = ", ".join(map(repr, names))
-        raise ValueError(f"leaf: got {leaf!r}, expected None or one of {expected} for {cell!r}")
+        raise ValueError(
+            f"leaf: got {shown(leaf)}, expected None or one of {expected} for {cell!r}"
+        )
+
+
+def as_scalar(value: Any) -> Array:
+    """Return the value of a user's loss as a scalar; raise for anything else."""
+    value = validation.as_array("loss", value, "a function that returns a scalar")
+    if value.shape != ():
+        raise ValueError(f"loss: got a value of shape {value.shape}, expected a scalar")
+    validation.check_floating("loss", value)
+    return value
 
 
 def row_size(cell: Cell) -> int:

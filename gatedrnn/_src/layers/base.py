@@ -6,7 +6,7 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 import abc
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,10 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gatedrnn._src import pytree, validation
+from gatedrnn._src import checks, pytree, validation
 from gatedrnn._src.base import Carry, Params
 from gatedrnn._src.describe import short_repr
 from gatedrnn._src.episodes import episode_starts
-from gatedrnn._src.masks import as_key
 
 
 @functools.partial(
@@ -51,6 +50,14 @@ class Context:
     def of_layer(self, index: int | Array) -> "Context":
         """Return the same with the key of one layer among several."""
         return dataclasses.replace(self, key=fold(self.key, index))
+
+
+class Names(NamedTuple):
+    """The names by which errors call the arguments of a layer."""
+
+    params: str = "params"
+    xs: str = "xs"
+    lengths: str = "lengths"
 
 
 class Layer(abc.ABC):
@@ -118,7 +125,11 @@ class Layer(abc.ABC):
           TypeError: an argument of another dtype.
           ValueError: an argument of another shape or structure; `lengths` and `mask` together.
         """
-        checked = self._checked(params, xs, carry, lengths, mask, resets, key)
+        return self.apply_named(Names(), params, xs, carry, lengths, mask, resets, key)
+
+    def apply_named(self, names: "Names", *arguments: Any) -> tuple[Carry, Array]:
+        """Do what `apply` does, all of whose arguments are given; errors call them by `names`."""
+        checked = self._checked(names, *arguments)
         return self._returned(checked[2], *run_layer(self, *checked))
 
     def final(
@@ -140,7 +151,7 @@ class Layer(abc.ABC):
           `(carry, y)`: the carry as `apply` has it, and the output `[*B, F]` of each row's last
           valid step, zeros where there is none.
         """
-        checked = self._checked(params, xs, carry, lengths, mask, resets, key)
+        checked = self._checked(Names(), params, xs, carry, lengths, mask, resets, key)
         return self._returned(checked[2], *run_layer_final(self, *checked))
 
     def step(
@@ -170,7 +181,11 @@ class Layer(abc.ABC):
         """
         if not self.streams:
             raise TypeError(f"step: {self!r} cannot stream, {self.why_not}; use apply")
-        checked = self._checked_step(params, carry, x, resets, key)
+        return self.step_named(Names(xs="x"), params, carry, x, resets, key)
+
+    def step_named(self, names: "Names", *arguments: Any) -> tuple[Carry, Array]:
+        """Do what `step` does, all of whose arguments are given; errors call them by `names`."""
+        checked = self._checked_step(names, *arguments)
         return self._returned(checked[2], *self.run_step(*checked))
 
     # ------------------------------------------------------------------------- to be implemented
@@ -203,6 +218,7 @@ class Layer(abc.ABC):
         Raises:
           ValueError: no parameters, or others, where the initial carry is learned.
         """
+        checks.of_state(batch_shape, dtype)
         return ()
 
     def run_final(
@@ -306,6 +322,7 @@ class Layer(abc.ABC):
 
     def _checked(
         self,
+        names: "Names",
         params: Params,
         xs: Any,
         carry: Carry | None,
@@ -315,27 +332,27 @@ class Layer(abc.ABC):
         key: Any,
     ) -> tuple[Params, Array, Carry, Context]:
         """All arguments, checked, cast and masked: nothing inside does any of it again."""
-        xs = jnp.asarray(xs)
-        batch_shape = self.check_inputs("xs", xs, ("T",))
-        mask = validation.as_mask(lengths, mask, len(xs), batch_shape)
+        xs = validation.as_array(names.xs, xs)
+        batch_shape = self.check_inputs(names.xs, xs, ("T",))
+        mask = validation.as_mask(lengths, mask, len(xs), batch_shape, names.lengths, names.xs)
         if resets is not None:
             resets = validation.as_flags("resets", resets, (len(xs), *batch_shape))
-        carry = self._checked_carry(params, xs, carry, batch_shape, "xs")
+        carry = self._checked_carry(names, params, xs, carry, batch_shape)
         lengths = None if lengths is None else jnp.asarray(lengths)
-        key = None if key is None else as_key(key)
+        key = None if key is None else validation.as_key(key)
         return params, validation.zero_masked(xs, mask), carry, Context(mask, lengths, resets, key)
 
     def _checked_step(
-        self, params: Params, carry: Carry, x: Any, resets: Any, key: Any
+        self, names: "Names", params: Params, carry: Carry, x: Any, resets: Any, key: Any
     ) -> tuple[Params, Array, Carry, Array | None]:
-        x = jnp.asarray(x)
-        batch_shape = self.check_inputs("x", x, ())
-        carry = self._checked_carry(params, x, carry, batch_shape, "x")
+        x = validation.as_array(names.xs, x)
+        batch_shape = self.check_inputs(names.xs, x, ())
+        carry = self._checked_carry(names, params, x, carry, batch_shape)
         if resets is not None:
             resets = validation.as_flags("resets", resets, batch_shape)
             initial = self.carry(batch_shape, self._dtype(params, x), params)
             carry = pytree.where(resets, initial, carry)
-        return params, x, carry, None if key is None else as_key(key)
+        return params, x, carry, None if key is None else validation.as_key(key)
 
     def check_inputs(self, name: str, xs: Array, lead: tuple[str, ...]) -> tuple[int, ...]:
         """Raise unless `xs` are inputs of this layer; the batch shape."""
@@ -351,27 +368,30 @@ class Layer(abc.ABC):
                     f"{name}: got dtype {xs.dtype.name}, expected tokens, which are integers"
                 )
             return xs.shape[len(lead) :]
-        validation.check_floating(name, xs)
+        validation.check_features(name, xs)
         return xs.shape[len(lead) : -1]
 
     def _checked_carry(
         self,
+        names: "Names",
         params: Params,
         xs: Array,
         carry: Carry | None,
         batch_shape: tuple[int, ...],
-        name: str,
     ) -> Carry:
         """`carry`, or the initial one where it is None; raise unless it and `params` fit."""
         validation.check_hashable("layer", self)
-        validation.check_params(self, params, xs, name, tokens=self.reads_tokens)
+        validation.check_params(
+            self, params, xs, names.xs, tokens=self.reads_tokens, params_name=names.params
+        )
         in_features = None if self.reads_tokens else xs.shape[-1]
         _check_carries(self, in_features)
         dtype = np.dtype(self._dtype(params, xs))
         if carry is None:
             return self.carry(batch_shape, dtype, params)
         expected = _carry_template(self, in_features, batch_shape, dtype)
-        return validation.as_expected("carry", carry, expected, self)
+        rows = f"the batch axes {batch_shape} of {names.xs}"
+        return validation.as_expected("carry", carry, expected, self, rows)
 
     def _dtype(self, params: Params, xs: Array) -> DTypeLike:
         return self.params_dtype(params) if self.reads_tokens else xs.dtype

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell
-from gatedrnn._src.describe import documented
+from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.layers.base import Context, Layer, flip, flip_context, run_layer, run_layer_final
 from gatedrnn._src.layers.checks import check_layer
 from gatedrnn._src.layers.recurrent import as_layer, brief
@@ -110,7 +110,7 @@ class Bidirectional(Layer):
     ) -> Directions:
         """Make parameters of both directions."""
         self.out_features(in_features)
-        forward_key, backward_key = jax.random.split(key)
+        forward_key, backward_key = jax.random.split(validation.as_key(key))
         return Directions(
             self.forward.init(forward_key, in_features, dtype),
             self.backward.init(backward_key, in_features, dtype),
@@ -124,6 +124,8 @@ class Bidirectional(Layer):
     ) -> Directions:
         """Make the initial carries of both directions, each at its own end."""
         params = Directions(None, None) if params is None else params
+        if not isinstance(params, Directions):
+            raise ValueError(f"params: got {shown(params)}, expected Directions(forward, backward)")
         return Directions(
             self.forward.carry(batch_shape, dtype, params.forward),
             self.backward.carry(batch_shape, dtype, params.backward),
@@ -198,7 +200,10 @@ def bidirectional(
       >>> gr.bidirectional(gr.GRU(8), merge="sum")
       bidirectional(GRU(8), merge='sum')
     """
-    return Bidirectional(as_layer(cell), as_layer(cell if other is None else other), merge)
+    forward, backward = as_layer(cell), as_layer(cell if other is None else other)
+    check_layer("cell", forward)
+    check_layer("other", backward)
+    return Bidirectional(forward, backward, merge)
 
 
 def _unstack(tree: Any) -> tuple[Any, Any]:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from gatedrnn._src import validation
+from gatedrnn._src import checks, validation
+from gatedrnn._src.describe import shown
 from gatedrnn._src.layers.base import Layer
 
 
@@ -13,7 +14,7 @@ def check_layer(name: str, layer: Any) -> None:
         if callable(layer) and not isinstance(layer, type):
             advice = "; a function of your own goes into the `run` of a class that extends gr.Layer"
         raise TypeError(
-            f"{name}: got {layer!r}, expected a layer or a cell, like gr.LSTM(256){advice}"
+            f"{name}: got {shown(layer)}, expected a layer or a cell, like gr.LSTM(256){advice}"
         )
     validation.check_hashable(name, layer)
     if layer.drops_time:
@@ -26,6 +27,7 @@ def features_of(layer: Any, in_features: int | None) -> int:
     """Return the `in_features` of a layer that reads features; raise where there are none."""
     if in_features is None:
         raise ValueError(f"in_features: got None, expected the number that {layer!r} reads")
+    checks.size("in_features", in_features)
     return in_features
 
 

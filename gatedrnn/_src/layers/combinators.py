@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared
 from gatedrnn._src.layers.base import Context, Layer, fold, run_layer, run_layer_final
 from gatedrnn._src.layers.checks import check_layer, same_features
@@ -196,8 +196,9 @@ class Repeat(Around):
     def init(self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32) -> Params:
         """Make the parameters of every layer, stacked along a leading axis `n`."""
         self.out_features(in_features)
+        keys = jax.random.split(validation.as_key(key), self.n)
         # not by vmap: see `numerics.orthogonal_gates`
-        layers = [self.layer.init(k, in_features, dtype) for k in jax.random.split(key, self.n)]
+        layers = [self.layer.init(k, in_features, dtype) for k in keys]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
     def carry(
@@ -211,6 +212,7 @@ class Repeat(Around):
         Raises:
           ValueError: parameters without the leading axis `n`.
         """
+        checks.of_state(batch_shape, dtype)
         self.check(params)
         make = jax.vmap(lambda p: self.layer.carry(batch_shape, dtype, p), axis_size=self.n)
         return rows_first(make(params), len(batch_shape))
@@ -218,9 +220,11 @@ class Repeat(Around):
     def check(self, params: Params) -> None:
         """Raise unless every leaf of `params` has one entry for each layer."""
         for path, leaf in jax.tree.leaves_with_path(params):
-            if jnp.shape(leaf)[:1] != (self.n,):
+            name = f"params{jax.tree_util.keystr(path)}"
+            shape = validation.as_array(name, leaf).shape
+            if shape[:1] != (self.n,):
                 raise ValueError(
-                    f"params{jax.tree_util.keystr(path)}: got shape {jnp.shape(leaf)}, expected a "
+                    f"{name}: got shape {shape}, expected a "
                     f"leading axis of {self.n}, the layers of gr.repeat"
                 )
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Params
-from gatedrnn._src.describe import documented
+from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.episodes import StepNumbers, episode_starts, step_numbers
 from gatedrnn._src.layers.base import Context, Layer
 from gatedrnn._src.layers.checks import features_of
@@ -69,8 +69,7 @@ class Dense(Layer):
     ) -> DenseParams:
         """Make a LeCun normal kernel and a zero bias."""
         in_features = features_of(self, in_features)
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         bias = jnp.zeros(self.features, dtype) if self.use_bias else None
         return DenseParams(lecun_normal(key, (in_features, self.features), dtype), bias)
 
@@ -148,7 +147,7 @@ class Embed(Layer):
         """Return `F`."""
         if in_features is not None:
             raise ValueError(
-                f"in_features: got {in_features}, expected None: {self} reads tokens [T, *B]"
+                f"in_features: got {shown(in_features)}, expected None: {self} reads tokens [T, *B]"
             )
         return self.features
 
@@ -158,6 +157,7 @@ class Embed(Layer):
         """Make a table with rows normal of variance `1 / F`."""
         self.out_features(in_features)
         checks.floating("dtype", dtype)
+        key = validation.as_key(key)
         # as a kernel [F, V] whose fan-in is F, transposed
         return EmbedParams(lecun_normal(key, (self.features, self.vocab), dtype).T)
 
@@ -246,13 +246,14 @@ class Dropout(Layer):
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> tuple[()]:
         """Make nothing: there are no parameters."""
-        features_of(self, in_features)
+        validation.as_init_key(key, features_of(self, in_features), dtype)
         return ()
 
     def carry(
         self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, params: Any = None
     ) -> DropoutCarry:
         """Make the number 0 for every row."""
+        checks.of_state(batch_shape, dtype)
         return DropoutCarry(jnp.zeros(batch_shape, jnp.int32))
 
     def run(

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared, rule_of
-from gatedrnn._src.describe import documented, short_repr
+from gatedrnn._src.describe import documented, short_repr, shown
 from gatedrnn._src.episodes import episode_starts, step_numbers
 from gatedrnn._src.layers.base import Context, Layer, last_valid
 from gatedrnn._src.layers.checks import features_of
@@ -120,6 +120,7 @@ class Recurrent(Layer):
     ) -> RecurrentParams:
         """Make the cell's parameters; a learned initial carry starts as the cell's own."""
         in_features = features_of(self, in_features)
+        key = validation.as_init_key(key, in_features, dtype)
         learned = None
         if self.initial == "learned":  # in one dtype, as all parameters
             learned = jax.tree.map(lambda leaf: leaf.astype(dtype), self.cell.carry((), dtype))
@@ -146,6 +147,7 @@ class Recurrent(Layer):
     def _initial(
         self, batch_shape: tuple[int, ...], dtype: DTypeLike, params: RecurrentParams | None
     ) -> Carry:
+        checks.of_state(batch_shape, dtype)
         zeros = self.cell.carry(batch_shape, dtype)
         if self.initial == "zeros":
             return zeros
@@ -165,11 +167,14 @@ class Recurrent(Layer):
         """Raise unless `params` are a layer's of this kind; the cell's are checked where used."""
         if not isinstance(params, RecurrentParams):
             raise ValueError(
-                f"params: got {type(params).__name__}, expected RecurrentParams(cell, initial)"
+                f"params: got {shown(params)}, expected RecurrentParams(cell, initial)"
             )
         if self.initial == "learned":
             expected = jax.eval_shape(lambda: self.cell.carry((), jnp.float32))
-            validation.check_shapes("params.initial", params.initial, expected, self)
+            initial = validation.as_arrays("params.initial", params.initial)
+            validation.check_shapes("params.initial", initial, expected, self)
+            for leaf in jax.tree.leaves(initial):
+                validation.check_floating("params.initial", leaf)
         elif params.initial is not None:
             raise ValueError(
                 f"params.initial: got a learned carry, expected None: {self} starts from zeros"

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.describe import shown
 from gatedrnn._src.layers.base import Context, Layer, fold, run_layer, run_layer_final
 from gatedrnn._src.layers.checks import check_layer
 from gatedrnn._src.layers.recurrent import as_layer, brief
@@ -40,6 +41,8 @@ class Stack(Layer):
     knows_reverse = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, tuple):
+            raise TypeError(f"layers: got {shown(self.layers)}, expected a tuple of layers")
         if not self.layers:
             raise ValueError("layers: got none, expected at least one")
         for layer in self.layers:
@@ -97,6 +100,7 @@ class Stack(Layer):
         self, key: Array, in_features: int | None, dtype: DTypeLike = jnp.float32
     ) -> tuple[Params, ...]:
         """Make a tuple with the parameters of each layer."""
+        key = validation.as_key(key)
         return tuple(
             layer.init(jax.random.fold_in(key, int(index)), features, dtype)
             for index, layer, features in self.parts(in_features)
@@ -112,7 +116,7 @@ class Stack(Layer):
         count = len(self.layers)
         params = (None,) * count if params is None else params
         if not isinstance(params, tuple) or len(params) != count:
-            got = f"{len(params)} entries" if isinstance(params, tuple) else type(params).__name__
+            got = f"{len(params)} entries" if isinstance(params, tuple) else shown(params)
             raise ValueError(f"params: got {got}, expected a tuple of {count}, one for each layer")
         pairs = zip(self.layers, params, strict=True)
         return tuple(layer.carry(batch_shape, dtype, p) for layer, p in pairs)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from gatedrnn._src import validation
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Cell
 from gatedrnn._src.layers.base import Layer
 from gatedrnn._src.layers.checks import check_layer
@@ -56,6 +56,8 @@ def summary(layer: Layer | Cell, in_features: int | None = None) -> Summary:
       220 parameters
     """
     layer = as_layer(layer)
+    if in_features is not None:
+        checks.size("in_features", in_features)
     if not getattr(layer, "drops_time", False):
         check_layer("layer", layer)
     rows = list(_rows("", layer, in_features))

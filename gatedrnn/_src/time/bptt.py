@@ -5,7 +5,7 @@ from typing import Literal
 
 from gatedrnn._src import checks
 from gatedrnn._src.base import Cell, Route, rule_of
-from gatedrnn._src.describe import short_repr
+from gatedrnn._src.describe import short_repr, shown
 
 Saved = Literal["carries", "gates", "boundaries"]
 
@@ -83,7 +83,7 @@ class BPTT:
 def check_bptt(cell: Cell, bptt: BPTT) -> None:
     """Raise unless `cell` has the backward pass that `bptt` asks for."""
     if not isinstance(bptt, BPTT):
-        raise TypeError(f"bptt: got {bptt!r}, expected a gr.BPTT")
+        raise TypeError(f"bptt: got {shown(bptt)}, expected a gr.BPTT")
     rule = rule_of(cell)
     if bptt.rule == "hand" and rule is None:
         raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")

@@ -11,7 +11,7 @@ from jax import Array
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import C, Carry, Cell, P, Params
 from gatedrnn._src.episodes import episode_starts, step_numbers
-from gatedrnn._src.masks import as_key, check_draws, draw, first_steps
+from gatedrnn._src.masks import check_draws, draw, first_steps
 from gatedrnn._src.time import engine
 from gatedrnn._src.time.bptt import BPTT, check_bptt
 from gatedrnn._src.time.recurrence import Recurrence, Steps
@@ -168,7 +168,7 @@ def checked(
     key = options.key
     if key is not None:
         check_draws(cell)
-        key = as_key(key)
+        key = validation.as_key(key)
     return Unrolled(
         cell,
         params,
@@ -186,10 +186,10 @@ def checked(
 
 def checked_inputs(cell: Cell, params: Params, xs: Array) -> Array:
     """Return `xs` as an array `[T, *B, I]`; raise unless it and `params` fit."""
-    xs = jnp.asarray(xs)
+    xs = validation.as_array("xs", xs, "an array [T, *B, I]")
     if xs.ndim < 2:
         raise ValueError(f"xs: got shape {xs.shape}, expected [T, *B, I], at least two axes")
-    validation.check_floating("xs", xs)
+    validation.check_features("xs", xs)
     validation.check_params(cell, params, xs)
     return xs
 

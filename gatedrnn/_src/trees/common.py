@@ -15,12 +15,13 @@ from gatedrnn._src.trees.base import RuledTreeCell, State, places
 
 def ruled_compose(cell: RuledTreeCell, params: Params, children: State, x: Array) -> State:
     """Return the state of a node, by `project` of `x [*B, I]` and `recur` of its children."""
-    x = jnp.asarray(x)
+    x = validation.as_array("x", x, "an array [*B, I]")
     if x.ndim < 1:
         raise ValueError(f"x: got shape {x.shape}, expected [*B, I]")
-    validation.check_floating("x", x)
+    validation.check_features("x", x)
     validation.check_params(cell, params, x, "x")
-    given = jnp.shape(jax.tree.leaves(children)[0])
+    children = validation.as_arrays("children", children)
+    given = next((leaf.shape for leaf in jax.tree.leaves(children)), ())
     count = given[x.ndim - 1] if len(given) > x.ndim else 0
     most = places(cell)
     if most is not None and count > most:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gatedrnn._src import checks
+
 
 def flatten_tree(tree: Any, *, labelled: bool = False) -> tuple[np.ndarray, list]:
     """Return the index array of nested tuples, the children of each node, and the labels of nodes.
@@ -35,6 +37,7 @@ def flatten_tree(tree: Any, *, labelled: bool = False) -> tuple[np.ndarray, list
       >>> gr.flatten_tree(("and", "x", ("not", "y")), labelled=True)[1]
       ['x', 'y', 'not', 'and']
     """
+    checks.flag("labelled", labelled)
     if tree is None:
         raise TypeError("tree: got None, expected nested tuples, of at least one node")
     rows: list[list[int]] = []

@@ -6,7 +6,6 @@ Axes: `N` nodes, `B` trees, `*B` any batch axes, `K` children of a node, `I` inp
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -71,11 +70,11 @@ def fold_tree(
     if rule == "hand" and rule_of(cell) is None:
         raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")
     forest = children if isinstance(children, Forest) else _one_tree(children)
-    xs = jnp.asarray(xs)
+    xs = validation.as_array("xs", xs, "an array [N, I]")
     nodes = len(forest.slots)
     if xs.ndim != 2 or len(xs) != nodes:
         raise ValueError(f"xs: got shape {xs.shape}, expected [N, I] with N = {nodes} nodes")
-    validation.check_floating("xs", xs)
+    validation.check_features("xs", xs)
     validation.check_params(cell, params, xs)
     most, given = places(cell), forest.children.shape[-1]
     if most is not None and given > most:

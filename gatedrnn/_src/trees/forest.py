@@ -8,13 +8,13 @@ child. A node has one parent, so cotangents are gathered as well: every slot of 
 places, in which a parent leaves the cotangents of its children, and one more place holds zeros.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
 
-from gatedrnn._src.describe import documented
+from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.trees.indexes import Joined, joined
 from gatedrnn._src.trees.schedule import Levels, least_width, levels_of, steps_of
 
@@ -177,10 +177,13 @@ def forest_sizes(batches: Iterable[Sequence[Any]]) -> ForestSizes:
       >>> all(gr.forest(trees, sizes).sizes == sizes for trees in batches)
       True
     """
-    measured = [
-        (levels, _needed(nodes, levels))
-        for nodes, levels in ((nodes, levels_of(nodes.children)) for nodes in map(joined, batches))
-    ]
+    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | Mapping):
+        raise TypeError(f"batches: got {shown(batches)}, expected batches of trees")
+    measured = []
+    for i, batch in enumerate(batches):
+        nodes = joined(batch, f"batches[{i}]")
+        levels = levels_of(nodes.children)
+        measured.append((levels, _needed(nodes, levels)))
     if not measured:
         raise ValueError("batches: got none, expected at least one")
     most = ForestSizes(*map(max, zip(*(needed for _, needed in measured), strict=True)))
@@ -214,7 +217,7 @@ def _needed(nodes: Joined, levels: Levels) -> ForestSizes:
 def _check_fit(nodes: Joined, levels: Levels, needed: ForestSizes, sizes: ForestSizes) -> None:
     """Raise unless the trees can be padded to `sizes`."""
     if not isinstance(sizes, ForestSizes):
-        raise TypeError(f"sizes: got {sizes!r}, expected a gr.ForestSizes")
+        raise TypeError(f"sizes: got {shown(sizes)}, expected a gr.ForestSizes")
     if sizes.steps >= needed.steps:
         needed = needed._replace(width=least_width(levels, sizes.steps))
     for name, has, needs in zip(ForestSizes._fields, sizes, needed, strict=True):

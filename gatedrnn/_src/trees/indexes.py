@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gatedrnn._src.describe import shown
 from gatedrnn._src.trees.flatten import flatten_tree
 
 
@@ -19,11 +20,11 @@ class Joined(NamedTuple):
     sizes: np.ndarray  # [B], nodes of each tree
 
 
-def joined(trees: Sequence[Any]) -> Joined:
+def joined(trees: Sequence[Any], name: str = "trees") -> Joined:
     """Return the nodes of trees, each nested tuples or an index array `[n, K]`, as one array."""
     if not isinstance(trees, Sequence) or isinstance(trees, tuple | str):
-        raise TypeError(f"trees: got {type(trees).__name__}, expected a list of trees")
-    arrays = [as_indexes(f"trees[{i}]", tree) for i, tree in enumerate(trees)]
+        raise TypeError(f"{name}: got {shown(trees)}, expected a list of trees")
+    arrays = [as_indexes(f"{name}[{i}]", tree) for i, tree in enumerate(trees)]
     sizes = np.array([len(array) for array in arrays], int)
     children = np.full((sizes.sum(), max([a.shape[1] for a in arrays], default=0)), -1)
     start = 0
@@ -43,7 +44,12 @@ def as_indexes(name: str, tree: Any) -> np.ndarray:
             f"{name}: got a traced array, expected one whose values are known: "
             "make a gr.forest outside jit and pass that in"
         )
-    array = np.asarray(tree)
+    try:
+        array = np.asarray(tree)
+    except ValueError:  # a ragged list
+        raise TypeError(
+            f"{name}: got {shown(tree)}, expected nested tuples or an index array [n, K]"
+        ) from None
     if array.ndim != 2 or not len(array):
         raise ValueError(
             f"{name}: got shape {array.shape}, expected nested tuples or an index array [n, K] "

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
@@ -296,8 +296,7 @@ class TreeLSTM:
 
         The input kernel is LeCun normal, the recurrent kernel (semi-)orthogonal, gate by gate.
         """
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         features = self.features
         input_key, recurrent_key = jax.random.split(key)
         rows, gates = (2 * features, 5) if self.kind == "binary" else (features, 4)
@@ -313,6 +312,7 @@ class TreeLSTM:
 
     def state(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> TreeLSTMState:
         """Return zeros, for an absent child: `h [*B, H]` in `dtype`, `c` in at least float32."""
+        checks.of_state(batch_shape, dtype)
         return TreeLSTMState(
             h=jnp.zeros((*batch_shape, self.features), dtype),
             c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.describe import documented, short_repr
 from gatedrnn._src.numerics import (
@@ -173,8 +173,7 @@ class TreeRNN:
         The `W_k` together are one semi-orthogonal matrix, so that with several children, too,
         states keep their size.
         """
-        checks.size("in_features", in_features)
-        checks.floating("dtype", dtype)
+        key = validation.as_init_key(key, in_features, dtype)
         input_key, recurrent_key = jax.random.split(key)
         rows = self.children * self.features
         return TreeRNNParams(
@@ -185,6 +184,7 @@ class TreeRNN:
 
     def state(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> TreeRNNState:
         """Return zeros, `h [*B, H]` in `dtype`: the state of a child that is absent."""
+        checks.of_state(batch_shape, dtype)
         return TreeRNNState(jnp.zeros((*batch_shape, self.features), dtype))
 
     def compose(self, params: TreeRNNParams, children: TreeRNNState, x: Array) -> TreeRNNState:
