@@ -214,7 +214,7 @@ def test_errors():
         apply(unequal, params_of(unequal), tokens(S), tokens(T))
     model = MODELS["direct"]
     params = params_of(model)
-    with pytest.raises(ValueError, match="params: got a tuple, .*, expected Seq2SeqParams"):
+    with pytest.raises(ValueError, match=r"params: got a tuple, .*, expected Seq2SeqParams"):
         model.encode(tuple(params), tokens(S))
     with pytest.raises(ValueError, match=r"params.bridge: got NoneType for the bridge 'learned'"):
         gr.seq2seq(model.encoder, model.decoder).encode(params, tokens(S))
