@@ -205,7 +205,8 @@ def _losses_bwd(saved: tuple, dlosses: Array) -> tuple[DenseParams, Array, None]
     ) -> tuple[DenseParams, Array]:
         dparams, dhs = state
         kernel, o = _logits(params, hs, start, width)
-        y = (labels[..., None] == start + lax.iota(jnp.int32, width)).astype(o.dtype)
+        columns = lax.broadcast_to_rank(start + lax.iota(jnp.int32, width), o.ndim)
+        y = (labels[..., None] == columns).astype(o.dtype)
         do = dlosses[..., None] * (jnp.exp(o - z.m[..., None] - z.log_s[..., None]) - y)
         new = DenseParams(
             sum_of_outer(hs, do), None if params.bias is None else sum_of_outer(ones, do)[0]

@@ -266,7 +266,7 @@ def as_mask(
                 f"the {length} steps of xs"
             )
     steps = lax.iota(jnp.int32, length)
-    return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)
+    return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)[None]
 
 
 def concrete(x: Any) -> np.ndarray | None:

@@ -459,5 +459,5 @@ def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
         wanted = jnp.min(jnp.where(mask, step, length), axis=0)
     else:
         wanted = jnp.max(jnp.where(mask, step, -1), axis=0)
-    chosen = (step == wanted)[..., None]
+    chosen = (step == wanted[None])[..., None]
     return jnp.sum(jnp.where(chosen, ys, jnp.zeros((), ys.dtype)), axis=0, dtype=ys.dtype)
