@@ -261,12 +261,16 @@ def _over_blocks(body: Callable, state: Any, columns: _Columns) -> Any:
 
     Differentiation makes a block again instead of saving it, so second derivatives keep no logits.
     """
-    body = jax.checkpoint(body, static_argnums=2, prevent_cse=False)
+
+    def block(width: int) -> Callable:
+        # with `static_argnums` JAX would remember the function, and the tracers that it closes over
+        return jax.checkpoint(partial(body, width=width), prevent_cse=False)
+
     remainder = columns.vocabulary % columns.width
-    whole = columns.vocabulary - remainder
+    whole, of_width = columns.vocabulary - remainder, block(columns.width)
     if whole == columns.width:
-        state = body(state, 0, columns.width)
+        state = of_width(state, 0)
     else:
         starts = jnp.arange(0, whole, columns.width, dtype=jnp.int32)
-        state, _ = lax.scan(lambda s, start: (body(s, start, columns.width), None), state, starts)
-    return body(state, whole, remainder) if remainder else state
+        state, _ = lax.scan(lambda s, start: (of_width(s, start), None), state, starts)
+    return block(remainder)(state, whole) if remainder else state
