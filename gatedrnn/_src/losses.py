@@ -115,6 +115,12 @@ def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> A
                 f"labels: got values from {least} to {most}, expected them between 0 and "
                 f"{vocabulary - 1}, for {vocabulary} columns of params.kernel"
             )
+    return _inside(labels, mask, vocabulary)
+
+
+@partial(jax.jit, static_argnames="vocabulary", inline=True)
+def _inside(labels: Array, mask: Array | None, vocabulary: int) -> Array:
+    """Return the labels, int32 `[...]`: 0 where masked, −1 where out of range."""
     if labels.dtype.itemsize < 4:  # too narrow to be compared with V
         labels = labels.astype(jnp.int32)
     inside = (labels >= 0) & (labels < vocabulary)

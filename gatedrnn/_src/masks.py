@@ -96,7 +96,7 @@ def step_keys(keys: Array, steps: Array) -> Array:
 
 def first_steps(first_step: int | Array, batch_shape: tuple[int, ...]) -> Array:
     """Return the number of each row's first step, int32 `[*B]`; raise for another shape."""
-    steps = jnp.asarray(first_step)
+    steps = jnp.asarray(validation.on_device(first_step))
     if not jnp.issubdtype(steps.dtype, jnp.integer):
         raise TypeError(f"first_step: got dtype {steps.dtype.name}, expected integers")
     if steps.shape not in ((), batch_shape):

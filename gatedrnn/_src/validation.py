@@ -152,8 +152,8 @@ def params_template(owner: Any, in_features: int | None, dtype: str = "float32")
 
     The owner is a cell or a layer.
     """
-    make = lambda key: owner.init(key, in_features, jnp.dtype(dtype))  # noqa: E731
-    return unbound(jax.eval_shape(make, jax.random.key(0)))
+    make = lambda: owner.init(jax.random.key(0), in_features, jnp.dtype(dtype))  # noqa: E731
+    return unbound(jax.eval_shape(make))
 
 
 def _dtypes(owner: Any, in_features: int | None, dtype: str) -> list[np.dtype]:
@@ -269,11 +269,16 @@ def as_mask(
     return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)[None]
 
 
+def on_device(x: Any) -> Any:
+    """Return `x`, by an explicit transfer (see `jax.transfer_guard`) where it is not of JAX yet."""
+    return x if isinstance(x, jax.Array) else jax.device_put(x)
+
+
 def concrete(x: Any) -> np.ndarray | None:
     """Return the values of `x`, or None where they are unknown: in a trace, on another host."""
     if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
         return None
-    return np.asarray(x)
+    return np.asarray(jax.device_get(x) if isinstance(x, jax.Array) else x)
 
 
 def as_flags(name: str, flags: Array, shape: tuple[int, ...]) -> Array:
@@ -286,6 +291,7 @@ def as_flags(name: str, flags: Array, shape: tuple[int, ...]) -> Array:
     return flags
 
 
+@functools.partial(jax.jit, inline=True)
 def zero_masked(xs: Array, mask: Array | None) -> Array:
     """Return `xs [T, *B, ...]` with zeros where `mask [T, *B]` is False, also in place of NaN."""
     if mask is None:

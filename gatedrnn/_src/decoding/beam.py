@@ -17,6 +17,7 @@ from gatedrnn._src.decoding.checks import as_partial, as_token, check_range, voc
 from gatedrnn._src.describe import documented
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import vary_alike
+from gatedrnn._src.validation import on_device
 
 
 @documented
@@ -98,7 +99,7 @@ def beam_search(
         as_partial(step),
         carry,
         as_token(token),
-        alpha,
+        on_device(alpha),
         beams=beams,
         max_length=max_length,
         end=end,

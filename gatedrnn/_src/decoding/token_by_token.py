@@ -18,6 +18,7 @@ from gatedrnn._src.describe import documented
 from gatedrnn._src.masks import row_keys
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import vary_alike, where
+from gatedrnn._src.validation import on_device
 
 
 @documented
@@ -142,7 +143,8 @@ def sample(
     if top_p is not None:
         check_range("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
     token = as_token(token)
-    options = (_keys_of_rows(key, token.shape), temperature, top_p)
+    numbers = jax.tree.map(on_device, (temperature, top_p))
+    options = (_keys_of_rows(key, token.shape), *numbers)
     return _sample(
         as_partial(step), carry, token, options, max_length=max_length, end=end, top_k=top_k
     )

@@ -369,12 +369,18 @@ class Layer(abc.ABC):
         _check_carries(self, in_features)
         dtype = np.dtype(self._dtype(params, xs))
         if carry is None:
-            return self.carry(batch_shape, dtype, params)
+            return _initial(self, batch_shape, dtype, params)
         expected = _carry_template(self, in_features, batch_shape, dtype)
         return validation.as_expected("carry", carry, expected, self)
 
     def _dtype(self, params: Params, xs: Array) -> DTypeLike:
         return self.params_dtype(params) if self.reads_tokens else xs.dtype
+
+
+@functools.partial(jax.jit, static_argnames=("layer", "batch_shape", "dtype"), inline=True)
+def _initial(layer: Layer, batch_shape: tuple[int, ...], dtype: np.dtype, params: Params) -> Carry:
+    """The initial carry of `layer`."""
+    return layer.carry(batch_shape, dtype, params)
 
 
 @validation.remembered
@@ -443,6 +449,7 @@ def fold(key: Array | None, index: int | Array) -> Array | None:
     return None if key is None else jax.random.fold_in(key, index)
 
 
+@functools.partial(jax.jit, static_argnames="first", inline=True)
 def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
     """Take the output of each row's last (or first) valid step, zeros where there is none.
 

@@ -201,5 +201,6 @@ def bidirectional(
     return Bidirectional(as_layer(cell), as_layer(cell if other is None else other), merge)
 
 
+@partial(jax.jit, inline=True)
 def _unstack(tree: Any) -> tuple[Any, Any]:
     return jax.tree.map(lambda v: v[0], tree), jax.tree.map(lambda v: v[1], tree)
