@@ -49,11 +49,11 @@ def step_numbers(
     valid = jnp.ones((length, *first.shape), jnp.int32) if mask is None else mask.astype(jnp.int32)
     if mask is None and starts is None:
         step = lax.broadcasted_iota(jnp.int32, valid.shape, 0)
-        return StepNumbers(first + (length - 1 - step if reverse else step), first + length)
+        return StepNumbers(first[None] + (length - 1 - step if reverse else step), first + length)
     through = lax.cumsum(valid, axis=0, reverse=reverse)
     before, total = through - valid, jnp.sum(valid, axis=0, dtype=jnp.int32)
     if starts is None:
-        return StepNumbers(first + before, first + total)
+        return StepNumbers(first[None] + before, first + total)
     if mask is not None:
         starts = starts & mask  # in reverse, padding before a boundary is said to start too
     # −first: as if this episode had begun so many steps before

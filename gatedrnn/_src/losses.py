@@ -119,6 +119,12 @@ def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> A
                 f"labels: got values from {least} to {most}, expected them between 0 and "
                 f"{vocabulary - 1}, for {vocabulary} columns of params.kernel"
             )
+    return _inside(labels, mask, vocabulary)
+
+
+@partial(jax.jit, static_argnames="vocabulary", inline=True)
+def _inside(labels: Array, mask: Array | None, vocabulary: int) -> Array:
+    """Return the labels, int32 `[...]`: 0 where masked, −1 where out of range."""
     if labels.dtype.itemsize < 4:  # too narrow to be compared with V
         labels = labels.astype(jnp.int32)
     inside = (labels >= 0) & (labels < vocabulary)
@@ -209,7 +215,8 @@ def _losses_bwd(saved: tuple, dlosses: Array) -> tuple[DenseParams, Array, None]
     ) -> tuple[DenseParams, Array]:
         dparams, dhs = state
         kernel, o = _logits(params, hs, start, width)
-        y = (labels[..., None] == start + lax.iota(jnp.int32, width)).astype(o.dtype)
+        columns = lax.broadcast_to_rank(start + lax.iota(jnp.int32, width), o.ndim)
+        y = (labels[..., None] == columns).astype(o.dtype)
         do = dlosses[..., None] * (jnp.exp(o - z.m[..., None] - z.log_s[..., None]) - y)
         new = DenseParams(
             sum_of_outer(hs, do), None if params.bias is None else sum_of_outer(ones, do)[0]
@@ -264,12 +271,16 @@ def _over_blocks(body: Callable, state: Any, columns: _Columns) -> Any:
 
     Differentiation makes a block again instead of saving it, so second derivatives keep no logits.
     """
-    body = jax.checkpoint(body, static_argnums=2, prevent_cse=False)
+
+    def block(width: int) -> Callable:
+        # with `static_argnums` JAX would remember the function, and the tracers that it closes over
+        return jax.checkpoint(partial(body, width=width), prevent_cse=False)
+
     remainder = columns.vocabulary % columns.width
-    whole = columns.vocabulary - remainder
+    whole, of_width = columns.vocabulary - remainder, block(columns.width)
     if whole == columns.width:
-        state = body(state, 0, columns.width)
+        state = of_width(state, 0)
     else:
         starts = jnp.arange(0, whole, columns.width, dtype=jnp.int32)
-        state, _ = lax.scan(lambda s, start: (body(s, start, columns.width), None), state, starts)
-    return body(state, whole, remainder) if remainder else state
+        state, _ = lax.scan(lambda s, start: (of_width(s, start), None), state, starts)
+    return block(remainder)(state, whole) if remainder else state

@@ -30,7 +30,16 @@ def dot(x: Array, kernel: Array) -> Array:
 def affine(x: Array, kernel: Array, bias: Array | None) -> Array:
     """Return `x W + b` (`x W` if `b` is None), in the accumulator's dtype."""
     a = dot(x, kernel)
-    return a if bias is None else a + bias.astype(a.dtype)
+    return a if bias is None else a + over_leading(bias, a)
+
+
+def over_leading(values: Array, like: Array) -> Array:
+    """Return `values [*F]`, the same over all leading axes of `like [..., *F]`, beside `like`.
+
+    In the rank of `like`, since `jax_numpy_rank_promotion` may forbid to leave that to JAX, and in
+    its dtype. The transpose is `sum_leading`.
+    """
+    return lax.broadcast_to_rank(values.astype(like.dtype), like.ndim)
 
 
 def dot_transposed(delta: Array, kernel: Array) -> Array:
@@ -90,8 +99,8 @@ def sum_leading(delta: Array) -> Array:
 
 
 def masked(x: Array, mask: Array | None) -> Array:
-    """Return `x ⊙ mask`, both `[..., F]`; `x` itself without a mask."""
-    return x if mask is None else x * mask.astype(x.dtype)
+    """Return `x ⊙ mask`, of `x [..., *B, F]` and `mask [*B, F]`; `x` itself without a mask."""
+    return x if mask is None else x * over_leading(mask, x)
 
 
 def matrices_as(params: Any, dtype: DTypeLike) -> Any:

@@ -50,7 +50,7 @@ def as_array(name: str, value: Any, expected: str = "an array of numbers") -> Ar
             if wide and isinstance(value, np.ndarray | np.generic) and not is_64_bit():
                 narrow = np.iinfo(np.int32 if value.dtype == np.int64 else np.uint32)
                 value = np.clip(value, narrow.min, narrow.max)
-            return jnp.asarray(value)
+            return jnp.asarray(on_device(value) if isinstance(value, int | float) else value)
     except (TypeError, ValueError, OverflowError):
         pass
     raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
@@ -72,7 +72,10 @@ def real(name: str, value: Any) -> np.ndarray:
 def as_known(name: str, value: Any, expected: str) -> tuple[Array, np.ndarray | None]:
     """Return `value` as an array, and the values as given, or None where a trace hides them."""
     array = as_array(name, value, expected)
-    return array, None if concrete(array) is None else np.asarray(value)
+    known = concrete(array)
+    if known is not None and not isinstance(value, Array):
+        known = np.asarray(value)  # in 64 bits, also where the array is not
+    return array, known
 
 
 def is_64_bit() -> bool:
@@ -258,8 +261,8 @@ def params_template(owner: Any, in_features: int | None, dtype: str = "float32")
 
     The owner is a cell or a layer.
     """
-    make = lambda key: owner.init(key, in_features, jnp.dtype(dtype))  # noqa: E731
-    return unbound(jax.eval_shape(make, jax.random.key(0)))
+    make = lambda: owner.init(jax.random.key(0), in_features, jnp.dtype(dtype))  # noqa: E731
+    return unbound(jax.eval_shape(make))
 
 
 def _dtypes(owner: Any, in_features: int | None, dtype: str) -> list[np.dtype]:
@@ -395,14 +398,19 @@ def as_mask(
                 f"the {length} steps of {inputs}"
             )
     steps = lax.iota(jnp.int32, length)
-    return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)
+    return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)[None]
+
+
+def on_device(x: Any) -> Any:
+    """Return `x`, by an explicit transfer (see `jax.transfer_guard`) where it is not of JAX yet."""
+    return x if isinstance(x, jax.Array) else jax.device_put(x)
 
 
 def concrete(x: Any) -> np.ndarray | None:
     """Return the values of `x`, or None where they are unknown: in a trace, on another host."""
     if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
         return None
-    return np.asarray(x)
+    return np.asarray(jax.device_get(x) if isinstance(x, jax.Array) else x)
 
 
 def as_flags(name: str, flags: Array, shape: tuple[int, ...]) -> Array:
@@ -415,6 +423,7 @@ def as_flags(name: str, flags: Array, shape: tuple[int, ...]) -> Array:
     return flags
 
 
+@functools.partial(jax.jit, inline=True)
 def zero_masked(xs: Array, mask: Array | None) -> Array:
     """Return `xs [T, *B, ...]` with zeros where `mask [T, *B]` is False, also in place of NaN."""
     if mask is None:

@@ -14,7 +14,7 @@ from jax import Array, lax
 from gatedrnn._src import validation
 from gatedrnn._src.base import Bound, Carry, Params
 from gatedrnn._src.describe import documented, shown
-from gatedrnn._src.numerics import accumulator, dot
+from gatedrnn._src.numerics import accumulator, dot, over_leading
 from gatedrnn._src.pytree import first_leaf
 
 
@@ -145,8 +145,10 @@ def align(params: AttentionParams, carry: Carry) -> Alignment:
     values, keys = params.memory.values, params.memory.keys
     valid = params.memory.valid
     q = dot(first_leaf(carry), params.query_kernel)
-    u = jnp.tanh(keys.astype(q.dtype) + q[..., None, :])
-    weights = _softmax(u @ params.score.astype(u.dtype), valid > 0)
+    q = q[..., None, :]
+    u = jnp.tanh(over_leading(keys, q) + q)
+    e = u @ params.score.astype(u.dtype)
+    weights = _softmax(e, over_leading(valid, e) > 0)
     context = jnp.einsum(
         "...s,...sm->...m",
         weights.astype(values.dtype),

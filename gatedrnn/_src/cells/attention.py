@@ -38,6 +38,7 @@ from gatedrnn._src.numerics import (
     accumulator,
     dot_transposed,
     lecun_normal,
+    over_leading,
     sum_leading,
     sum_of_outer,
 )
@@ -163,7 +164,8 @@ def backward(
 def _through_tanh(params: AttentionParams, alignment: Alignment, de: Array) -> Array:
     """Return `δp [..., S, A]` from `δe`."""
     u = alignment.u
-    return de[..., None] * (params.score.astype(de.dtype) * (1 - u * u))
+    slope = 1 - u * u
+    return de[..., None] * (over_leading(params.score, slope) * slope)
 
 
 def _added_to_output(dcarry: Carry, doutput: Array) -> Carry:

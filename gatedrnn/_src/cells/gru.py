@@ -24,6 +24,7 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
+    over_leading,
     sigmoid,
     sum_leading,
     sum_of_outer,
@@ -117,7 +118,7 @@ def recur(
     """Return the next carry and the gates, from the projected input `a` of each gate."""
     a_r, a_z, a_s = a
     if params.bias is not None:
-        b_r, b_z, b_s = (b.astype(a_s.dtype) for b in gates_apart(params.bias, 3))
+        b_r, b_z, b_s = (over_leading(b, a_s) for b in gates_apart(params.bias, 3))
         a_r, a_z, a_s = a_r + b_r, a_z + b_z, a_s + b_s
     state = carry.h.astype(a_s.dtype)
     h = masked(lax.stop_gradient(carry.h) if cell_path_only else carry.h, mask)
@@ -130,7 +131,7 @@ def recur(
     else:
         h_r, h_z, u = dot_gates(h, params.recurrent_kernel, 3)
         if params.recurrent_bias is not None:
-            u = u + params.recurrent_bias.astype(u.dtype)
+            u = u + over_leading(params.recurrent_bias, u)
         r, z = sigmoid(a_r + h_r), sigmoid(a_z + h_z)
         s = a_s + r * u
     n = jnp.tanh(s)

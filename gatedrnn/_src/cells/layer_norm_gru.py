@@ -23,6 +23,7 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
+    over_leading,
     sigmoid,
     sum_leading,
     sum_of_outer,
@@ -135,7 +136,7 @@ def recur(
     x_rz, x_n = _split(scaled(_values(a), params.scale, params.bias))
     h_rz, p = _split(scaled(_values(v), params.recurrent_scale))
     if params.recurrent_bias is not None:
-        p = p + params.recurrent_bias.astype(p.dtype)
+        p = p + over_leading(params.recurrent_bias, p)
     r, z = jnp.split(sigmoid(x_rz + h_rz), 2, axis=-1)
     n = jnp.tanh(x_n + r * p)
     new = n + (1 - z) * (h.astype(n.dtype) - n)

@@ -27,6 +27,7 @@ from gatedrnn._src.numerics import (
     lecun_normal,
     masked,
     orthogonal_gates,
+    over_leading,
     sigmoid,
     sum_leading,
     sum_of_outer,
@@ -135,7 +136,7 @@ def recur(
     recurrent = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
     pre = _add(a, dot_gates(recurrent, params.recurrent_kernel, cell.gates))
     if params.bias is not None:
-        pre = _add(pre, [b.astype(pre[0].dtype) for b in gates_apart(params.bias, cell.gates)])
+        pre = _add(pre, [over_leading(b, pre[0]) for b in gates_apart(params.bias, cell.gates)])
     *reading, a_g, a_o = pre  # i and f (coupled: i) read the old memory
     if params.peephole is not None:
         reading = _add(reading, _peeped(cell, c, params.peephole, cell.gates - 2))
@@ -160,7 +161,7 @@ def _peeped(cell: "LSTM", c: Array, peephole: Any, gates: int) -> tuple[Array, .
     """Return `c P` of each of the `gates` that read the memory `c`."""
     if cell.peephole == "full":
         return dot_gates(c, peephole, gates)
-    return tuple(c * p.astype(c.dtype) for p in gates_apart(peephole, gates))
+    return tuple(c * over_leading(p, c) for p in gates_apart(peephole, gates))
 
 
 def _peepholes(cell: "LSTM", params: LSTMParams, kind: str) -> tuple[Any, Any] | None:
@@ -216,9 +217,9 @@ def linearize(
     keep = f
     diagonal = _peepholes(cell, params, "diagonal")
     if diagonal is not None:
-        into_memory = into_memory + k_o * diagonal[1].astype(k_o.dtype)
+        into_memory = into_memory + k_o * over_leading(diagonal[1], k_o)
         for k, p in zip(reading, gates_apart(diagonal[0], len(reading)), strict=True):
-            keep = keep + k * p.astype(k.dtype)
+            keep = keep + k * over_leading(p, k)
     return LSTMLocal((*reading, k_g, k_o), into_memory, keep)
 
 

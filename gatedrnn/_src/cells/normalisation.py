@@ -17,6 +17,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gatedrnn._src.numerics import over_leading
+
 EPSILON = 1e-5  # added to the variance, as in the code that Ba et al. published
 
 
@@ -45,5 +47,5 @@ def normalise_transposed(delta: Array, at: Normalised) -> Array:
 
 def scaled(value: Array, scale: Array, bias: Array | None = None) -> Array:
     """Return `γ ⊙ v + b` (`γ ⊙ v` if `b` is None), in the dtype of `v`."""
-    value = value * scale.astype(value.dtype)
-    return value if bias is None else value + bias.astype(value.dtype)
+    value = value * over_leading(scale, value)
+    return value if bias is None else value + over_leading(bias, value)

@@ -99,7 +99,7 @@ def beam_search(
         as_partial(step),
         validation.as_arrays("carry", carry),
         as_token(token),
-        alpha,
+        validation.on_device(alpha),
         beams=beams,
         max_length=max_length,
         end=end,

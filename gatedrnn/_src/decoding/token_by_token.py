@@ -145,7 +145,8 @@ def sample(
     if top_p is not None:
         check_range("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
     token, carry = as_token(token), validation.as_arrays("carry", carry)
-    options = (_keys_of_rows(key, token.shape), temperature, top_p)
+    numbers = jax.tree.map(validation.on_device, (temperature, top_p))
+    options = (_keys_of_rows(key, token.shape), *numbers)
     return _sample(
         as_partial(step), carry, token, options, max_length=max_length, end=end, top_k=top_k
     )

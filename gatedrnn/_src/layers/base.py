@@ -388,13 +388,19 @@ class Layer(abc.ABC):
         _check_carries(self, in_features)
         dtype = np.dtype(self._dtype(params, xs))
         if carry is None:
-            return self.carry(batch_shape, dtype, params)
+            return _initial(self, batch_shape, dtype, params)
         expected = _carry_template(self, in_features, batch_shape, dtype)
         rows = f"the batch axes {batch_shape} of {names.xs}"
         return validation.as_expected("carry", carry, expected, self, rows)
 
     def _dtype(self, params: Params, xs: Array) -> DTypeLike:
         return self.params_dtype(params) if self.reads_tokens else xs.dtype
+
+
+@functools.partial(jax.jit, static_argnames=("layer", "batch_shape", "dtype"), inline=True)
+def _initial(layer: Layer, batch_shape: tuple[int, ...], dtype: np.dtype, params: Params) -> Carry:
+    """The initial carry of `layer`."""
+    return layer.carry(batch_shape, dtype, params)
 
 
 @validation.remembered
@@ -463,6 +469,7 @@ def fold(key: Array | None, index: int | Array) -> Array | None:
     return None if key is None else jax.random.fold_in(key, index)
 
 
+@functools.partial(jax.jit, static_argnames="first", inline=True)
 def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
     """Take the output of each row's last (or first) valid step, zeros where there is none.
 
@@ -479,5 +486,5 @@ def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
         wanted = jnp.min(jnp.where(mask, step, length), axis=0)
     else:
         wanted = jnp.max(jnp.where(mask, step, -1), axis=0)
-    chosen = (step == wanted)[..., None]
+    chosen = (step == wanted[None])[..., None]
     return jnp.sum(jnp.where(chosen, ys, jnp.zeros((), ys.dtype)), axis=0, dtype=ys.dtype)

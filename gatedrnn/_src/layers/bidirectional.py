@@ -206,5 +206,6 @@ def bidirectional(
     return Bidirectional(forward, backward, merge)
 
 
+@partial(jax.jit, inline=True)
 def _unstack(tree: Any) -> tuple[Any, Any]:
     return jax.tree.map(lambda v: v[0], tree), jax.tree.map(lambda v: v[1], tree)

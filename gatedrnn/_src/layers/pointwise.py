@@ -173,6 +173,7 @@ class Embed(Layer):
         """Look the tokens of one step up."""
         return carry, self._look_up(params, x)
 
+    @partial(jax.jit, static_argnames="self", inline=True)
     def _look_up(self, params: EmbedParams, tokens: Array) -> Array:
         # a token out of range shows as NaN, instead of another token's row; a negative one is one
         if tokens.dtype.itemsize < 4:  # too narrow to be compared with V

@@ -3,10 +3,13 @@
 Axes: `T` time, `*B` any batch axes (also none), `I` input features, `F` output features.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import C, Carry, Cell, P, Params
@@ -219,10 +222,17 @@ def _carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> 
     """Return `carry` in the dtypes that `xs` asks for, or the cell's own carry in place of None."""
     batch_shape = xs.shape[1:-1]
     if carry is None:
-        return cell.carry(batch_shape, xs.dtype)
+        return _initial(cell, batch_shape, xs.dtype)
     return validation.as_carry(cell, carry, batch_shape, xs, name)
 
 
+@partial(jax.jit, static_argnames=("cell", "batch_shape", "dtype"), inline=True)
+def _initial(cell: Cell, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Carry:
+    """Return the cell's own carry."""
+    return cell.carry(batch_shape, dtype)
+
+
+@partial(jax.jit, static_argnames=("truncate", "length", "reverse"), inline=True)
 def _cuts(truncate: int, length: int, reverse: bool) -> Array:
     """Return the steps that pass no gradient on to the step that ran before, `[T]`.
 

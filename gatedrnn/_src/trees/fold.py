@@ -3,6 +3,7 @@
 Axes: `N` nodes, `B` trees, `*B` any batch axes, `K` children of a node, `I` input features.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ from jax import Array
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import C, P, Route, rule_of
 from gatedrnn._src.trees import engine
-from gatedrnn._src.trees.base import TreeCell, places
-from gatedrnn._src.trees.forest import Forest
+from gatedrnn._src.trees.base import State, TreeCell, places
+from gatedrnn._src.trees.forest import Forest, Indexes
 from gatedrnn._src.trees.forest import forest as forest_of
 from gatedrnn._src.trees.indexes import as_indexes
 
@@ -83,8 +84,13 @@ def fold_tree(
         )
     by_hand = rule != "autodiff" and rule_of(cell) is not None
     states = engine.run(cell, by_hand, params, xs, forest)
-    roots = jax.tree.map(lambda v: v.at[forest.roots].get(mode="fill", fill_value=0), states)
-    return roots, states
+    return _of_roots(states, forest.roots), states
+
+
+@partial(jax.jit, inline=True)
+def _of_roots(states: State, roots: Indexes) -> State:
+    """Return the state of each tree's root, zeros for the trees of padding."""
+    return jax.tree.map(lambda v: v.at[roots].get(mode="fill", fill_value=0), states)
 
 
 def _one_tree(children: Any) -> Forest:
