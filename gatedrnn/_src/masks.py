@@ -18,6 +18,7 @@ from jax import Array
 
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params, rule_of
+from gatedrnn._src.integers import as_array, as_int32, guarded
 
 
 class Keyed(NamedTuple):
@@ -96,12 +97,14 @@ def step_keys(keys: Array, steps: Array) -> Array:
 
 def first_steps(first_step: int | Array, batch_shape: tuple[int, ...]) -> Array:
     """Return the number of each row's first step, int32 `[*B]`; raise for another shape."""
-    steps = jnp.asarray(first_step)
+    steps = as_array(first_step)
     if not jnp.issubdtype(steps.dtype, jnp.integer):
         raise TypeError(f"first_step: got dtype {steps.dtype.name}, expected integers")
     if steps.shape not in ((), batch_shape):
         raise ValueError(f"first_step: got shape {steps.shape}, expected () or {batch_shape}")
-    return jnp.broadcast_to(steps.astype(jnp.int32), batch_shape)
+    most = jnp.iinfo(jnp.int32).max
+    steps = as_int32(guarded("first_step", steps, 0, most, "them between 0 and 2**31 - 1"))
+    return jnp.broadcast_to(steps, batch_shape)
 
 
 def check_draws(cell: Cell) -> None:

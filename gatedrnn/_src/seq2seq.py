@@ -18,6 +18,7 @@ from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared
 from gatedrnn._src.cells.alignment import AttentionCarry, attend, attention_weights, has_attention
 from gatedrnn._src.describe import documented
+from gatedrnn._src.integers import as_array
 from gatedrnn._src.layers.base import Layer, fold
 from gatedrnn._src.layers.checks import check_layer
 from gatedrnn._src.layers.pointwise import DenseParams, dense
@@ -104,6 +105,8 @@ class Seq2Seq:
     ) -> tuple[Carry, Seq2SeqParams]:
         """Run the encoder over `sources [S, *B, I]` (tokens `[S, *B]`) of `lengths [*B]`.
 
+        Lengths out of range, here and in the other methods, are as in `gr.unroll`.
+
         Returns the decoder's initial carry, and the parameters that `decode` and `step` read: those
         in which every `gr.Attention` of the decoder looks back at the encoder's outputs.
         """
@@ -179,7 +182,7 @@ class Seq2Seq:
         runs step by step and keeps the weights alone.
         """
         carry, params = self.encode(params, sources, lengths=source_lengths)
-        targets = jnp.asarray(targets)
+        targets = as_array(targets)
         batch_shape = self.decoder.check_inputs("targets", targets, ("T",))
         mask = validation.as_mask(target_lengths, None, len(targets), batch_shape)
         targets = validation.zero_masked(targets, mask)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from gatedrnn._src import integers
 from gatedrnn._src.base import Carry, Cell, Params, is_shared, rule_of, unbound
 
 F = TypeVar("F", bound=Callable)
@@ -212,7 +213,7 @@ def as_expected(name: str, tree: Any, expected: Any, owner: Any) -> Any:
     check_shapes(name, tree, expected, owner)
 
     def cast(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-        leaf = jnp.asarray(leaf)
+        leaf = integers.as_array(leaf)
         if leaf.dtype == wanted.dtype:
             return leaf
         if not all(jnp.issubdtype(v.dtype, jnp.floating) for v in (leaf, wanted)):
@@ -253,18 +254,17 @@ def as_mask(
     if lengths is None:
         return None
     known = concrete(lengths)
-    lengths = jnp.asarray(lengths)
+    lengths = integers.as_array(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths: got dtype {lengths.dtype.name}, expected integers")
     if lengths.shape != batch_shape:
         raise ValueError(f"lengths: got shape {lengths.shape}, expected {batch_shape}")
+    expected = f"them between 0 and the {length} steps of xs"
     if known is not None and known.size:
         least, most = int(known.min()), int(known.max())
         if least < 0 or most > length:
-            raise ValueError(
-                f"lengths: got values from {least} to {most}, expected them between 0 and "
-                f"the {length} steps of xs"
-            )
+            raise ValueError(f"lengths: got values from {least} to {most}, expected {expected}")
+    lengths = integers.as_int32(integers.guarded("lengths", lengths, 0, length, expected))
     steps = lax.iota(jnp.int32, length)
     return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)
 

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from gatedrnn._interop.networks import children
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.integers import as_array
 from gatedrnn._src.layers.base import Layer
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent, as_layer
@@ -87,7 +88,7 @@ def apply(
     if time_major:
         options = {"lengths": lengths, "mask": mask, "resets": resets, "key": key}
         return layer.apply(params, xs, carry, **options)
-    xs = jnp.asarray(xs)
+    xs = as_array(xs)
     tokens = layer.reads_tokens
     axis = xs.ndim - (1 if tokens else 2)
     if axis < 0:

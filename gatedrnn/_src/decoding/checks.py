@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gatedrnn._src import checks, validation
+from gatedrnn._src import checks, integers, validation
 from gatedrnn._src.base import Carry
 
 
@@ -26,10 +26,10 @@ def as_partial(step: Any) -> jax.tree_util.Partial:
 
 def as_token(token: Any) -> Array:
     """Return the first token of each row as int32 `[*B]`."""
-    token = jnp.asarray(token)
+    token = integers.as_array(token)
     if not jnp.issubdtype(token.dtype, jnp.integer):
         raise TypeError(f"token: got dtype {token.dtype.name}, expected integers")
-    return token.astype(jnp.int32)
+    return integers.as_int32(token)
 
 
 def check_range(name: str, value: Any, inside: Callable, expected: str) -> None:

@@ -18,6 +18,7 @@ from gatedrnn._src import pytree, validation
 from gatedrnn._src.base import Carry, Params
 from gatedrnn._src.describe import short_repr
 from gatedrnn._src.episodes import episode_starts
+from gatedrnn._src.integers import as_array, as_int32
 from gatedrnn._src.masks import as_key
 
 
@@ -32,7 +33,7 @@ class Context:
 
     Attributes:
       mask: `[T, *B]`, False where a step is padding; None: all steps are valid.
-      lengths: `[*B]`, where the mask follows from lengths, else None.
+      lengths: int32 `[*B]`, where the mask follows from lengths, else None; not clipped.
       resets: `[T, *B]`, True where an episode starts; None: nowhere.
       key: for random masks, one key; None: there are none.
       reverse: whether time runs from the end; static.
@@ -102,7 +103,10 @@ class Layer(abc.ABC):
           xs: `[T, *B, I]`, time first; of a layer that reads tokens, integers `[T, *B]`.
           carry: where to start, as `carry` or a window before returns it; None: the layer's own
             initial carry.
-          lengths: `[*B]`, integers: row `b` has `lengths[b]` steps, the rest is padding.
+          lengths: `[*B]`, integers from 0 to `T`: row `b` has `lengths[b]` steps, the rest is
+            padding. Others raise where their values are known. Under `jit` they count as 0 or `T`,
+            whichever is nearer, and raise under `checkify.checkify` (user checks) and with
+            `jax_debug_nans`.
           mask: `[T, *B]`, booleans of any pattern, instead of `lengths`. A step that is False is
             skipped: it keeps the carry and yields zeros, and whatever it holds, NaN included,
             reaches no output, carry or gradient.
@@ -315,20 +319,21 @@ class Layer(abc.ABC):
         key: Any,
     ) -> tuple[Params, Array, Carry, Context]:
         """All arguments, checked, cast and masked: nothing inside does any of it again."""
-        xs = jnp.asarray(xs)
+        xs = as_array(xs)
         batch_shape = self.check_inputs("xs", xs, ("T",))
         mask = validation.as_mask(lengths, mask, len(xs), batch_shape)
         if resets is not None:
             resets = validation.as_flags("resets", resets, (len(xs), *batch_shape))
         carry = self._checked_carry(params, xs, carry, batch_shape, "xs")
-        lengths = None if lengths is None else jnp.asarray(lengths)
+        if lengths is not None:
+            lengths = as_int32(as_array(lengths))
         key = None if key is None else as_key(key)
         return params, validation.zero_masked(xs, mask), carry, Context(mask, lengths, resets, key)
 
     def _checked_step(
         self, params: Params, carry: Carry, x: Any, resets: Any, key: Any
     ) -> tuple[Params, Array, Carry, Array | None]:
-        x = jnp.asarray(x)
+        x = as_array(x)
         batch_shape = self.check_inputs("x", x, ())
         carry = self._checked_carry(params, x, carry, batch_shape, "x")
         if resets is not None:
