@@ -18,17 +18,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room of the library, a folder or a module beside the folders, and what it may import. In
 # particular cells know no engine, and what runs over time or trees knows no cell.
-GROUND = {"base", "checks", "describe", "episodes", "masks", "numerics", "pytree", "validation"}
+GROUND = {"base", "checks", "describe", "episodes", "integers", "masks", "numerics", "pytree"}
+GROUND |= {"validation"}
 ARROWS = {
     "base": {"describe"},
     "checks": {"describe"},
     "describe": set(),
     "episodes": set(),
+    "integers": set(),
     "numerics": set(),
     "pytree": {"base", "numerics"},
-    "validation": {"base", "checks", "describe"},
-    "masks": {"base", "describe", "validation"},
-    "rows": {"base", "pytree", "validation"},
+    "validation": {"base", "checks", "describe", "integers"},
+    "masks": {"base", "describe", "integers", "validation"},
+    "rows": {"base", "integers", "pytree", "validation"},
     "cells": GROUND,
     "time": GROUND,
     "trees": GROUND,

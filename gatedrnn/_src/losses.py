@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from gatedrnn._src import validation
+from gatedrnn._src.integers import as_int32, guarded
 from gatedrnn._src.layers.pointwise import DenseParams, dense
 from gatedrnn._src.numerics import accumulator, affine, dot_transposed, sum_of_outer
 from gatedrnn._src.pytree import as_dtypes, vary_alike, zeros
@@ -43,8 +44,9 @@ def softmax_cross_entropy(
     Args:
       params: parameters of `gr.dense(V)`, with a bias or without.
       hs: the inputs of the dense layer, `[..., F]`.
-      labels: integers `[...]` from 0 to `V − 1`. Others raise where their values are known; under
-        `jit` the loss of such a position is NaN, and so is every gradient to which it contributes.
+      labels: integers `[...]` from 0 to `V − 1`. Others raise where their values are known. Under
+        `jit` the loss of such a position is NaN, and so is every gradient to which it contributes;
+        they raise under `checkify.checkify` (user checks) and with `jax_debug_nans`.
       mask: booleans `[...]`. Where the mask is False the loss is 0, and nothing that stands in `hs`
         and `labels`, NaN included, reaches a loss or a gradient.
 
@@ -112,24 +114,21 @@ def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> A
     if known is not None and mask is not None:
         valid = validation.concrete(mask)
         known = None if valid is None else known[valid]
+    expected = f"them between 0 and {vocabulary - 1}, for {vocabulary} columns of params.kernel"
     if known is not None and known.size:
         least, most = int(known.min()), int(known.max())
         if least < 0 or most >= vocabulary:
-            raise ValueError(
-                f"labels: got values from {least} to {most}, expected them between 0 and "
-                f"{vocabulary - 1}, for {vocabulary} columns of params.kernel"
-            )
-    return _inside(labels, mask, vocabulary)
+            raise ValueError(f"labels: got values from {least} to {most}, expected {expected}")
+    return _inside(labels, mask, vocabulary, expected)
 
 
-@partial(jax.jit, static_argnames="vocabulary", inline=True)
-def _inside(labels: Array, mask: Array | None, vocabulary: int) -> Array:
+@partial(jax.jit, static_argnames=("vocabulary", "expected"), inline=True)
+def _inside(labels: Array, mask: Array | None, vocabulary: int, expected: str) -> Array:
     """Return the labels, int32 `[...]`: 0 where masked, −1 where out of range."""
-    if labels.dtype.itemsize < 4:  # too narrow to be compared with V
-        labels = labels.astype(jnp.int32)
+    labels = validation.zero_masked(labels, mask)
+    labels = as_int32(guarded("labels", labels, 0, vocabulary - 1, expected))
     inside = (labels >= 0) & (labels < vocabulary)
-    labels = jnp.where(inside, labels.astype(jnp.int32), -1)
-    return labels if mask is None else jnp.where(mask, labels, 0)
+    return jnp.where(inside, labels, -1)
 
 
 @jax.jit

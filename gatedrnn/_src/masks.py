@@ -19,6 +19,7 @@ from jax import Array
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params, rule_of
 from gatedrnn._src.describe import shown
+from gatedrnn._src.integers import as_int32, guarded
 
 
 class Keyed(NamedTuple):
@@ -93,12 +94,13 @@ def first_steps(first_step: int | Array, batch_shape: tuple[int, ...]) -> Array:
         raise TypeError(f"first_step: got dtype {steps.dtype.name}, expected integers")
     if steps.shape not in ((), batch_shape):
         raise ValueError(f"first_step: got shape {steps.shape}, expected () or {batch_shape}")
-    if known is not None and known.size and not (known.min() >= 0 and known.max() < 2**31):
+    expected, most = "them between 0 and 2**31 - 1", jnp.iinfo(jnp.int32).max
+    if known is not None and known.size and not (known.min() >= 0 and known.max() <= most):
         raise ValueError(
-            f"first_step: got values from {known.min()} to {known.max()}, expected them between 0 "
-            "and 2**31 - 1"
+            f"first_step: got values from {known.min()} to {known.max()}, expected {expected}"
         )
-    return jnp.broadcast_to(steps.astype(jnp.int32), batch_shape)
+    steps = as_int32(guarded("first_step", steps, 0, most, expected))
+    return jnp.broadcast_to(steps, batch_shape)
 
 
 def check_draws(cell: Cell) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gatedrnn._src import pytree, validation
+from gatedrnn._src import integers, pytree, validation
 from gatedrnn._src.base import Carry, is_shared
 
 
@@ -69,7 +69,8 @@ def take_rows(carry: Carry, index: Any) -> Carry:
     Raises:
       TypeError: an index of another type.
       ValueError: leaves without a batch axis or of different numbers of rows; an index out of
-        range, where it is known. Under `jit`, numbers of rows out of range are NaN.
+        range, where it is known. Under `jit`, numbers of rows out of range are NaN, and raise
+        under `checkify.checkify` (user checks) and with `jax_debug_nans`.
 
     Example:
       >>> gr.take_rows(gr.GRU(4).carry((5,)), jnp.array([3, 0])).h.shape
@@ -101,11 +102,11 @@ def _as_index(index: Any, size: int | None) -> Array:
     index, known = validation.as_known("index", index, "an integer, a slice or integers [N]")
     if not jnp.issubdtype(index.dtype, jnp.integer):
         raise TypeError(f"index: got dtype {index.dtype.name}, expected integers or a slice")
-    if known is None or not known.size or size is None:
+    if size is None:
         return index
-    if not (-size <= known.min() and known.max() < size):
+    expected = f"them below the {size} rows of carry"
+    if known is not None and known.size and not (-size <= known.min() and known.max() < size):
         raise ValueError(
-            f"index: got values from {known.min()} to {known.max()}, expected them below the "
-            f"{size} rows of carry"
+            f"index: got values from {known.min()} to {known.max()}, expected {expected}"
         )
-    return index
+    return integers.as_int32(integers.guarded("index", index, -size, size - 1, expected))

@@ -109,6 +109,8 @@ class Seq2Seq:
     ) -> tuple[Carry, Seq2SeqParams]:
         """Run the encoder over `sources [S, *B, I]` (tokens `[S, *B]`) of `lengths [*B]`.
 
+        Lengths out of range, here and in the other methods, are as in `gr.unroll`.
+
         Returns the decoder's initial carry, and the parameters that `decode` and `step` read: those
         in which every `gr.Attention` of the decoder looks back at the encoder's outputs.
         """

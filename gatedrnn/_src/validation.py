@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gatedrnn._src import checks
+from gatedrnn._src import checks, integers
 from gatedrnn._src.base import Carry, Cell, Params, is_bound, is_shared, rule_of, unbound
 from gatedrnn._src.describe import shown
 
@@ -46,11 +46,7 @@ def as_array(name: str, value: Any, expected: str = "an array of numbers") -> Ar
         return value
     try:
         if value is not None and not isinstance(value, str | bytes):
-            wide = getattr(value, "dtype", None) in (np.int64, np.uint64)
-            if wide and isinstance(value, np.ndarray | np.generic) and not is_64_bit():
-                narrow = np.iinfo(np.int32 if value.dtype == np.int64 else np.uint32)
-                value = np.clip(value, narrow.min, narrow.max)
-            return jnp.asarray(on_device(value) if isinstance(value, int | float) else value)
+            return integers.as_array(on_device(value) if isinstance(value, int | float) else value)
     except (TypeError, ValueError, OverflowError):
         pass
     raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
@@ -390,13 +386,12 @@ def as_mask(
         raise TypeError(f"{name}: got dtype {lengths.dtype.name}, expected integers")
     if lengths.shape != batch_shape:
         raise ValueError(f"{name}: got shape {lengths.shape}, expected {batch_shape}")
+    expected = f"them between 0 and the {length} steps of {inputs}"
     if known is not None and known.size:
         least, most = int(known.min()), int(known.max())
         if least < 0 or most > length:
-            raise ValueError(
-                f"{name}: got values from {least} to {most}, expected them between 0 and "
-                f"the {length} steps of {inputs}"
-            )
+            raise ValueError(f"{name}: got values from {least} to {most}, expected {expected}")
+    lengths = integers.as_int32(integers.guarded(name, lengths, 0, length, expected))
     steps = lax.iota(jnp.int32, length)
     return steps.reshape(-1, *(1,) * lengths.ndim) < lengths.astype(jnp.int32)[None]
 

@@ -87,7 +87,7 @@ def apply(
     if time_major:
         options = {"lengths": lengths, "mask": mask, "resets": resets, "key": key}
         return layer.apply(params, xs, carry, **options)
-    xs = jnp.asarray(xs)
+    xs = validation.as_array("xs", xs)
     tokens = layer.reads_tokens
     axis = xs.ndim - (1 if tokens else 2)
     if axis < 0:

@@ -182,7 +182,7 @@ def attend(
       params: of a `gr.Attention`, or of any layer or network that contains some.
       memory: encoded positions `[S, *B, M]`, time first as an encoder returns them. Cast to the
         dtype of the parameters.
-      lengths: `[*B]`, integers: row `b` has `lengths[b]` positions.
+      lengths: `[*B]`, integers: row `b` has `lengths[b]` positions. Out of range as in `unroll`.
       mask: `[S, *B]`, booleans, instead of `lengths`. Positions that are not valid have weight
         zero, and whatever they hold, NaN included, reaches nothing.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gatedrnn._src import checks, validation
+from gatedrnn._src import checks, integers, validation
 from gatedrnn._src.base import Carry, is_shared
 from gatedrnn._src.describe import shown
 
@@ -27,7 +27,7 @@ def as_token(token: Any) -> Array:
     token = validation.as_array("token", token, "integers [*B]")
     if not jnp.issubdtype(token.dtype, jnp.integer):
         raise TypeError(f"token: got dtype {token.dtype.name}, expected integers")
-    return token.astype(jnp.int32)
+    return integers.as_int32(token)
 
 
 def check_end(end: Any) -> None:

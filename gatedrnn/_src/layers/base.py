@@ -18,6 +18,7 @@ from gatedrnn._src import checks, pytree, validation
 from gatedrnn._src.base import Carry, Params
 from gatedrnn._src.describe import short_repr
 from gatedrnn._src.episodes import episode_starts
+from gatedrnn._src.integers import as_int32
 
 
 @functools.partial(
@@ -31,7 +32,7 @@ class Context:
 
     Attributes:
       mask: `[T, *B]`, False where a step is padding; None: all steps are valid.
-      lengths: `[*B]`, where the mask follows from lengths, else None.
+      lengths: int32 `[*B]`, where the mask follows from lengths, else None; not clipped.
       resets: `[T, *B]`, True where an episode starts; None: nowhere.
       key: for random masks, one key; None: there are none.
       reverse: whether time runs from the end; static.
@@ -109,7 +110,10 @@ class Layer(abc.ABC):
           xs: `[T, *B, I]`, time first; of a layer that reads tokens, integers `[T, *B]`.
           carry: where to start, as `carry` or a window before returns it; None: the layer's own
             initial carry.
-          lengths: `[*B]`, integers: row `b` has `lengths[b]` steps, the rest is padding.
+          lengths: `[*B]`, integers from 0 to `T`: row `b` has `lengths[b]` steps, the rest is
+            padding. Others raise where their values are known. Under `jit` they count as 0 or `T`,
+            whichever is nearer, and raise under `checkify.checkify` (user checks) and with
+            `jax_debug_nans`.
           mask: `[T, *B]`, booleans of any pattern, instead of `lengths`. A step that is False is
             skipped: it keeps the carry and yields zeros, and whatever it holds, NaN included,
             reaches no output, carry or gradient.
@@ -338,7 +342,8 @@ class Layer(abc.ABC):
         if resets is not None:
             resets = validation.as_flags("resets", resets, (len(xs), *batch_shape))
         carry = self._checked_carry(names, params, xs, carry, batch_shape)
-        lengths = None if lengths is None else jnp.asarray(lengths)
+        if lengths is not None:
+            lengths = as_int32(validation.as_array(names.lengths, lengths))
         key = None if key is None else validation.as_key(key)
         return params, validation.zero_masked(xs, mask), carry, Context(mask, lengths, resets, key)
 

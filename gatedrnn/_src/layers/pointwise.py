@@ -16,6 +16,7 @@ from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Params
 from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.episodes import StepNumbers, episode_starts, step_numbers
+from gatedrnn._src.integers import as_int32, guarded
 from gatedrnn._src.layers.base import Context, Layer
 from gatedrnn._src.layers.checks import features_of
 from gatedrnn._src.masks import over_all_axes, row_keys, step_keys
@@ -176,17 +177,18 @@ class Embed(Layer):
     @partial(jax.jit, static_argnames="self", inline=True)
     def _look_up(self, params: EmbedParams, tokens: Array) -> Array:
         # a token out of range shows as NaN, instead of another token's row; a negative one is one
-        if tokens.dtype.itemsize < 4:  # too narrow to be compared with V
-            tokens = tokens.astype(jnp.int32)
+        expected = f"them between 0 and {self.vocab - 1} for {self!r}"
+        tokens = as_int32(guarded("tokens", tokens, 0, self.vocab - 1, expected))
         inside = (tokens >= 0) & (tokens < self.vocab)
-        index = jnp.where(inside, tokens, self.vocab).astype(jnp.int32)
+        index = jnp.where(inside, tokens, self.vocab)
         return jnp.asarray(params.table).at[index].get(mode="fill", fill_value=jnp.nan)
 
 
 def embed(vocab: int, features: int) -> Embed:
     """Make a layer that looks tokens `0 ... vocab-1` up in a table; the first layer of a stack.
 
-    Tokens that are out of range give NaN, unless they are masked.
+    Tokens that are out of range, negative ones too, give NaN, unless they are masked. Under `jit`
+    they raise under `checkify.checkify` (user checks) and with `jax_debug_nans`.
 
     Args:
       vocab: `V`.

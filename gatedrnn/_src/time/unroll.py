@@ -46,7 +46,9 @@ def unroll(
       xs: `[T, *B, I]`, time first.
       carry: the initial carry, `[*B, ...]` in every leaf; None: the cell's own, zeros. Cast once to
         the dtypes that `xs` asks for.
-      lengths: `[*B]`, integers: row `b` has `lengths[b]` steps, the rest is padding.
+      lengths: `[*B]`, integers from 0 to `T`: row `b` has `lengths[b]` steps, the rest is padding.
+        Others raise where their values are known. Under `jit` they count as 0 or `T`, whichever is
+        nearer, and raise under `checkify.checkify` (user checks) and with `jax_debug_nans`.
       mask: `[T, *B]`, booleans of any pattern, instead of `lengths`. A step that is False is
         skipped in either direction: the step keeps the carry and yields zeros, and its inputs, NaN
         included, reach no output, carry or gradient. (A cell of your own without a rule gets zeros

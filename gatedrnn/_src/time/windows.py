@@ -65,6 +65,7 @@ def windows(length: int, *, window: int, batch: int) -> Windows:
     checks.count("length", length)
     checks.size("window", window)
     checks.size("batch", batch)
+    length, window, batch = map(int, (length, window, batch))  # NumPy's would wrap around
     stream_length = math.ceil(length / batch)
     count = math.ceil(stream_length / window)
     step = np.arange(count * window)[:, None]
