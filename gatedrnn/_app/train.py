@@ -8,31 +8,43 @@ from functools import partial
 
 import jax
 
+from gatedrnn._app import config as configuration
 from gatedrnn._app import (
-    checkpoints,
     curve,
     evaluation,
     interrupt,
     learning,
+    leftovers,
+    lock,
     report,
     run_folder,
     tasks,
 )
-from gatedrnn._app import config as configuration
 from gatedrnn._app.config import Config
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.learning import State
 from gatedrnn._app.loop import Training
-from gatedrnn._app.run_folder import CONFIG, LATEST, RunFolder
+from gatedrnn._app.record import CONFIG, LATEST
+from gatedrnn._app.run_folder import RunFolder
 from gatedrnn._app.task import Task
 
 
 def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
     """Train as the configuration `path` says; the exit code of the program."""
     config = tasks.load(path, overrides)
+    where = config.run.folder
+    if resume:
+        run_folder.find(where)  # or else there is nothing to lock
+    with lock.held(where):
+        leftovers.settle(where)
+        if not resume:
+            run_folder.check_free(where, overwrite=overwrite)
+        return _run(config, overwrite=overwrite, resume=resume)
+
+
+def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
+    """Train in a folder that no other process writes to."""
     task = config.make()
-    if not resume:
-        run_folder.check_free(config.run.folder, overwrite=overwrite)
     key = jax.random.key(config.train.seed)
     begin = partial(
         learning.initial_state,
@@ -98,14 +110,14 @@ def _resume(config: Config, task: Task, like: State) -> tuple[RunFolder, State]:
             f" {', '.join(sorted(config.may_change))} alone may differ, of the same data"
         )
     evaluation.demand_same_data("--resume", task, folder)
-    state = checkpoints.restore(folder.path / LATEST, like)
+    state = folder.restore(LATEST, like)
     done = int(state.step)
     if "train.steps" in changes and config.train.steps <= done:
         raise CommandError(
             f"train.steps: got {config.train.steps}, expected more than the {done} steps that the"
             " run has done"
         )
-    folder.forget_after(done, task.criterion.name)
+    folder = folder.rewind(task.criterion.name)
     folder.write_config(config)
     return folder, state
 
