@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from gatedrnn._app import record
@@ -25,28 +26,40 @@ def settle(folder: str) -> None:
     home = Path(folder).resolve()
     for root in _beside(home):
         found = _read(root)
-        try:
+        with suppress(OSError, CommandError):  # something else is in it
             if found is None:
-                record.remove(root, [n for n in record.contents(root) if record.Record().lists(n)])
+                ours = record.Record()
+                record.remove(root, [name for name in record.contents(root) if ours.lists(name)])
                 root.rmdir()
-                continue
-            if found.latest is None and record.discard(root, found):
-                continue
-        except (OSError, CommandError):  # something else is in it
-            pass
-        notice(described(root, home))
+            elif found.latest is None:
+                record.discard(root, found)
+        if root.exists() and not is_whole(root):
+            notice(f"{_shown(root)} is left of a run that was ended early, and holds other files")
+    for words in _whole(home):
+        notice(words)
 
 
 def named(folder: Path) -> str:
     """The whole runs that were left behind beside `folder`, in words, each after a semicolon."""
-    home = folder.resolve()
-    return "".join(f"; {described(root, home)}" for root in _beside(home) if is_whole(root))
+    return "".join(f"; {words}" for words in _whole(folder.resolve()))
 
 
 def is_whole(root: Path) -> bool:
     """True if the run in `root` has been saved."""
     found = _read(root)
     return found is not None and found.latest is not None
+
+
+def _whole(home: Path) -> list[str]:
+    """Each whole run beside `home`, with the command that brings it back, to a place of its own."""
+    free, said = not home.exists(), []
+    for root in filter(is_whole, _beside(home)):
+        _, token, kind = root.name.rsplit(".", 2)
+        target = home if free else home.with_name(f"{home.name}-{token}-{kind}")
+        command = shlex.join(["mv", _shown(root), _shown(target)])
+        said.append(f"a command that was ended early left a whole run, which is kept: {command}")
+        free = False
+    return said
 
 
 def _beside(home: Path) -> list[Path]:
@@ -63,17 +76,6 @@ def _read(root: Path) -> record.Record | None:
         return record.read(root)
     except CommandError:
         return None
-
-
-def described(root: Path, home: Path) -> str:
-    """The remains of a run of `home` in the hidden folder `root`, in words."""
-    found = _read(root)
-    if found is None or found.latest is None:
-        return f"{_shown(root)} is left of a run that ended early, and holds other files"
-    target = home if not home.exists() else home.with_name(f"{home.name}-{root.name[-12:-4]}")
-    command = shlex.join(["mv", _shown(root), _shown(target)])
-    steps = f"{found.latest:,} step{'s' if found.latest != 1 else ''}"
-    return f"a command that was ended early left a whole run of {steps}, which is kept: {command}"
 
 
 def _shown(path: Path) -> str:

@@ -90,12 +90,15 @@ def read(root: Path) -> Record | None:
     return record
 
 
-def write(root: Path, record: Record) -> Record:
-    """Commit `record`, without the files that are there no more."""
-    there = tuple(f for f in record.files if f in ALWAYS or os.path.lexists(root / f))
-    record = msgspec.structs.replace(record, files=there)
+def write(root: Path, record: Record) -> None:
+    """Commit `record`."""
     files.write_whole(root / RECORD, json.dumps(msgspec.to_builtins(record), indent=1).encode())
-    return record
+
+
+def listing(root: Path, record: Record, new: Iterable[str]) -> tuple[str, ...]:
+    """The files that `record` lists, as far as they are there, and `new` ones."""
+    there = [name for name in record.files if name in ALWAYS or os.path.lexists(root / name)]
+    return tuple(dict.fromkeys((*there, *new)))
 
 
 def contents(root: Path, within: str = "") -> list[str]:
@@ -128,7 +131,8 @@ def remove(root: Path, names: Iterable[str]) -> None:
 def discard(root: Path, record: Record) -> bool:
     """Remove a run, of which nothing counts from now on; False if anything else is in `root`."""
     if record.latest is not None:
-        record = write(root, msgspec.structs.replace(record, latest=None, best={}))
+        record = msgspec.structs.replace(record, latest=None, best={})
+        write(root, record)
     listed = [name for name in contents(root) if record.lists(name)]
     remove(root, [name for name in listed if name != RECORD])
     remove(root, [RECORD])

@@ -70,7 +70,7 @@ def remains(run: RunFolder, folder: str) -> str:
         return "what was saved before stays"
     older = f"; {folder} holds the older run as it was" if run.replaces else ""
     if leftovers.is_whole(run.path):
-        return f"{leftovers.described(run.path, run.home)}{older}"
+        return f"the run is in {run.path}{older}"
     return f"nothing was saved yet{older}"
 
 

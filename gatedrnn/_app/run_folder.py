@@ -111,8 +111,8 @@ class RunFolder:
         with writing(self.path):
             written = [name for place in places for name in records.contents(self.path, place)]
             size = (self.path / METRICS).stat().st_size
-        names = dict.fromkeys((*self.record.files, *written))
-        saved = self._commit(msgspec.structs.replace(new, metrics=size, files=tuple(names)))
+            names = records.listing(self.path, self.record, written)
+        saved = self._commit(msgspec.structs.replace(new, metrics=size, files=names))
         saved._drop_what_does_not_count()
         return saved._publish()
 
@@ -176,7 +176,7 @@ class RunFolder:
             there = {name for name in drawn if os.path.lexists(self.path / name)}
             others = sorted(there - {*self.record.files})
             ours = [name for name in drawn if name not in others]
-            listed = tuple(dict.fromkeys((*self.record.files, *ours)))
+            listed = records.listing(self.path, self.record, ours)
             self._commit(msgspec.structs.replace(self.record, files=listed))
             if ours:
                 (self.path / PICTURES).mkdir(exist_ok=True)
@@ -212,7 +212,8 @@ class RunFolder:
                     records.discard(self.path, found)
 
     def _commit(self, record: Record) -> "RunFolder":
-        return dataclasses.replace(self, record=records.write(self.path, record))
+        records.write(self.path, record)
+        return dataclasses.replace(self, record=record)
 
     def _drop_what_does_not_count(self) -> None:
         """Remove our checkpoints that the record does not name, and files half written."""
