@@ -4,6 +4,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,7 +18,7 @@ import pytest
 from gatedrnn._app import exchange, leftovers, record, run_folder, tasks
 
 from . import kills, tiny
-from .runs import RUN, TRAIN, checkpoint, made
+from .runs import RUN, TRAIN, checkpoint, made, metrics
 
 RUNS = Path("runs")
 
@@ -121,27 +125,35 @@ def survive(command, copies, arguments, expected, *, each):
     return len(copies), len(seen), steps
 
 
-CHEAP = {"language", "adding"}
-SIZES = [pytest.param(name, marks=() if name in CHEAP else pytest.mark.long) for name in tiny.TASKS]
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_killed_at_any_write_and_resumed_is_as_if_never_killed(command, place, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "each"),
+    [
+        ("adding", False),
+        pytest.param("adding", True, marks=pytest.mark.long),
+        *(
+            pytest.param(name, False, marks=pytest.mark.long)
+            for name in tiny.TASKS
+            if name != "adding"
+        ),
+    ],
+)
+def test_killed_at_any_write_and_resumed_is_as_if_never_killed(
+    command, place, tmp_path, name, each
+):
     place(name)
     train = (*TRAIN, "--set", "train.steps=4")
     with kills.copied(RUNS, tmp_path / "copies") as copies:
         assert command(*train).code == 0
     expected = final()
-    number, states, steps = survive(command, copies, train, expected, each=False)
+    number, states, steps = survive(command, copies, train, expected, each=each)
     print(f"\n{name}: {number} kills, {states} states, {steps}")
     assert number > 100
     assert steps == {None, 2, 4}
 
 
-@pytest.mark.parametrize("name", ["language"])
-def test_killed_while_it_goes_on_to_other_steps(command, place, tmp_path, name):
+def test_killed_while_it_goes_on_to_other_steps(command, place, tmp_path):
     """A run of 2 steps goes on to 6, is killed on the way and goes on again: all say the same."""
-    place(name)
+    place("adding")
     assert command(*TRAIN, "--set", "train.steps=2").code == 0
     onward = (*TRAIN, "--resume", "--set", "train.steps=6")
     with kills.copied(RUNS, tmp_path / "copies") as copies:
@@ -185,3 +197,89 @@ def test_killed_while_it_replaces_an_older_run(command, place, tmp_path, monkeyp
         assert all(run_folder.find(root).record.latest in (2, 3) for root in RUNS.iterdir())
     assert replaced
     assert homeless == (0 if at_once else 1)
+
+
+def stopped(command, arguments, point, signals):
+    """Run, with signals at one write point of a process; whether there was such a point."""
+    passed = iter(range(point + 1))
+
+    def tell(event, path):
+        if next(passed, None) == point:
+            for number in signals:
+                # elsewhere this signal ends a process at once, as a kill does
+                if signal.getsignal(number) is not signal.SIG_DFL:
+                    signal.raise_signal(number)
+
+    with kills.told(RUNS, tell):
+        outcome = command(*arguments)
+    assert outcome.code in (0, 130), outcome.err
+    assert "Traceback" not in outcome.err
+    return next(passed, None) is None
+
+
+@pytest.mark.parametrize(
+    ("signals", "stride"),
+    [
+        ((signal.SIGINT,), 31),
+        ((signal.SIGINT, signal.SIGINT), 37),
+        *(
+            pytest.param(signals, 1, marks=pytest.mark.long)
+            for signals in [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)]
+        ),
+    ],
+)
+def test_stopped_at_a_write_and_resumed_is_as_if_never_stopped(command, place, signals, stride):
+    """By Ctrl-C or SIGTERM, which end a step first, and by another Ctrl-C, which does not."""
+    place("adding")
+    train = (*TRAIN, "--set", "train.steps=4")
+    assert command(*train).code == 0
+    expected, point = final(), 0
+    shutil.rmtree(RUNS)
+    while stopped(command, train, point, signals):
+        assert not RUNS.exists() or os.listdir(RUNS) == ["tiny"]
+        outcome = command(*train, *(("--resume",) if RUN.exists() else ()))
+        assert outcome.code == 0, outcome.err
+        assert_same(final(), expected)
+        shutil.rmtree(RUNS)
+        point += stride
+    print(f"\n{[n.name for n in signals]}: {point // stride} stops")
+    assert point > 100
+
+
+@pytest.mark.processes
+def test_processes_that_are_ended_and_resumed(command, workplace, pytestconfig):
+    """For real: a run that is killed, again and again, ends as one that is left alone."""
+    environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
+    settings = ("--set", "train.steps=400", "--set", "train.validate_every=5")
+    program = (sys.executable, "-m", "gatedrnn", *TRAIN, *settings)
+    alone = (*program, "--set", "run.folder=runs/whole")
+    subprocess.run(alone, env=environment, check=True, capture_output=True)
+    endings = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGKILL]
+    for turn, number in enumerate(endings):
+        resume = ("--resume",) if RUN.exists() else ()
+        with subprocess.Popen(
+            (*program, *resume),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process:
+            for line in process.stdout:
+                if line.startswith("step "):
+                    break
+            time.sleep(0.03 * turn)
+            other = command(*TRAIN, *settings, "--resume")  # beside the first
+            assert f"runs/tiny is in use by process {process.pid} of " in other.err
+            process.send_signal(number)
+            process.communicate(timeout=60)
+        assert process.returncode == (-number if number == signal.SIGKILL else 130)
+    subprocess.run((*program, "--resume"), env=environment, check=True, capture_output=True)
+    for kind in ("latest", "best/LSTM"):
+        pairs = zip(
+            *(jax.tree.leaves(checkpoint(kind, RUNS / n)) for n in ("tiny", "whole")), strict=True
+        )
+        for a, b in pairs:
+            np.testing.assert_array_equal(a, b)
+    assert metrics("train") == metrics("train", RUNS / "whole")
+    assert metrics("validation") == metrics("validation", RUNS / "whole")
+    assert sorted(os.listdir(RUNS)) == ["tiny", "whole"]
