@@ -1,5 +1,6 @@
 """Files that are read within a bound, and written whole or not at all."""
 
+import io
 import os
 import secrets
 import stat
@@ -25,6 +26,11 @@ def read(path: Path, *, most: int) -> bytes:
         raise ValueError(f"it has {status.st_size:,} bytes, expected at most {most:,}")
     with open(path, "rb") as file:
         return file.read(most)
+
+
+def read_text(path: Path, *, most: int) -> str:
+    """Return the text of such a file in UTF-8, each end of a line a line break alone."""
+    return io.TextIOWrapper(io.BytesIO(read(path, most=most)), encoding="utf-8-sig").read()
 
 
 def write_whole(path: Path, content: bytes) -> None:

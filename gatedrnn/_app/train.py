@@ -16,6 +16,7 @@ from gatedrnn._app import (
     learning,
     leftovers,
     lock,
+    memory,
     report,
     run_folder,
     tasks,
@@ -35,6 +36,8 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
     where = config.run.folder
     if resume:
         run_folder.find(where)  # or else there is nothing to lock
+    else:
+        run_folder.check_free(where, overwrite=overwrite)
     with lock.held(where):
         leftovers.settle(where)
         if not resume:
@@ -53,12 +56,14 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
         settings=config.optimiser,
         batch=config.train.batch,
     )
+    like = jax.eval_shape(begin, key)
+    _demand_memory(config, task, like)
     baselines = task.baselines()
 
     began = time.perf_counter()
     with interrupt.deferred() as interrupted:
         if resume:
-            folder, state = _resume(config, task, jax.eval_shape(begin, key))
+            folder, state = _resume(config, task, like)
         else:
             state = begin(key)
             folder = run_folder.create(config, task.stored, overwrite=overwrite)
@@ -97,6 +102,22 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
     for command in [f"gatedrnn eval {shlex.quote(where)}", *task.commands(where)]:
         print(f"  {command}")
     return 0
+
+
+def _demand_memory(config: Config, task: Task, like: State) -> None:
+    """Raise if a step of the training, whose state is shaped as `like`, takes all memory."""
+    sizes, most = configuration.sizes(config), memory.of_device()
+    what = "the parameters and what is kept for each, before and after a step,"
+    memory.demand(what, 2 * memory.size_of(like), sizes, most=most)
+    size = learning.memory_of_a_step(
+        like,
+        task.batch(0),
+        jax.random.key(0),
+        config.train.steps,
+        models=tuple(task.models.items()),
+        settings=config.optimiser,
+    )
+    memory.demand("the arrays of a step", size, sizes, most=most)
 
 
 def _resume(config: Config, task: Task, like: State) -> tuple[RunFolder, State]:
