@@ -1,5 +1,6 @@
 """`gatedrnn train`: from a configuration to a folder."""
 
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
     where = config.run.folder
     if resume:
         run_folder.find(where)  # or else there is nothing to lock
-    else:
+    elif not os.path.isdir(where):
         run_folder.check_free(where, overwrite=overwrite)
     with lock.held(where):
         leftovers.settle(where)
@@ -56,11 +57,11 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
         settings=config.optimiser,
         batch=config.train.batch,
     )
+    began = time.perf_counter()
     like = jax.eval_shape(begin, key)
     _demand_memory(config, task, like)
     baselines = task.baselines()
 
-    began = time.perf_counter()
     with interrupt.deferred() as interrupted:
         if resume:
             folder, state = _resume(config, task, like)

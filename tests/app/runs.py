@@ -73,6 +73,7 @@ def at_step(monkeypatch, step, action):
             losses = {**losses, name: action(loss)}
         return new, losses
 
+    train_step.lower = real.lower
     monkeypatch.setattr(learning, "train_step", train_step)
 
 

@@ -54,7 +54,7 @@ def test_two_runs_at_once_do_not_mix(command, monkeypatch):
     real = learning.initial_state
 
     def initial_state(*args, **kwargs):
-        RUN.mkdir(parents=True)
+        RUN.mkdir(exist_ok=True)
         (RUN / "config.toml").write_text("of the other run")
         return real(*args, **kwargs)
 
@@ -111,8 +111,12 @@ def test_a_folder_that_is_no_run_is_not_to_be_resumed(command, refuses):
 def test_a_folder_that_cannot_be_looked_at(refuses, monkeypatch):
     (RUN / "config.toml").mkdir(parents=True)
 
+    real = files.read
+
     def read(path, most):
-        raise PermissionError(13, "Permission denied")
+        if path.name == "run.json":
+            raise PermissionError(13, "Permission denied")
+        return real(path, most=most)
 
     monkeypatch.setattr(files, "read", read)
     for option in ((), ("--overwrite",), ("--resume",)):
