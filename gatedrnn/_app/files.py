@@ -36,11 +36,13 @@ def read_text(path: Path, *, most: int) -> str:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all; one that is there is replaced."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    with writing(path), open(part, "xb") as file:
+    with writing(path):
+        file = open(part, "xb")  # noqa: SIM115
         try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            with file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(part, path)
         except BaseException:
             with suppress(OSError):

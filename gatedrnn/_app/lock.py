@@ -1,12 +1,13 @@
 """A run that one process at a time writes to.
 
-The lock is a file beside the folder of the run, `.<name>.lock`: it outlives a folder that another
-one replaces. The holder removes it; what a killed process left is taken over, since the system
-ended its lock with it.
+The lock is a file beside the folder of the run, `.<name>.gatedrnn.lock`, which a folder that takes
+the place of another does not touch. The holder removes it; one that a killed process left is taken
+over, since the system ended the lock with that process.
 """
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.files import read, writing
 
+OURS = re.compile(r"(process \d+ of .*)?")
 PATIENCE = 0.2  # seconds: a holder that is just leaving
 
 
@@ -24,7 +26,7 @@ def held(folder: str) -> Iterator[None]:
 
     with writing(folder):
         home = Path(folder).resolve()
-        path = home.with_name(f".{home.name}.lock")
+        path = home.with_name(f".{home.name}.gatedrnn.lock")
         made = [parent for parent in path.parents if not parent.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, poll_interval=0.05)
@@ -34,6 +36,11 @@ def held(folder: str) -> Iterator[None]:
                 lock.acquire(timeout=PATIENCE)
             except Timeout:
                 raise CommandError(f"{folder} is in use by {_holder(path)}", exit_code=1) from None
+        try:
+            _demand_ours(path)
+        except CommandError:
+            lock.release()
+            raise
         try:
             with writing(folder):
                 path.write_text(f"process {os.getpid()} of {platform.node()}", encoding="utf-8")
@@ -48,6 +55,13 @@ def held(folder: str) -> Iterator[None]:
         for parent in made:
             with suppress(OSError):  # something is in it
                 parent.rmdir()
+
+
+def _demand_ours(path: Path) -> None:
+    """Raise if `path` holds anything but what a holder writes."""
+    with writing(path):
+        if not OURS.fullmatch(read(path, most=1000).decode()):
+            raise ValueError("it is no lock of gatedrnn")
 
 
 def _holder(path: Path) -> str:

@@ -93,7 +93,7 @@ def recover(command, copy, *, criterion=None):
         assert outcome.code == 2
         if "; " not in outcome.err:
             leftovers.settle("runs/tiny")
-            assert set(os.listdir(RUNS)) <= {".tiny.lock"}
+            assert set(os.listdir(RUNS)) <= {".tiny.gatedrnn.lock"}
             return None
         bring_back(outcome.err)
     found = run_folder.find(RUN)
@@ -220,8 +220,8 @@ def stopped(command, arguments, point, signals):
 @pytest.mark.parametrize(
     ("signals", "stride"),
     [
-        ((signal.SIGINT,), 31),
-        ((signal.SIGINT, signal.SIGINT), 37),
+        ((signal.SIGINT,), 60),
+        ((signal.SIGINT, signal.SIGINT), 70),
         *(
             pytest.param(signals, 1, marks=pytest.mark.long)
             for signals in [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)]

@@ -192,9 +192,9 @@ def test_the_lock_of_a_dead_process_is_taken_over(workplace, pytestconfig):
     code = "import os; from gatedrnn._app import lock\nwith lock.held('runs/tiny'): os._exit(9)"
     environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 9
-    assert os.listdir("runs") == [".tiny.lock"]
+    assert os.listdir("runs") == [".tiny.gatedrnn.lock"]
     with lock.held("runs/tiny"):
-        assert f"process {os.getpid()} of" in Path("runs/.tiny.lock").read_text()
+        assert f"process {os.getpid()} of" in Path("runs/.tiny.gatedrnn.lock").read_text()
         with pytest.raises(CommandError, match=f"in use by process {os.getpid()} of"):
             lock.held("runs/tiny").__enter__()
     assert os.listdir("runs") == []
@@ -203,11 +203,20 @@ def test_the_lock_of_a_dead_process_is_taken_over(workplace, pytestconfig):
 def test_a_lock_whose_file_went_while_it_was_waited_for(workplace, monkeypatch):
     """Two that open one file, which its holder then removes, do not both hold a lock."""
     with lock.held("runs/tiny"):
-        late = open("runs/.tiny.lock", "rb")  # noqa: SIM115
+        late = open("runs/.tiny.gatedrnn.lock", "rb")  # noqa: SIM115
     with late, lock.held("runs/tiny"):
         assert os.fstat(late.fileno()).st_nlink == 0
         with pytest.raises(filelock.Timeout):
-            filelock.FileLock("runs/.tiny.lock").acquire(timeout=0)
+            filelock.FileLock("runs/.tiny.gatedrnn.lock").acquire(timeout=0)
+
+
+def test_a_file_of_the_users_is_not_taken_for_a_lock(workplace, refuses):
+    Path("runs").mkdir()
+    mine = Path("runs/.tiny.gatedrnn.lock")
+    for content in ("my notes", "\xff"):
+        mine.write_text(content, encoding="latin-1")
+        refuses(*TRAIN, words=(f"cannot write {mine.absolute()}",), code=1)
+        assert mine.read_text(encoding="latin-1") == content
 
 
 def test_a_lock_that_cannot_be_had_is_said(refuses, monkeypatch):
