@@ -25,18 +25,23 @@ def settle(folder: str) -> None:
     """Remove what never became a run; name all others. For the holder of the lock."""
     home = Path(folder).resolve()
     for root in _beside(home):
-        found = _read(root)
-        with suppress(OSError, CommandError):  # something else is in it
-            if found is None:
-                ours = record.Record()
-                record.remove(root, [name for name in record.contents(root) if ours.lists(name)])
-                root.rmdir()
-            elif found.latest is None:
-                record.discard(root, found)
+        clean(root)
         if root.exists() and not is_whole(root):
             notice(f"{_shown(root)} is left of a run that was ended early, and holds other files")
     for words in _whole(home):
         notice(words)
+
+
+def clean(root: Path) -> None:
+    """Remove what was written to `root` of a run that has never been saved."""
+    found = _read(root)
+    with suppress(OSError, CommandError):  # something else is in it
+        if found is None:
+            ours = record.Record()
+            record.remove(root, [name for name in record.contents(root) if ours.lists(name)])
+            root.rmdir()
+        elif found.latest is None:
+            record.discard(root, found)
 
 
 def named(folder: Path) -> str:

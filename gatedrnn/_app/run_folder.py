@@ -206,10 +206,7 @@ class RunFolder:
     def discard_pending(self) -> None:
         """Remove what was written of a run that has never been saved."""
         if self.pending:
-            with suppress(CommandError, OSError):
-                found = records.read(self.path)
-                if found is not None and found.latest is None:
-                    records.discard(self.path, found)
+            leftovers.clean(self.path)
 
     def _commit(self, record: Record) -> "RunFolder":
         records.write(self.path, record)
