@@ -19,6 +19,7 @@ from gatedrnn._app.errors import CommandError, reason
 
 # module -> the package that has it
 TRAINING = {
+    "filelock": "filelock",
     "msgspec": "msgspec",
     "optax": "optax",
     "orbax": "orbax-checkpoint",

@@ -115,6 +115,16 @@ def to_table(config: Config) -> dict[str, Any]:
     return msgspec.json.decode(msgspec.json.encode(config))
 
 
+def sizes(config: Config) -> dict[str, int]:
+    """The integers that say how large the models and their batches are, by dotted key."""
+    found: dict[str, int] = {"train.batch": config.train.batch}
+    for table in set(config.__struct_fields__) - {"task", "data", "optimiser", "train", "run"}:
+        settings = getattr(config, table)
+        values = {name: getattr(settings, name) for name in settings.__struct_fields__}
+        found |= {f"{table}.{name}": v for name, v in values.items() if type(v) is int}
+    return found
+
+
 def differences(old: Settings, new: Settings, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """The settings in which two configurations differ: dotted key -> (old, new).
 

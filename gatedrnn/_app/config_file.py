@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
+from gatedrnn._app import files
 from gatedrnn._app.config import Config
 from gatedrnn._app.errors import CommandError, reason
 
 # raised by tomllib, also on integers of more than 4300 digits, and on deep nesting
 NO_TOML = (ValueError, RecursionError)
+MOST = 2**20  # bytes of a configuration
 
 
 def read(
@@ -27,12 +29,15 @@ def read(
     the file has none.
     """
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
+        text = files.read_text(Path(path), most=MOST)
+    except UnicodeDecodeError as error:
+        raise CommandError(f"the configuration {path} is not UTF-8: {reason(error)}") from error
+    except (OSError, ValueError) as error:
         raise CommandError(f"cannot read the configuration {path}: {reason(error)}") from error
+    try:
+        table = tomllib.loads(text)
     except NO_TOML as error:
-        kind = "UTF-8" if isinstance(error, UnicodeDecodeError) else "TOML"
-        raise CommandError(f"the configuration {path} is not {kind}: {reason(error)}") from error
+        raise CommandError(f"the configuration {path} is not TOML: {reason(error)}") from error
     changes = [_parse(override) for override in overrides]
     names = [_value(text, is_text=True) for key, text in changes if key == "task"]
     cls = class_of(names[-1] if names else table.get("task"))

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from gatedrnn._app.run_folder import CURVE, RunFolder, png
+from gatedrnn._app.record import CURVE
+from gatedrnn._app.run_folder import RunFolder, png
 from gatedrnn._app.task import Criterion
 
 COLOURS = ("#1f6fb2", "#d9622b", "#3a8f5c", "#8a5bb0", "#b0902a", "#c2497e")

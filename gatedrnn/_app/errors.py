@@ -1,6 +1,7 @@
 """The one exception that the program turns into a line for its user."""
 
 import re
+import sys
 
 
 class CommandError(Exception):
@@ -23,3 +24,8 @@ def reason(error: BaseException) -> str:
     # a chain of causes has the first of them last; then come tensorstore's own settings
     words = re.sub(r" \[\w+(\[\d+\])?='.*", "", words)
     return words if len(words) <= 200 else "…" + words[-200:]
+
+
+def notice(words: str) -> None:
+    """Say something in one line that the user should know, beside what the command does."""
+    print(f"gatedrnn: {' '.join(words.split())}", file=sys.stderr, flush=True)

@@ -4,26 +4,28 @@ from typing import Any
 
 import jax
 
-from gatedrnn._app import checkpoints, curve, report, run_folder, tasks
+from gatedrnn._app import curve, lock, report, run_folder, tasks
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.loop import Best
-from gatedrnn._app.run_folder import BEST, CONFIG, RunFolder
+from gatedrnn._app.record import BEST, CONFIG, Best
+from gatedrnn._app.run_folder import RunFolder
 from gatedrnn._app.task import Model, Task
 
 
 def run(folder: str) -> int:
     """Evaluate the best parameters of the run in `folder`, and draw its pictures; the exit code."""
-    found = run_folder.find(folder)
-    task = tasks.load(found.path / CONFIG).make()
-    demand_same_data(folder, task, found)
-    parameters, best = best_parameters(task, found), {}
-    for name, params in parameters.items():
-        step = checkpoints.latest_step(found.path / BEST / name)
-        assert step is not None  # just restored
-        best[name] = Best(step, task.evaluate(name, params))
-    print(report.results(task, best, task.baselines()), flush=True)
-    curve.draw(found, task.criterion)
-    found.write_pictures(task.pictures(parameters))
+    run_folder.find(folder)  # or else there is nothing to lock
+    with lock.held(folder):
+        found = run_folder.find(folder)
+        task = tasks.load(found.path / CONFIG).make()
+        demand_same_data(folder, task, found)
+        parameters = best_parameters(task, found)
+        best = {
+            name: Best(found.record.best[name].step, task.evaluate(name, params))
+            for name, params in parameters.items()
+        }
+        print(report.results(task, best, task.baselines()), flush=True)
+        curve.draw(found, task.criterion)
+        found.write_pictures(task.pictures(parameters))
     return 0
 
 
@@ -35,7 +37,7 @@ def best_parameters(task: Task, folder: RunFolder) -> dict[str, Any]:
 def best_of(name: str, model: Model, folder: RunFolder) -> Any:
     """The best parameters of one model of a run."""
     like = jax.eval_shape(model.init, jax.random.key(0))
-    return checkpoints.restore(folder.path / BEST / name, like)
+    return folder.restore(f"{BEST}/{name}", like)
 
 
 def demand_same_data(name: str, task: Task, folder: RunFolder) -> None:

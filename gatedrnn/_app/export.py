@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import gatedrnn as gr
-from gatedrnn._app import checkpoints, evaluation, run_folder, tasks
+from gatedrnn._app import evaluation, files, run_folder, tasks
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.run_folder import BEST, CONFIG
+from gatedrnn._app.record import CONFIG
 from gatedrnn._app.task import Model
 
 T, B = 12, 4  # of the random input that the file is compared on
@@ -30,8 +30,8 @@ def run(folder: str, *, to: str, model: str | None, lengths: bool, carry: bool) 
     params = evaluation.best_of(name, chosen, found)
     made = _graph(name, layer, params, lengths=lengths, carry=carry)
     content = made.SerializeToString()
-    run_folder.write_whole(path, content)
-    step = checkpoints.latest_step(found.path / BEST / name)
+    files.write_whole(path, content)
+    step = found.record.best[name].step
     print(f"wrote       {to}, {len(content):,} bytes: {name} at step {step}")
     for label, values in (("input", made.graph.input), ("output", made.graph.output)):
         for value in values:

@@ -83,3 +83,11 @@ def train_step(
     updated = {name: update(model, state.learners[name]) for name, model in models}
     learners = {name: learner for name, (learner, _) in updated.items()}
     return State(state.step + 1, learners), {name: loss for name, (_, loss) in updated.items()}
+
+
+def memory_of_a_step(state: State, batch: Any, key: jax.Array, steps: int, **static: Any) -> int:
+    """The bytes that `train_step` takes, which is compiled for it; arrays may be their shapes."""
+    found = train_step.lower(state, batch, key, steps, **static).compile().memory_analysis()
+    if found is None:  # not every device says
+        return 0
+    return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes

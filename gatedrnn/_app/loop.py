@@ -4,24 +4,17 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from gatedrnn._app import checkpoints, learning
+from gatedrnn._app import learning
 from gatedrnn._app.config import Config
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.learning import State
-from gatedrnn._app.run_folder import BEST, LATEST, RunFolder
+from gatedrnn._app.record import Best
+from gatedrnn._app.run_folder import RunFolder
 from gatedrnn._app.task import Task
-
-
-class Best(NamedTuple):
-    """The best validation of a model."""
-
-    step: int
-    measures: dict[str, float]
 
 
 class Training:
@@ -33,11 +26,7 @@ class Training:
         self._models = tuple(task.models.items())
         # apart from the key of the initial parameters
         self._key = jax.random.fold_in(jax.random.key(config.train.seed), 1)
-        self.best: dict[str, Best] = {}
-        for record in folder.metrics(task.criterion.name):
-            if record["kind"] == "validation":
-                measures = {k: v for k, v in record.items() if k not in ("kind", "step", "model")}
-                self._consider(record["model"], Best(record["step"], measures))
+        self.best = {name: best for name, best in folder.record.best.items() if best.measures}
 
     @property
     def step(self) -> int:
@@ -66,10 +55,9 @@ class Training:
 
     def save(self) -> None:
         """Save the state of the run; parameters that were never validated count as the best."""
-        for name, learner in self.state.learners.items():
-            if name not in self.best:
-                checkpoints.save(self.folder.path / BEST / name, self.step, learner.params)
-        self._save_latest()
+        if self.folder.record.latest != self.step:
+            unvalidated = (name for name in self.state.learners if name not in self.best)
+            self._save({name: Best(self.step, {}) for name in unvalidated})
 
     def _step(self) -> dict[str, float]:
         """One update; the loss of each model before it."""
@@ -102,37 +90,29 @@ class Training:
 
     def _validate(self, write: Callable[[str], None]) -> None:
         """Validate every model, save, and write the result in one line."""
-        criterion, said, better = self._task.criterion, [], []
+        criterion, said = self._task.criterion, []
+        better: dict[str, Best] = {}
         for name in self._task.models:
-            params = self.state.learners[name].params
-            measures = self._task.evaluate(name, params)
+            measures = self._task.evaluate(name, self.state.learners[name].params)
             value = measures[criterion.name]
             self._demand_finite(value, f"validation of {name}")
             self.folder.append({"kind": "validation", "step": self.step, "model": name, **measures})
             said.append(f"{name} {criterion.show(value)}")
-            if self._consider(name, Best(self.step, measures)):
-                checkpoints.save(self.folder.path / BEST / name, self.step, params)
-                better.append(name)
+            old, new = self.best.get(name), Best(self.step, measures)
+            if old is None or criterion.better(value, old.measures[criterion.name]):
+                better[name] = new
         line = f"step {self.step:>6}   {', '.join(said)} {criterion.unit}"
         if better:
             line += ", the best so far" + (f" of {', '.join(better)}" if len(said) > 1 else "")
+        self._save(better)
+        self.best |= better
         write(line)
-        self._save_latest()
 
-    def _consider(self, name: str, new: Best) -> bool:
-        """Keep a validation if it is the best of its model so far; True if it is."""
-        criterion = self._task.criterion
-        old = self.best.get(name)
-        best = old is None or criterion.better(
-            new.measures[criterion.name], old.measures[criterion.name]
-        )
-        if best:
-            self.best[name] = new
-        return best
-
-    def _save_latest(self) -> None:
-        checkpoints.save(self.folder.path / LATEST, self.step, self.state)
-        self.folder = self.folder.publish()  # now the run is whole: it can be used and resumed
+    def _save(self, best: dict[str, Best]) -> None:
+        """Save the state, and the parameters of `best`."""
+        learners = self.state.learners
+        kept = {name: (found, learners[name].params) for name, found in best.items()}
+        self.folder = self.folder.save(self.step, self.state, kept)
 
     def _demand_finite(self, value: float, name: str) -> None:
         if not math.isfinite(value):

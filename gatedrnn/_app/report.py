@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import jax
 
-from gatedrnn._app.loop import Best, Training
+from gatedrnn._app import leftovers
+from gatedrnn._app.loop import Training
+from gatedrnn._app.record import Best
 from gatedrnn._app.run_folder import RunFolder
 from gatedrnn._app.task import Task
 
@@ -29,14 +31,14 @@ def results(task: Task, best: Mapping[str, Best], baselines: Mapping[str, float]
     criterion = task.criterion
     ranked = _ranked(task, baselines)
     rows = [(name, value, "") for name, value in reversed(ranked)]
-    for name, (step, measures) in best.items():
-        value, note = measures[criterion.name], ""
+    for name, kept in best.items():
+        value, note = kept.measures[criterion.name], ""
         if ranked:
             rival, mark = ranked[0]
             side = "above" if value > mark else "below"
             gap = criterion.show(abs(value - mark)).replace("%", " points")
             note = f"{gap} {side} {rival}"
-        rows.append((f"{name}, step {step}", value, note))
+        rows.append((f"{name}, step {kept.step}", value, note))
     table = _table([(name, criterion.show(value), note) for name, value, note in rows])
     found = [validation.measures for validation in best.values()]
     others = dict.fromkeys(key for m in found for key in m if key != criterion.name)
@@ -51,10 +53,10 @@ def interruption(task: Task, training: Training, folder: str, steps: int) -> str
     where = f"interrupted at step {training.step} of {steps}"
     if training.folder.pending:
         return f"{where}; {remains(training.folder, folder)}"
-    criterion = task.criterion
+    show, unit, key = task.criterion.show, task.criterion.unit, task.criterion.name
     said = [
-        f"{name}: step {step}, {criterion.show(measures[criterion.name])} {criterion.unit}"
-        for name, (step, measures) in training.best.items()
+        f"{name}: step {best.step}, {show(best.measures[key])} {unit}"
+        for name, best in training.best.items()
     ]
     best = (
         f"best parameters so far ({'; '.join(said)})" if said else "parameters, not yet validated,"
@@ -67,6 +69,8 @@ def remains(run: RunFolder, folder: str) -> str:
     if not run.pending:
         return "what was saved before stays"
     older = f"; {folder} holds the older run as it was" if run.replaces else ""
+    if leftovers.is_whole(run.path):
+        return f"the run is in {run.path}{older}"
     return f"nothing was saved yet{older}"
 
 

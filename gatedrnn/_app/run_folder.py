@@ -1,5 +1,6 @@
 """The folder of a run.
 
+run.json             the record: what of all this has been committed
 config.toml          the configuration as run, after overrides
 data.json            what identifies the data, and what the task needs to read them again
 metrics.jsonl        one line per baseline, and per model's training step and validation
@@ -13,24 +14,38 @@ import dataclasses
 import io
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from gatedrnn._app import checkpoints, files, leftovers
 from gatedrnn._app import config as configuration
+from gatedrnn._app import record as records
 from gatedrnn._app.config import Config
-from gatedrnn._app.errors import CommandError, reason
+from gatedrnn._app.errors import CommandError, notice, reason
+from gatedrnn._app.exchange import exchange
+from gatedrnn._app.files import reading, writing
+from gatedrnn._app.record import (
+    BEST,
+    CONFIG,
+    DATA,
+    LATEST,
+    METRICS,
+    PICTURES,
+    RECORD,
+    Best,
+    Record,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CONFIG, DATA, METRICS, CURVE = "config.toml", "data.json", "metrics.jsonl", "curve.png"
-BEST, LATEST, PICTURES = "best", "latest", "pictures"
 # what reading a file that is not as it was written raises
 DAMAGED = (OSError, ValueError, LookupError, TypeError, RecursionError)
-NAMES = frozenset({CONFIG, DATA, METRICS, CURVE, BEST, LATEST, PICTURES})
+MOST = 2**28  # bytes of the files that are read whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,43 +57,95 @@ class RunFolder:
 
     home: Path
     path: Path
+    record: Record
     replaces: bool = False  # whether an older run is at home
-    made: tuple[Path, ...] = ()  # the folders around it that were made for it, the innermost first
 
     @property
     def pending(self) -> bool:
         """True while the run is not at home yet."""
         return self.path != self.home
 
-    def append(self, *records: dict[str, Any]) -> None:
-        """Add a line for each record to the metrics."""
-        with (
-            _writing(self.path / METRICS),
-            open(self.path / METRICS, "a", encoding="utf-8") as file,
-        ):
-            file.write("".join(json.dumps(record) + "\n" for record in records))
+    def append(self, *lines: dict[str, Any]) -> None:
+        """Add a line for each of `lines` to the metrics."""
+        path = self.path / METRICS
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
 
     def metrics(self, criterion: str) -> list[dict[str, Any]]:
-        """The metrics so far; a last line that was cut short (by a crash) is left out.
+        """The metrics that were committed, as far as they are there.
 
         Baselines and validations have a number for `criterion`.
         """
-        try:
-            lines = (self.path / METRICS).read_text(encoding="utf-8").split("\n")
-            return [_record(line, criterion) for line in lines[:-1]]
-        except FileNotFoundError:
-            return []
-        except DAMAGED as error:
-            raise CommandError(f"cannot read {self.path / METRICS}: {reason(error)}") from error
+        return self._metrics(criterion)[0]
 
-    def forget_after(self, step: int, criterion: str) -> None:
-        """Drop the metrics of steps after `step`, which are about to be run again."""
-        kept = [record for record in self.metrics(criterion) if record.get("step", 0) <= step]
-        self.write(METRICS, "".join(json.dumps(record) + "\n" for record in kept).encode())
+    def _metrics(self, criterion: str) -> tuple[list[dict[str, Any]], int]:
+        """The committed lines that are there, and their bytes; a notice says if any are missing."""
+        path, committed = self.path / METRICS, self.record.metrics
+        try:
+            content = b""
+            with suppress(FileNotFoundError):
+                content = files.read(path, most=MOST)[:committed]
+            content = content[: content.rfind(b"\n") + 1]
+            lines = [_line(line, criterion) for line in content.decode().split("\n")[:-1]]
+        except DAMAGED as error:
+            raise CommandError(f"cannot read {path}: {reason(error)}") from error
+        if len(content) < committed:
+            notice(
+                f"metrics were lost: {path} has {len(content):,} of {committed:,} bytes; the best"
+                f" validations are in {RECORD}, and the curves lack what is missing"
+            )
+        return lines, len(content)
+
+    def save(self, step: int, state: Any, best: Mapping[str, tuple[Best, Any]]) -> "RunFolder":
+        """Save the state after `step`, and new best parameters of models, all at once.
+
+        Whatever interrupts, the record names complete checkpoints of one moment.
+        """
+        kept = {name: found for name, (found, _) in best.items()}
+        new = msgspec.structs.replace(self.record, latest=step, best={**self.record.best, **kept})
+        trees = {LATEST: state, **{f"{BEST}/{name}": params for name, (_, params) in best.items()}}
+        places = {new.checkpoints[kind]: tree for kind, tree in trees.items()}
+        self._commit(msgspec.structs.replace(self.record, writing=tuple(places)))
+        for place, tree in places.items():
+            checkpoints.save(self.path / place, tree)
+        with writing(self.path):
+            written = [name for place in places for name in records.contents(self.path, place)]
+            size = (self.path / METRICS).stat().st_size
+            names = records.listing(self.path, self.record, written)
+        saved = self._commit(msgspec.structs.replace(new, metrics=size, files=names))
+        saved._drop_what_does_not_count()
+        return saved._publish()
+
+    def restore(self, kind: str, like: Any) -> Any:
+        """The checkpoint `kind`, `"latest"` or `"best/<model>"`, shaped as `like`."""
+        place = self.record.checkpoints.get(kind)
+        if place is None:
+            raise CommandError(f"{self.path} has no saved {kind.split('/')[-1]} parameters")
+        try:
+            return checkpoints.restore(self.path / place, like)
+        except CommandError:
+            now = records.read(self.path)
+            if now is None or now.checkpoints.get(kind) in (None, place):
+                raise
+            # a run under way has just saved a newer one
+            return dataclasses.replace(self, record=now).restore(kind, like)
+
+    def rewind(self, criterion: str) -> "RunFolder":
+        """Go back to what was committed: what was written after that is removed."""
+        for name, best in self.record.best.items():
+            if best.measures and criterion not in best.measures:
+                raise CommandError(f"{self.path / RECORD}: no {criterion} of the best {name}")
+        _, size = self._metrics(criterion)
+        back = self._commit(msgspec.structs.replace(self.record, metrics=size))
+        back._drop_what_does_not_count()
+        path = back.path / METRICS
+        with writing(path), open(path, "ab") as file:
+            file.truncate(size)
+        return back._commit(msgspec.structs.replace(back.record, writing=()))
 
     def write(self, name: str, content: bytes) -> None:
         """Write the file `name`, whole or not at all."""
-        write_whole(self.path / name, content)
+        files.write_whole(self.path / name, content)
 
     def write_config(self, config: Config) -> None:
         """Write the configuration as run."""
@@ -89,7 +156,7 @@ class RunFolder:
     def stored(self) -> dict[str, Any]:
         """The JSON that the task keeps with the run."""
         try:
-            table = json.loads((self.path / DATA).read_text(encoding="utf-8"))
+            table = json.loads(files.read(self.path / DATA, most=MOST))
             if not isinstance(table, dict):
                 raise ValueError("it does not hold an object")
             return table
@@ -97,53 +164,62 @@ class RunFolder:
             raise CommandError(f"cannot read {self.path / DATA}: {reason(error)}") from error
 
     def write_pictures(self, pictures: "dict[str, Figure | str]") -> None:
-        """Write the pictures of a task in the place of older ones; figures as PNG."""
-        folder = self.path / PICTURES
-        with _writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            if pictures:
-                folder.mkdir()
-        for name, picture in pictures.items():
-            content = picture.encode() if isinstance(picture, str) else png(picture)
-            self.write(f"{PICTURES}/{name}", content)
+        """Write the pictures of a task in the place of older ones; figures as PNG.
 
-    def publish(self) -> "RunFolder":
+        A file that this run did not write is left, and named in an error after the others.
+        """
+        drawn = {
+            f"{PICTURES}/{name}": picture.encode() if isinstance(picture, str) else png(picture)
+            for name, picture in pictures.items()
+        }
+        with writing(self.path / PICTURES):
+            there = {name for name in drawn if os.path.lexists(self.path / name)}
+            others = sorted(there - {*self.record.files})
+            ours = [name for name in drawn if name not in others]
+            listed = records.listing(self.path, self.record, ours)
+            self._commit(msgspec.structs.replace(self.record, files=listed))
+            if ours:
+                (self.path / PICTURES).mkdir(exist_ok=True)
+            for name in ours:
+                self.write(name, drawn[name])
+            older = [name for name in listed if name.startswith(f"{PICTURES}/")]
+            records.remove(self.path, [name for name in older if name not in drawn])
+        if others:
+            raise CommandError(
+                f"{', '.join(others)} in {self.path}: left as it is, since this run did not write"
+                " it; the picture of that name is missing",
+                exit_code=1,
+            )
+
+    def _publish(self) -> "RunFolder":
         """Move the run to its home, and remove the older run that it replaces, if there is one."""
         if not self.pending:
             return self
-        old = self.path.with_suffix(".old")
-        with _writing(self.home):
-            if self.replaces:
-                os.rename(self.home, old)
-            try:
-                os.rename(self.path, self.home)  # fails if another run is at home by now
-            except OSError:
-                if self.replaces:
-                    os.rename(old, self.home)
-                raise
-        shutil.rmtree(old, ignore_errors=True)
-        return RunFolder(self.home, self.home)
+        with writing(self.home):
+            older = records.read(self.home) if self.replaces else None
+            if older is None:
+                os.rename(self.path, self.home)  # fails if anything is at home by now
+            else:
+                _remove_older(exchange(self.path, self.home), older)
+        return RunFolder(self.home, self.home, self.record)
 
     def discard_pending(self) -> None:
         """Remove what was written of a run that has never been saved."""
         if self.pending:
-            shutil.rmtree(self.path, ignore_errors=True)
-            for folder in self.made:
-                with suppress(OSError):  # something else is in it
-                    folder.rmdir()
+            leftovers.clean(self.path)
 
+    def _commit(self, record: Record) -> "RunFolder":
+        records.write(self.path, record)
+        return dataclasses.replace(self, record=record)
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all; one that is there is replaced."""
-    part = path.with_name(f".{path.name}.part")
-    with _writing(path):
-        try:
-            part.write_bytes(content)
-            os.replace(part, path)
-        except BaseException:
-            with suppress(OSError, ValueError):
-                part.unlink()
-            raise
+    def _drop_what_does_not_count(self) -> None:
+        """Remove our checkpoints that the record does not name, and files half written."""
+        with writing(self.path):
+            there = [name for name in records.contents(self.path) if self.record.lists(name)]
+            parts = [name for name in there if name not in self.record.files]
+            records.remove(
+                self.path, dict.fromkeys((*parts, *(n for n in there if not self.record.counts(n))))
+            )
 
 
 def png(figure: "Figure") -> bytes:
@@ -156,35 +232,35 @@ def png(figure: "Figure") -> bytes:
 def check_free(folder: str, *, overwrite: bool) -> None:
     """Raise unless a run may be written to `folder`: new, or a run that is to be overwritten."""
     path = Path(folder)
-    with _reading(folder):
+    with reading(folder):
         if not os.path.lexists(path):
             return
-        foreign = sorted(_foreign(path)) if path.is_dir() else [path.name]
-        missing = _missing(path)
+        found = records.read(path) if overwrite or path.is_dir() else None
+        others = [n for n in records.contents(path) if not (found and found.lists(n))]
     if not overwrite:
         advice = "--set run.folder=FOLDER names another folder"
-        if not missing:
+        if found:
             advice = f"--resume goes on with that run, --overwrite replaces it, {advice}"
-        kind = " and holds no run" if missing else ""
-        raise CommandError(f"run.folder: {folder} exists{kind}; {advice}")
-    if foreign:
         raise CommandError(
-            f"run.folder: {folder} is not to be overwritten: it holds what is no part of a run"
-            f" ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''})"
+            f"run.folder: {folder} exists{'' if found else ' and holds no run'}; {advice}"
+        )
+    if others or not found:
+        lack = "" if found else f" no run ({_lack(path)}), but"
+        named = f"{', '.join(others[:3])}{', …' if len(others) > 3 else ''}" or "nothing"
+        raise CommandError(
+            f"run.folder: {folder} is not to be overwritten: it holds{lack} what no run wrote"
+            f" there: {named}"
         )
 
 
 def create(config: Config, stored: Mapping[str, Any], *, overwrite: bool) -> RunFolder:
     """A new run, pending; the task keeps `stored` with it."""
-    with _writing(Path(config.run.folder)):
+    with writing(config.run.folder):
         home = Path(config.run.folder).resolve()
-        path = home.with_name(f".{home.name}.{os.getpid()}.new")
-        made = tuple(parent for parent in path.parents if not parent.exists())
-        run = RunFolder(home, path, replaces=overwrite and home.exists(), made=made)
-        shutil.rmtree(path, ignore_errors=True)  # left by a crash
+        run = RunFolder(home, leftovers.hidden(home), Record(), overwrite and home.exists())
+        run.path.mkdir(parents=True)
     try:
-        with _writing(home):
-            path.mkdir(parents=True)
+        run = run._commit(run.record)
         run.write_config(config)
         run.write(DATA, json.dumps(dict(stored)).encode())
     except BaseException:
@@ -195,52 +271,39 @@ def create(config: Config, stored: Mapping[str, Any], *, overwrite: bool) -> Run
 
 def find(folder: str) -> RunFolder:
     """The run that `folder` holds."""
-    with _reading(folder):
+    with reading(folder):
         path = Path(folder).resolve()
         if not path.is_dir():
-            raise CommandError(f"{folder}: there is no such folder, and so no run")
-        missing = _missing(path)
-    if missing:
-        raise CommandError(f"{folder} holds no run: it has no {missing[0]}")
-    return RunFolder(path, path)
+            left = leftovers.named(path)
+            raise CommandError(f"{folder}: there is no such folder, and so no run{left}")
+    found = records.read(path)
+    if found is None:
+        raise CommandError(f"{folder} holds no run: {_lack(path)}")
+    return RunFolder(path, path, found)
 
 
-def _missing(path: Path) -> list[str]:
-    """The files of a run that `path` lacks."""
-    return [name for name in (CONFIG, DATA) if not (path / name).is_file()]
+def _lack(path: Path) -> str:
+    """The reason why `path` is no folder of a run, in words."""
+    if (path / CONFIG).is_file() and (path / DATA).is_file():
+        return f"it has no {RECORD}; runs of earlier versions are neither read nor replaced"
+    return f"it has no {RECORD}"
 
 
-def _foreign(path: Path) -> Iterator[str]:
-    """The entries of `path` that no run writes."""
-    for name in os.listdir(path):
-        if name not in NAMES and not (name.startswith(".") and name.endswith(".part")):
-            yield name
+def _remove_older(root: Path, older: Record) -> None:
+    with suppress(OSError, CommandError):
+        if records.discard(root, older):
+            return
+    notice(f"{root} keeps what is left of the older run, and what that run did not write")
 
 
-def _record(line: str, criterion: str) -> dict[str, Any]:
+def _line(line: str, criterion: str) -> dict[str, Any]:
     """The record in one line of the metrics."""
-    record = json.loads(line)
+    found = json.loads(line)
     needed: dict[str, Any] = {
         "baseline": {"name": str, criterion: (int, float)},
         "train": {"step": int, "model": str, "loss": (int, float)},
         "validation": {"step": int, "model": str, criterion: (int, float)},
-    }[record["kind"]]
-    if not all(isinstance(record[name], kind) for name, kind in needed.items()):
-        raise ValueError(f"a {record['kind']} record without {' and '.join(needed)}")
-    return record
-
-
-@contextmanager
-def _reading(folder: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise CommandError(f"cannot read {folder}: {reason(error)}") from error
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise CommandError(f"cannot write {path}: {reason(error)}", exit_code=1) from error
+    }[found["kind"]]
+    if not all(isinstance(found[name], kind) for name, kind in needed.items()):
+        raise ValueError(f"a {found['kind']} record without {' and '.join(needed)}")
+    return found

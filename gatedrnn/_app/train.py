@@ -1,5 +1,6 @@
 """`gatedrnn train`: from a configuration to a folder."""
 
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -8,31 +9,46 @@ from functools import partial
 
 import jax
 
+from gatedrnn._app import config as configuration
 from gatedrnn._app import (
-    checkpoints,
     curve,
     evaluation,
     interrupt,
     learning,
+    leftovers,
+    lock,
+    memory,
     report,
     run_folder,
     tasks,
 )
-from gatedrnn._app import config as configuration
 from gatedrnn._app.config import Config
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.learning import State
 from gatedrnn._app.loop import Training
-from gatedrnn._app.run_folder import CONFIG, LATEST, RunFolder
+from gatedrnn._app.record import CONFIG, LATEST
+from gatedrnn._app.run_folder import RunFolder
 from gatedrnn._app.task import Task
 
 
 def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
     """Train as the configuration `path` says; the exit code of the program."""
     config = tasks.load(path, overrides)
+    where = config.run.folder
+    if resume:
+        run_folder.find(where)  # or else there is nothing to lock
+    elif not os.path.isdir(where):
+        run_folder.check_free(where, overwrite=overwrite)
+    with lock.held(where):
+        leftovers.settle(where)
+        if not resume:
+            run_folder.check_free(where, overwrite=overwrite)
+        return _run(config, overwrite=overwrite, resume=resume)
+
+
+def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
+    """Train in a folder that no other process writes to."""
     task = config.make()
-    if not resume:
-        run_folder.check_free(config.run.folder, overwrite=overwrite)
     key = jax.random.key(config.train.seed)
     begin = partial(
         learning.initial_state,
@@ -41,12 +57,14 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
         settings=config.optimiser,
         batch=config.train.batch,
     )
+    began = time.perf_counter()
+    like = jax.eval_shape(begin, key)
+    _demand_memory(config, task, like)
     baselines = task.baselines()
 
-    began = time.perf_counter()
     with interrupt.deferred() as interrupted:
         if resume:
-            folder, state = _resume(config, task, jax.eval_shape(begin, key))
+            folder, state = _resume(config, task, like)
         else:
             state = begin(key)
             folder = run_folder.create(config, task.stored, overwrite=overwrite)
@@ -87,6 +105,22 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
     return 0
 
 
+def _demand_memory(config: Config, task: Task, like: State) -> None:
+    """Raise if a step of the training, whose state is shaped as `like`, takes all memory."""
+    sizes, most = configuration.sizes(config), memory.of_device()
+    what = "the parameters and what is kept for each, before and after a step,"
+    memory.demand(what, 2 * memory.size_of(like), sizes, most=most)
+    size = learning.memory_of_a_step(
+        like,
+        task.batch(0),
+        jax.random.key(0),
+        config.train.steps,
+        models=tuple(task.models.items()),
+        settings=config.optimiser,
+    )
+    memory.demand("the arrays of a step", size, sizes, most=most)
+
+
 def _resume(config: Config, task: Task, like: State) -> tuple[RunFolder, State]:
     """The run in the folder that `config` names, and its latest state, shaped like `like`."""
     folder = run_folder.find(config.run.folder)
@@ -98,14 +132,14 @@ def _resume(config: Config, task: Task, like: State) -> tuple[RunFolder, State]:
             f" {', '.join(sorted(config.may_change))} alone may differ, of the same data"
         )
     evaluation.demand_same_data("--resume", task, folder)
-    state = checkpoints.restore(folder.path / LATEST, like)
+    state = folder.restore(LATEST, like)
     done = int(state.step)
     if "train.steps" in changes and config.train.steps <= done:
         raise CommandError(
             f"train.steps: got {config.train.steps}, expected more than the {done} steps that the"
             " run has done"
         )
-    folder.forget_after(done, task.criterion.name)
+    folder = folder.rewind(task.criterion.name)
     folder.write_config(config)
     return folder, state
 

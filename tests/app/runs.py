@@ -9,7 +9,7 @@ import jax
 import msgspec
 import numpy as np
 
-from gatedrnn._app import checkpoints, config, learning, run_folder, tasks
+from gatedrnn._app import config, learning, run_folder, tasks
 
 TRAIN = ("train", "tiny.toml")
 RUN = Path("runs/tiny")
@@ -42,7 +42,7 @@ def checkpoint(kind, run=RUN):
     )
     best, _, name = kind.partition("/")
     like = state.learners[name].params if best == "best" else state
-    return jax.tree.map(np.asarray, checkpoints.restore(run.absolute() / kind, like))
+    return jax.tree.map(np.asarray, run_folder.find(run).restore(kind, like))
 
 
 def metrics(kind, run=RUN):
@@ -56,7 +56,10 @@ def metrics(kind, run=RUN):
 
 
 def saved_steps(kind):
-    return sorted(os.listdir(RUN / kind))
+    """The steps of the checkpoints that are there; the record names just these."""
+    there = sorted(os.listdir(RUN / kind))
+    assert [f"{kind}/{step}" for step in there] == [run_folder.find(RUN).record.checkpoints[kind]]
+    return there
 
 
 def at_step(monkeypatch, step, action):
@@ -70,6 +73,7 @@ def at_step(monkeypatch, step, action):
             losses = {**losses, name: action(loss)}
         return new, losses
 
+    train_step.lower = real.lower
     monkeypatch.setattr(learning, "train_step", train_step)
 
 

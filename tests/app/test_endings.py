@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import jax
 import pytest
 
 from gatedrnn._app import learning, run_folder
@@ -78,9 +79,12 @@ def test_a_run_that_ends_before_it_is_saved_leaves_nothing(
 
 def test_interrupted_before_the_first_step_nothing_is_left(command, monkeypatch):
     real = learning.initial_state
-    monkeypatch.setattr(
-        learning, "initial_state", lambda *args, **kwargs: interrupt(real(*args, **kwargs))
-    )
+
+    def initial_state(key, **kwargs):
+        made = real(key, **kwargs)
+        return made if isinstance(key, jax.core.Tracer) else interrupt(made)
+
+    monkeypatch.setattr(learning, "initial_state", initial_state)
     outcome = command(*TRAIN)
     assert outcome.code == 130
     last = outcome.err.splitlines()[-1]

@@ -1,6 +1,7 @@
 """`gatedrnn export`, over a tiny run of every task with parameters that were never trained."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from gatedrnn._app import checkpoints, run_folder, tasks
+from gatedrnn._app import evaluation, run_folder, tasks
+from gatedrnn._app.record import Best
 
 from . import tiny
 
@@ -37,12 +39,14 @@ def saved(workplace):
         Path("tiny.toml").write_text(tiny.configuration(name), encoding="utf-8")
         config = tasks.load("tiny.toml")
         task = config.make()
-        run = run_folder.create(config, task.stored, overwrite=False).publish()
-        rng = np.random.default_rng(0)
+        run = run_folder.create(config, task.stored, overwrite=False)
+        rng, best = np.random.default_rng(0), {}
         for model, net in task.models.items():
             shapes = jax.eval_shape(net.init, jax.random.key(0))
             params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), shapes)
-            checkpoints.save(run.path / "best" / model, 4, params)
+            best[model] = (Best(4, {}), params)
+        run.append()
+        run.save(4, np.int32(4), best)
         return list(task.models)
 
     return save
@@ -92,9 +96,7 @@ def test_the_file_is_the_trained_network(command):
     assert command("export", "runs/tiny", "--to", "lm.onnx", "--carry").code == 0
     found = run_folder.find("runs/tiny")
     model = tasks.load(found.path / "config.toml").models_of(found)["LSTM"]
-    params = checkpoints.restore(
-        found.path / "best" / "LSTM", jax.eval_shape(model.init, jax.random.key(0))
-    )
+    params = evaluation.best_of("LSTM", model, found)
     tokens = np.array([[1, 2], [3, 1], [0, 4]], np.int32)
     want = model.net.apply(params, tokens)[1]
     session = ort.InferenceSession("lm.onnx", providers=["CPUExecutionProvider"])
@@ -126,12 +128,10 @@ def test_a_disk_that_is_full(saved, command, monkeypatch):
     saved("language")
     Path("m.onnx").write_text("an older file")
 
-    def full(path, content):
-        with open(path, "wb") as file:
-            file.write(content[:10])
+    def full(number):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     outcome = command("export", "runs/tiny", "--to", "m.onnx")
     assert outcome.code == 1
     assert outcome.err == "gatedrnn export: cannot write m.onnx: No space left on device\n"

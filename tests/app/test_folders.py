@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gatedrnn._app import learning, tasks
+from gatedrnn._app import exchange, files, learning, tasks
 
 from .runs import RUN, TRAIN, at_step, diverge, interrupt, saved_steps
 
@@ -54,7 +54,7 @@ def test_two_runs_at_once_do_not_mix(command, monkeypatch):
     real = learning.initial_state
 
     def initial_state(*args, **kwargs):
-        RUN.mkdir(parents=True)
+        RUN.mkdir(exist_ok=True)
         (RUN / "config.toml").write_text("of the other run")
         return real(*args, **kwargs)
 
@@ -62,9 +62,10 @@ def test_two_runs_at_once_do_not_mix(command, monkeypatch):
     outcome = command(*TRAIN)
     assert outcome.code == 1
     assert "cannot write" in outcome.err
-    assert outcome.err.endswith("Directory not empty; nothing was saved yet\n")
-    assert os.listdir("runs") == ["tiny"]
+    last = outcome.err.splitlines()[-1]
+    assert "Directory not empty; the run is in /" in last
     assert [path.read_text() for path in RUN.iterdir()] == ["of the other run"]
+    assert command("eval", last.rpartition(" is in ")[2]).code == 0
 
 
 def test_overwrite_spares_what_is_no_run(refuses):
@@ -73,7 +74,8 @@ def test_overwrite_spares_what_is_no_run(refuses):
     refuses(*TRAIN, "--overwrite", words=("runs/tiny is not to be overwritten", "thesis.tex"))
 
 
-def test_an_older_run_that_cannot_be_replaced_stays(command, monkeypatch):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_older_run_that_cannot_be_replaced_stays(command, monkeypatch, at_once):
     command(*TRAIN, "--set", "train.steps=2")
     before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
     real = os.rename
@@ -83,12 +85,20 @@ def test_an_older_run_that_cannot_be_replaced_stays(command, monkeypatch):
             raise OSError(28, "No space left on device")
         real(source, target)
 
+    def exchange_at_once(one, other):
+        if at_once:
+            raise OSError(28, "No space left on device")
+        return False
+
     monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(exchange, "_at_once", exchange_at_once)
     outcome = command(*TRAIN, "--overwrite")
     assert outcome.code == 1
-    assert "No space left on device; nothing was saved yet; runs/tiny holds the" in outcome.err
+    assert "No space left on device; the run is in /" in outcome.err
+    assert outcome.err.endswith("; runs/tiny holds the older run as it was\n")
     assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
-    assert os.listdir("runs") == ["tiny"]
+    (hidden,) = set(os.listdir("runs")) - {"tiny"}
+    assert command("eval", f"runs/{hidden}").code == 0
 
 
 def test_a_folder_that_is_no_run_is_not_to_be_resumed(command, refuses):
@@ -101,12 +111,16 @@ def test_a_folder_that_is_no_run_is_not_to_be_resumed(command, refuses):
 def test_a_folder_that_cannot_be_looked_at(refuses, monkeypatch):
     (RUN / "config.toml").mkdir(parents=True)
 
-    def is_file(path):
-        raise PermissionError(13, "Permission denied")
+    real = files.read
 
-    monkeypatch.setattr(Path, "is_file", is_file)
+    def read(path, most):
+        if path.name == "run.json":
+            raise PermissionError(13, "Permission denied")
+        return real(path, most=most)
+
+    monkeypatch.setattr(files, "read", read)
     for option in ((), ("--overwrite",), ("--resume",)):
-        refuses(*TRAIN, *option, words=("cannot read runs/tiny: Permission denied",))
+        refuses(*TRAIN, *option, words=("run.json: Permission denied",))
 
 
 def test_a_folder_whose_name_is_too_long(refuses):
@@ -137,7 +151,7 @@ def test_a_file_in_the_place_of_the_folder(refuses):
 
 def test_a_folder_that_cannot_be_made(refuses):
     Path("runs").write_text("")
-    refuses(*TRAIN, words=("cannot write", "Not a directory"), code=1)
+    refuses(*TRAIN, words=("cannot write runs/tiny: File exists",), code=1)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +185,7 @@ def test_a_missing_and_a_broken_configuration(refuses):
 def test_resume_of_what_is_not_there(refuses):
     refuses(*TRAIN, "--resume", words=("runs/tiny: there is no such folder",))
     RUN.mkdir(parents=True)
-    refuses(*TRAIN, "--resume", words=("runs/tiny holds no run: it has no config.toml",))
+    refuses(*TRAIN, "--resume", words=("runs/tiny holds no run: it has no run.json",))
 
 
 def test_resume_with_other_settings_or_another_text(command, refuses):
@@ -197,13 +211,14 @@ def test_resume_with_the_text_and_the_folder_elsewhere(command):
 def test_resume_without_a_checkpoint(command, refuses):
     command(*TRAIN, "--set", "train.steps=1")
     shutil.rmtree(RUN / "latest")
-    refuses(*TRAIN, "--resume", words=("has no saved latest parameters",))
+    words = ("cannot read the checkpoint", "latest/1")
+    refuses(*TRAIN, "--resume", words=words, code=1)
 
 
 def test_resume_with_damaged_metrics(command, refuses):
     command(*TRAIN, "--set", "train.steps=1")
     no_number = b'{"kind": "validation", "step": 1, "model": "LSTM", "bits": "2"}'
     no_model = b'{"kind": "train", "step": 1, "loss": 2.0}'
-    for line in (b"\xff", b"3", b"{}", no_number, no_model, b"[" * 100_000):
+    for line in (b"\xff", b"3", b"{}", no_number, no_model, b"[" * 100):
         (RUN / "metrics.jsonl").write_bytes(line + b"\n")
         refuses(*TRAIN, "--resume", words=("cannot read", "metrics.jsonl"))

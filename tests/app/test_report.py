@@ -9,7 +9,7 @@ import pytest
 
 import gatedrnn
 from gatedrnn._app import curve, report
-from gatedrnn._app.loop import Best
+from gatedrnn._app.record import Best
 from gatedrnn._app.task import Criterion
 from gatedrnn._app.tasks.common import digest, shuffled
 from gatedrnn._app.tasks.figures import confusion

@@ -142,7 +142,7 @@ def test_folders_that_are_no_run(refuses):
     refuses("sample", "n" * 300, words=("cannot read nnn", "File name too long"))
     refuses("sample", "a\0b", words=("cannot read a", "null"))
     Path("empty").mkdir()
-    refuses("sample", "empty", words=("empty holds no run: it has no config.toml",))
+    refuses("sample", "empty", words=("empty holds no run: it has no run.json",))
 
 
 def test_runs_that_are_damaged(trained, refuses):
@@ -150,7 +150,7 @@ def test_runs_that_are_damaged(trained, refuses):
         shutil.rmtree(f"runs/tiny/best/LSTM/2/{kind}")
     refuses(*SAMPLE, words=("cannot read the checkpoint", "best/LSTM/2"), code=1)
     shutil.rmtree("runs/tiny/best")
-    refuses(*SAMPLE, words=("best has no saved LSTM parameters",))
+    refuses(*SAMPLE, words=("cannot read the checkpoint", "best/LSTM/2"), code=1)
     for content in (
         b"{}",
         b"[]",

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from gatedrnn._app import config, learning, run_folder, tasks
+from gatedrnn._app import config, learning, record, run_folder, tasks
 from gatedrnn._app.task import Task
 
 from . import tiny
@@ -92,8 +92,7 @@ def test_trained_stopped_resumed_and_evaluated(command, monkeypatch, prepared, n
     assert outcome.code == 130
     assert "interrupted at step 3 of 4; the best parameters so far (" in outcome.err
     assert command(*train, "--resume").code == 0
-    resumed = {path.name: path for path in RUN.iterdir()}
-    assert set(resumed) <= run_folder.NAMES
+    assert all(map(run_folder.find(RUN).record.lists, record.contents(RUN)))
     assert metrics("train") == metrics("train", Path("runs/whole"))
     assert metrics("validation") == metrics("validation", Path("runs/whole"))
     for kind in ("latest", *(f"best/{model}" for model in prepared.models)):

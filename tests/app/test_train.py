@@ -1,4 +1,5 @@
 import json
+import os
 import shlex
 import shutil
 from itertools import pairwise
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from gatedrnn._app import learning, run_folder, tasks
+from gatedrnn._app import learning, record, run_folder, tasks
 from gatedrnn._app.tasks.language import Batch, Language, LanguageModel, ngram, text
 
 from .runs import (
@@ -26,7 +27,8 @@ from .runs import (
 def test_a_run_leaves_all_its_files(command):
     outcome = command(*TRAIN)
     assert outcome.code == 0
-    assert {path.name for path in RUN.iterdir()} == run_folder.NAMES - {"pictures"}
+    assert {path.name for path in RUN.iterdir()} == {*record.ALWAYS, "best", "latest"}
+    assert os.listdir("runs") == ["tiny"]  # and no lock
     assert tasks.load(RUN / "config.toml") == tasks.load("tiny.toml")
     assert json.loads((RUN / "data.json").read_text())["characters"] == " .acehmnost"
     assert [step for step, _ in metrics("train")] == [1, 2, 3, 4, 5, 6]
@@ -37,9 +39,9 @@ def test_a_run_leaves_all_its_files(command):
     assert (RUN / "curve.png").read_bytes().startswith(b"\x89PNG")
     # what it says is what it saved
     baselines = [r for r in run_folder.find(RUN).metrics("bits") if r["kind"] == "baseline"]
-    for record in baselines:
-        assert f"{record['name']:<10}".strip() in outcome.out
-        assert f"{record['bits']:.3f}" in outcome.out
+    for baseline in baselines:
+        assert f"{baseline['name']:<10}".strip() in outcome.out
+        assert f"{baseline['bits']:.3f}" in outcome.out
     assert f"LSTM, step {best_step}" in outcome.out
     assert f"{best_bits:.3f}" in outcome.out
     # the bar, with the loss and characters per second

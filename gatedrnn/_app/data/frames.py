@@ -20,6 +20,7 @@ FFT = 512
 BANDS = 40
 FRAME, WINDOW = 160, 400  # samples: a frame every 10 ms, of 25 ms
 BANDWIDTHS = np.array([70.0, 90.0, 130.0, 200.0])  # Hz, of the formants
+SYLLABLE = 9 * 4 * BANDS  # bytes of the frames of the shortest
 PORTION = 16  # utterances sung at a time, for memory
 FREQUENCIES = np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT  # Hz
 

@@ -17,11 +17,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import gatedrnn as gr
-from gatedrnn._app import config
+from gatedrnn._app import config, memory
 from gatedrnn._app.config import Count, Settings, between
 from gatedrnn._app.curve import GREY
 from gatedrnn._app.task import Criterion, Model, Task
-from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest
+from gatedrnn._app.tasks.common import CELLS, Cells, compiled, demand_batch, digest
 from gatedrnn._app.tasks.figures import coloured
 
 Length = Annotated[int, between(2, 100_000)]
@@ -95,6 +95,12 @@ class Adding(Task):
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
         self._length, self._seed, self.amount = data.length, train.seed, train.batch
+        # a number, a mark, both stacked, and an output of the network
+        step = 16 + 4 * model.features
+        sizes = {"data.held_out": data.held_out, "data.length": data.length}
+        sizes["model.features"] = model.features
+        memory.demand("the held-out sequences", step * data.length * data.held_out, sizes)
+        demand_batch(train.batch, 16 * data.length)
         # training draws from [seed, step], and this from three integers: never the same
         self.held = generate(np.random.default_rng([0, 0, 1]), data.length, data.held_out)
         self.models = {cell: Adder(cell, model.features) for cell in model.cells}

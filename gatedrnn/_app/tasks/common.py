@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import gatedrnn as gr
+from gatedrnn._app import memory
 from gatedrnn._app.config import Count, Settings, some_of
 
 CELLS: dict[str, type[gr.Elman] | type[gr.LSTM] | type[gr.GRU]] = {
@@ -25,6 +26,12 @@ class Cells(Settings, frozen=True):
 
     cells: Annotated[tuple[str, ...], some_of(*CELLS)]
     features: Count
+
+
+def demand_batch(batch: int, example: int) -> None:
+    """Raise if `train.batch`, of examples of at least so many bytes, is more than the memory."""
+    # places and epochs, int64
+    memory.demand("the examples of a batch", batch * (example + 32), {"train.batch": batch})
 
 
 def shuffled(count: int, batch: int, step: int, seed: int) -> np.ndarray:

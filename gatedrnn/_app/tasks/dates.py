@@ -17,15 +17,16 @@ import optax  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 
 import gatedrnn as gr
-from gatedrnn._app import config, task
+from gatedrnn._app import config, memory, task
 from gatedrnn._app.config import Count, Rate, Seed, Settings
 from gatedrnn._app.data import date_forms, dates
 from gatedrnn._app.task import Criterion, Task
-from gatedrnn._app.tasks.common import compiled, digest, shuffled
+from gatedrnn._app.tasks.common import compiled, demand_batch, digest, shuffled
 from gatedrnn._app.tasks.figures import looks
 
 VOCABULARY = dates.END + 1 + len(dates.characters())
 EXAMPLES = 6  # of which the attention is drawn
+PAIR = 1000  # bytes of memory at least, two texts and their tokens
 MISTAKES = 50  # at most, which are listed
 
 # what the baseline can read: figures, and the English names that `strptime` knows
@@ -143,9 +144,15 @@ class Dates(Task):
 
     def __init__(self, settings: Config) -> None:
         data, train = settings.data, settings.train
+        memory.demand("the dates", PAIR * data.train, {"data.train": data.train})
+        memory.demand("the dates", PAIR * data.held_out, {"data.held_out": data.held_out})
+        beams = {"model.beams": settings.model.beams, "data.held_out": data.held_out}
+        found = 4 * VOCABULARY * data.held_out * settings.model.beams
+        memory.demand("the beams of a search", found, beams)
         self.pairs = dates.make(seed=data.seed, train=data.train, held_out=data.held_out)
         longest = max(len(source) for part in self.pairs for source in part.sources)
         made = [_encoded(part, longest) for part in self.pairs]
+        demand_batch(train.batch, 4 * longest)
         self._train, self._validation, self.new_dates, self.new_forms = made
         self.models = {
             "attention": Reader(settings.model, looks_back=True),

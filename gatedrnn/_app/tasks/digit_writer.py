@@ -19,11 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import gatedrnn as gr
-from gatedrnn._app import config, task
+from gatedrnn._app import config, memory, task
 from gatedrnn._app.config import Count, Rate, Settings
 from gatedrnn._app.data import digits
 from gatedrnn._app.task import Criterion, Task
-from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest, shuffled
+from gatedrnn._app.tasks.common import CELLS, Cells, compiled, demand_batch, digest, shuffled
 
 LEVELS = 17  # of grey, from paper to ink: the tokens before those of the labels
 PIXELS = digits.SIDE**2
@@ -103,6 +103,12 @@ class DigitWriter(Task):
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
+        # grey levels, and the states of the network
+        image = 4 * (PIXELS + model.features)
+        sizes = {"data.samples": data.samples, "model.features": model.features}
+        drawn = image * data.samples * digits.CLASSES
+        memory.demand("the images that are drawn", drawn, sizes)
+        demand_batch(train.batch, 4 * PIXELS)
         self._parts = digits.load()  # the same for every seed
         self.train, self.validation, self.test = map(tokens, self._parts)
         self.models = {

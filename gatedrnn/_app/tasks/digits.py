@@ -18,7 +18,7 @@ from gatedrnn._app.config import Rate, Settings, one_of
 from gatedrnn._app.data import digits
 from gatedrnn._app.data.digits import CLASSES, Images
 from gatedrnn._app.task import Criterion, Task
-from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest, shuffled
+from gatedrnn._app.tasks.common import CELLS, Cells, compiled, demand_batch, digest, shuffled
 from gatedrnn._app.tasks.figures import confusion
 
 READ = {"rows": digits.rows, "pixels": digits.pixels}
@@ -96,6 +96,7 @@ class Digits(Task):
             cell: Classifier(cell, model.features, model.dropout, features) for cell in model.cells
         }
         self.amount, self._seed = train.batch, train.seed
+        demand_batch(train.batch, 4 * steps * features)
         self.data = (
             f"scikit-learn's digits by {data.read_by}, {steps} × {features}:"
             f" {len(self.train.labels):,} to train on, {len(self.test.labels):,} to test"

@@ -18,13 +18,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import gatedrnn as gr
-from gatedrnn._app import config
+from gatedrnn._app import config, memory
 from gatedrnn._app.config import Count, Seed, Settings, between
 from gatedrnn._app.curve import COLOURS, GREY
 from gatedrnn._app.data import mackey_glass
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.task import Criterion, Model, Task
-from gatedrnn._app.tasks.common import CELLS, Cells, compiled, digest, shuffled
+from gatedrnn._app.tasks.common import CELLS, Cells, compiled, demand_batch, digest, shuffled
 
 Length = Annotated[int, between(100, 1_000_000)]
 Decibels = Annotated[float, between(-20, 100, "a number")]
@@ -106,6 +106,12 @@ class Forecast(Task):
                 f"data.context, data.horizon: got {data.context} and {data.horizon}, expected a sum"
                 f" of at most {shortest}, the readings of the shortest part of the series"
             )
+        windows = {"data.context": data.context, "data.horizon": data.horizon}
+        count = max(len(part.clean) for part in self.parts[1:]) // data.every
+        both = 8 * count * (data.context + data.horizon)
+        regressed = 8 * len(self.parts.train.clean) * data.context
+        memory.demand("the forecasts of the evaluation", max(both, regressed), windows)
+        demand_batch(train.batch, 8 * (data.context + data.horizon))
         observed = self.parts.train.observed
         self._mean, self._deviation = float(observed.mean()), float(observed.std())
         self._train = self._standardised(observed)

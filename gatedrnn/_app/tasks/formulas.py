@@ -22,7 +22,7 @@ from gatedrnn._app.data.formulas import NODES, TOKENS, Formula
 from gatedrnn._app.data.ragged import pad
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.task import Criterion, Task
-from gatedrnn._app.tasks.common import compiled, digest, shuffled
+from gatedrnn._app.tasks.common import compiled, demand_batch, digest, shuffled
 from gatedrnn._app.tasks.figures import coloured
 
 Depth = Annotated[int, between(1, 12)]
@@ -31,6 +31,7 @@ TREES: dict[str, type[gr.TreeLSTM] | type[gr.TreeRNN]] = {
     "TreeRNN": gr.TreeRNN,
 }
 CHAIN = "LSTM"
+FORMULA = 1000  # bytes of one in a forest, about
 
 
 class Data(Settings, frozen=True):
@@ -41,7 +42,7 @@ class Data(Settings, frozen=True):
 
     train_depth: Depth
     test_depth: Depth
-    per_depth: Count
+    per_depth: Annotated[int, between(1, 100_000)]  # as many are drawn 20 times
     validation_fraction: config.Fraction
     seed: Seed
 
@@ -153,6 +154,7 @@ class Formulas(Task):
                 f"data.test_depth: got {data.test_depth}, expected more than data.train_depth ="
                 f" {data.train_depth}"
             )
+        demand_batch(train.batch, FORMULA)
         made = formulas.make(
             seed=data.seed,
             train_depth=data.train_depth,

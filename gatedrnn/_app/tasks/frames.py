@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import gatedrnn as gr
-from gatedrnn._app import config
+from gatedrnn._app import config, memory
 from gatedrnn._app.config import Count, Seed, Settings, rule
 from gatedrnn._app.data import frames
 from gatedrnn._app.data.frames import BANDS, FRAME, SAMPLE_RATE, Utterance
@@ -93,6 +93,10 @@ class Frames(LabellingTask):
 
     def __init__(self, settings: Config) -> None:
         data = settings.data
+        for name in ("utterances", "held_out"):
+            count = getattr(data, name)
+            sung = count * data.syllables[0] * frames.SYLLABLE
+            memory.demand("the sung utterances", sung, {f"data.{name}": count})
         parts = frames.make(
             seed=data.seed,
             train=data.utterances,

@@ -9,9 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from gatedrnn._app import memory
 from gatedrnn._app.task import Criterion, Task
 from gatedrnn._app.tasks import label_figures
-from gatedrnn._app.tasks.common import digest
+from gatedrnn._app.tasks.common import demand_batch, digest
 from gatedrnn._app.tasks.figures import confusion
 from gatedrnn._app.tasks.labelling import (
     Batch,
@@ -33,6 +34,9 @@ class LabellingTask(Task):
 
     def __init__(self, corpus: Corpus, seed: int) -> None:
         self.corpus, self._seed = corpus, seed
+        sequence = corpus.train.sequences[0]
+        step = memory.size_of(sequence) // max(len(sequence), 1) + 4  # and its label
+        demand_batch(corpus.batch_size, step * corpus.steps)
         steps, *_ = corpus.counts()
         self.amount = round(steps / len(corpus.train.labels) * corpus.batch_size)
         self.stored = {"sha256": digest(*corpus.arrays())}

@@ -17,7 +17,7 @@ import gatedrnn as gr
 from gatedrnn._app import config, task
 from gatedrnn._app.config import Count, Fraction, Layers, Rate, Settings
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.run_folder import DATA
+from gatedrnn._app.record import DATA
 from gatedrnn._app.task import Criterion, StoredRun, Task
 from gatedrnn._app.tasks.common import compiled
 from gatedrnn._app.tasks.language import ngram

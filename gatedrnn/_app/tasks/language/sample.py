@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 import gatedrnn as gr
-from gatedrnn._app import checkpoints, run_folder, tasks
+from gatedrnn._app import evaluation, run_folder, tasks
 from gatedrnn._app.config import HUGE
 from gatedrnn._app.errors import CommandError
-from gatedrnn._app.run_folder import BEST, CONFIG
+from gatedrnn._app.record import CONFIG
 from gatedrnn._app.tasks import language
 from gatedrnn._app.tasks.language.text import Vocabulary
 
@@ -45,8 +45,7 @@ def run(folder: str, *, prompt: str, length: int, temperature: float, seed: int)
             f" of the text that {folder} was trained on"
         )
     model = language.LanguageModel(config.model, vocabulary.size)
-    like = jax.eval_shape(model.init, jax.random.key(0))
-    params = checkpoints.restore(found.path / BEST / "LSTM", like)
+    params = evaluation.best_of("LSTM", model, found)
 
     print(prompt, end="", flush=True)
     for character in continuation(

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 import gatedrnn as gr
+from gatedrnn._app import files, memory
 from gatedrnn._app.errors import CommandError, reason
 
+BYTES = 200  # of memory for a character: its token, and the n-grams that are counted
 UNKNOWN = 0  # the token of every character that the training text does not contain
 
 
@@ -66,14 +68,14 @@ def load_text(path: str | None) -> str:
             raise CommandError("this Python has no help pages: expected data.path=FILE") from error
         return "\n".join(topics[name] for name in sorted(topics))
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise CommandError(f"data.path: cannot read {path}: {reason(error)}") from error
+        text = files.read_text(Path(path), most=memory.available() // BYTES)
     except UnicodeDecodeError as error:
         raise CommandError(
             f"data.path: {path} is not UTF-8 (byte {error.object[error.start]:#04x} at position"
             f" {error.start}: {error.reason})"
         ) from error
+    except (OSError, ValueError) as error:
+        raise CommandError(f"data.path: cannot read {path}: {reason(error)}") from error
     if not text:
         raise CommandError(f"data.path: {path} is empty")
     return text
@@ -89,13 +91,15 @@ def prepare(text: str, *, validation_fraction: float, window: int, batch: int) -
     for part, length in (("training", cut), ("validation", len(text) - cut)):
         if length < window + 1:
             raise CommandError(
-                f"the text is too short: its {part} part has {length} characters, expected at least"
-                f" {window + 1} (data.window + 1)"
+                f"data.window: got {window}, but the {part} part has {length} characters, expected"
+                f" at least {window + 1} (data.window + 1)"
             )
     if batch > cut:
         raise CommandError(
             f"train.batch: got {batch}, expected at most the {cut} characters to train on"
         )
+    sizes = {"data.window": window, "train.batch": batch}
+    memory.demand("the windows of a batch", 16 * (window + 1) * batch, sizes)
     vocabulary = Vocabulary("".join(sorted(set(text[:cut]))))
     return Corpus(
         train=vocabulary.encode(text[:cut]),

@@ -1,0 +1,68 @@
+"""Files that are read within a bound, and written whole or not at all."""
+
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gatedrnn._app.errors import CommandError, reason
+
+
+def read(path: Path, *, most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Raises `OSError` where it cannot be read, `ValueError` where it is anything else: a device, or
+    a pipe without a writer, would be read without an end.
+    """
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(21, "Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    if status.st_size > most:
+        raise ValueError(f"it has {status.st_size:,} bytes, expected at most {most:,}")
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
+def read_text(path: Path, *, most: int) -> str:
+    """Return the text of such a file in UTF-8, each end of a line a line break alone."""
+    return io.TextIOWrapper(io.BytesIO(read(path, most=most)), encoding="utf-8-sig").read()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; one that is there is replaced."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with writing(path):
+        file = open(part, "xb")  # noqa: SIM115
+        try:
+            with file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+
+
+@contextmanager
+def reading(name: str | Path) -> Iterator[None]:
+    """Turn an error of the system into one that says that `name` cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise CommandError(f"cannot read {name}: {reason(error)}") from error
+
+
+@contextmanager
+def writing(name: str | Path) -> Iterator[None]:
+    """Turn an error of the system into one that says that `name` cannot be written."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot write {name}: {reason(error)}", exit_code=1) from error

@@ -1,0 +1,284 @@
+"""What belongs to a run, what to its user, and what to another process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import filelock
+import pytest
+
+from gatedrnn._app import leftovers, lock, record, run_folder
+from gatedrnn._app.errors import CommandError
+
+from . import kills, tiny
+from .runs import RUN, TRAIN, at_step, checkpoint, interrupt
+
+SHORT = (*TRAIN, "--set", "train.steps=2")
+
+
+@pytest.fixture
+def pictured(command):
+    """A run of a task that draws a picture."""
+    Path("tiny.toml").write_text(tiny.configuration("adding"), encoding="utf-8")
+    assert command(*SHORT).code == 0
+    return command
+
+
+def test_a_folder_without_our_mark_is_no_run(refuses):
+    (RUN / "pictures").mkdir(parents=True)
+    (RUN / "pictures/holiday.jpg").write_text("photo")
+    for name in ("config.toml", "data.json"):
+        (RUN / name).write_text("mine")
+    older = "runs of earlier versions are neither read nor replaced"
+    refuses(*TRAIN, "--overwrite", words=("is not to be overwritten", older, "config.toml"))
+    refuses(*TRAIN, "--resume", words=("runs/tiny holds no run", older))
+    for command in (("eval",), ("sample",), ("export", "--to", "m.onnx")):
+        refuses(command[0], "runs/tiny", *command[1:], words=("runs/tiny holds no run", older))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.tex",
+        "pictures/holiday.jpg",
+        "best/notes.txt",
+        "latest/2/mine",
+        "latest/7/mine",
+        ".hidden",
+        ".thesis.tex.0123abcd.part",
+        "empty/",
+    ],
+)
+def test_what_a_user_put_into_a_run_stays(pictured, refuses, name):
+    mine = RUN / name
+    if name.endswith("/"):
+        mine.mkdir()
+    else:
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("years of work")
+    refuses(*TRAIN, "--overwrite", words=("runs/tiny is not to be overwritten", name.rstrip("/")))
+    assert pictured(*TRAIN, "--resume", "--set", "train.steps=4").code == 0
+    assert pictured("eval", "runs/tiny").code == 0
+    assert mine.is_dir() or mine.read_text() == "years of work"
+
+
+def test_what_a_user_puts_in_while_the_run_is_replaced_is_kept_and_named(pictured, monkeypatch):
+    def put(loss):
+        (RUN / "thesis.tex").write_text("years of work")
+        return loss
+
+    at_step(monkeypatch, 1, put)
+    outcome = pictured(*SHORT, "--overwrite")
+    assert outcome.code == 0
+    (kept,) = Path("runs").glob(".tiny.*.new")
+    assert f"gatedrnn: {kept.absolute()} keeps what is left of the older run" in outcome.err
+    assert kills.tree(kept) == {"thesis.tex": b"years of work"}
+    assert f"{kept} is left of a run that was ended early" in pictured(*TRAIN).err
+    assert kills.tree(kept) == {"thesis.tex": b"years of work"}
+
+
+def test_a_picture_of_the_users_is_not_replaced(pictured):
+    ours = RUN / "pictures/predictions.png"
+    assert pictured(*SHORT, "--overwrite", "--set", "run.folder=runs/other").code == 0
+    for path in (RUN, Path("runs/other")):
+        found = run_folder.find(path)
+        record.write(found.path, record.Record(**{**vars_of(found.record), "files": record.ALWAYS}))
+    ours.write_text("mine")
+    outcome = pictured("eval", "runs/tiny")
+    assert outcome.code == 1
+    assert "pictures/predictions.png in " in outcome.err
+    assert "left as it is, since this run did not write it" in outcome.err
+    assert ours.read_text() == "mine"
+    ours.unlink()
+    assert pictured("eval", "runs/tiny").code == 0
+    assert ours.read_bytes().startswith(b"\x89PNG")
+
+
+def vars_of(kept):
+    return {name: getattr(kept, name) for name in kept.__struct_fields__}
+
+
+def test_pictures_of_before_go_and_others_stay(pictured, monkeypatch):
+    from gatedrnn._app.tasks.adding import Adding
+
+    (RUN / "pictures/mine.jpg").write_text("photo")
+    monkeypatch.setattr(Adding, "pictures", lambda self, params: {"new.txt": "drawn"})
+    assert pictured("eval", "runs/tiny").code == 0
+    there = {path.name: path.read_bytes() for path in RUN.glob("pictures/*")}
+    assert there == {"mine.jpg": b"photo", "new.txt": b"drawn"}
+    assert run_folder.find(RUN).record.files[-1] == "pictures/new.txt"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "other"}, "format"),
+        ({"version": 2}, "version"),
+        ({"latest": "2"}, "latest"),
+        ({"files": ["../../victim"]}, "'../../victim' is no path within it"),
+        ({"files": ["/victim"]}, "'/victim' is no path within it"),
+        ({"writing": ["latest/.."]}, "'latest/..' is no path within it"),
+        ({"best": {"../..": {"step": 1, "measures": {}}}}, "is no path within it"),
+        ({"surprise": 1}, "surprise"),
+        (None, "Expecting value"),
+        ([], "Expected `object`"),
+    ],
+)
+def test_a_record_that_is_not_ours(pictured, refuses, change, words):
+    path, victim = RUN / "run.json", Path("victim")
+    victim.write_text("years of work")
+    if isinstance(change, dict):
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
+    else:
+        path.write_text("" if change is None else json.dumps(change))
+    said = ("holds no run that can be read: run.json: ", words)
+    for arguments in ((*TRAIN, "--resume"), (*TRAIN, "--overwrite"), ("eval", "runs/tiny")):
+        refuses(*arguments, words=said)
+    assert victim.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("kept", [None, 0, 100, 1])
+def test_metrics_that_are_lost_do_not_cost_the_best(command, monkeypatch, kept):
+    from gatedrnn._app.tasks.language import Language
+
+    values = iter([2.0, 3.0, 4.0, 3.5, 2.5])
+    monkeypatch.setattr(Language, "evaluate", lambda *args: {"bits": next(values)})
+    assert command(*TRAIN, "--set", "train.steps=4").code == 0
+    best = checkpoint("best/LSTM")
+    path = RUN / "metrics.jsonl"
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None:
+        path.write_bytes(content[: len(content) - 1 if kept == 1 else kept])
+    outcome = command(*TRAIN, "--resume", "--set", "train.steps=8")
+    assert outcome.code == 0
+    assert outcome.err.startswith("gatedrnn: metrics were lost: ")
+    assert outcome.err.count("metrics were lost") == 1
+    assert "LSTM, step 2  2.000" in outcome.out
+    assert run_folder.find(RUN).record.best["LSTM"] == record.Best(2, {"bits": 2.0})
+    for a, b in zip(checkpoint("best/LSTM"), best, strict=True):
+        assert str(a) == str(b)
+    lines = path.read_bytes().splitlines()
+    assert run_folder.find(RUN).record.metrics == path.stat().st_size
+    steps = [json.loads(line).get("step") for line in lines]
+    assert steps[-6:] == [5, 6, 6, 7, 8, 8]
+    values = iter([2.0])
+    assert command("eval", "runs/tiny").err == ""  # it has been said
+
+
+def test_a_run_that_a_process_writes_to_is_left_alone(pictured, monkeypatch, refuses):
+    with lock.held("runs/tiny"):
+        words = f"runs/tiny is in use by process {os.getpid()} of "
+        for option in ((), ("--overwrite",), ("--resume",)):
+            if option:
+                refuses(*TRAIN, *option, words=(words,), code=1)
+        refuses("eval", "runs/tiny", words=(words,), code=1)
+    assert pictured("eval", "runs/tiny").code == 0
+    assert os.listdir("runs") == ["tiny"]
+
+
+def test_the_lock_of_a_new_run_is_taken_before_its_data_are_made(refuses, monkeypatch):
+    from gatedrnn._app.tasks.language import Config
+
+    monkeypatch.setattr(Config, "make", lambda self: pytest.fail("too late"))
+    with lock.held("runs/tiny"):
+        refuses(*TRAIN, words=("runs/tiny is in use by process ",), code=1)
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(workplace, pytestconfig):
+    code = "import os; from gatedrnn._app import lock\nwith lock.held('runs/tiny'): os._exit(9)"
+    environment = os.environ | {"PYTHONPATH": str(pytestconfig.rootpath)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 9
+    assert os.listdir("runs") == [".tiny.gatedrnn.lock"]
+    with lock.held("runs/tiny"):
+        assert f"process {os.getpid()} of" in Path("runs/.tiny.gatedrnn.lock").read_text()
+        with pytest.raises(CommandError, match=f"in use by process {os.getpid()} of"):
+            lock.held("runs/tiny").__enter__()
+    assert os.listdir("runs") == []
+
+
+def test_a_lock_whose_file_went_while_it_was_waited_for(workplace, monkeypatch):
+    """Two that open one file, which its holder then removes, do not both hold a lock."""
+    with lock.held("runs/tiny"):
+        late = open("runs/.tiny.gatedrnn.lock", "rb")  # noqa: SIM115
+    with late, lock.held("runs/tiny"):
+        assert os.fstat(late.fileno()).st_nlink == 0
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock("runs/.tiny.gatedrnn.lock").acquire(timeout=0)
+
+
+def test_a_file_of_the_users_is_not_taken_for_a_lock(workplace, refuses):
+    Path("runs").mkdir()
+    mine = Path("runs/.tiny.gatedrnn.lock")
+    for content in ("my notes", "\xff"):
+        mine.write_text(content, encoding="latin-1")
+        refuses(*TRAIN, words=(f"cannot write {mine.absolute()}",), code=1)
+        assert mine.read_text(encoding="latin-1") == content
+
+
+def test_a_lock_that_cannot_be_had_is_said(refuses, monkeypatch):
+    def acquire(self, **options):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    refuses(*TRAIN, words=("cannot write runs/tiny: Operation not supported",), code=1)
+
+
+def test_hidden_folders_of_before_are_cleaned_or_named(pictured):
+    """Of killed processes; those of another run, and a user's, are not looked at."""
+    never = Path("runs/.tiny.00000001.new")
+    never.mkdir()
+    record.write(never, record.Record(writing=("latest/2",)))
+    for name in (
+        "metrics.jsonl",
+        ".config.toml.0123abcd.part",
+        "latest/2.orbax-checkpoint-tmp/d/x",
+    ):
+        (never / name).parent.mkdir(parents=True, exist_ok=True)
+        (never / name).write_text("a part")
+    bare = Path("runs/.tiny.00000002.new")
+    bare.mkdir()
+    (bare / ".run.json.0123abcd.part").touch()
+    shutil.copytree(RUN, "runs/.tiny.00000003.old")
+    foreign = Path("runs/.tiny.00000004.new")
+    foreign.mkdir()
+    (foreign / "mine").touch()
+    others = [".tiny.x.00000001.new", ".tinyx00000001.new", ".tiny.00000001.newer", ".other.1.new"]
+    for name in others:
+        Path("runs", name).mkdir()
+    outcome = pictured(*TRAIN)
+    assert outcome.code == 2
+    said = outcome.err.splitlines()
+    assert said[0].startswith("gatedrnn: runs/.tiny.00000004.new is left of a run")
+    command = "mv runs/.tiny.00000003.old runs/tiny-00000003-old"
+    assert said[1].endswith(f"left a whole run, which is kept: {command}")
+    assert len(said) == 3
+    kept = {"tiny", ".tiny.00000003.old", ".tiny.00000004.new", *others}
+    assert set(os.listdir("runs")) == kept
+    os.rename(*command.split()[1:])
+    assert pictured("eval", "runs/tiny-00000003-old").code == 0
+
+
+def test_a_run_that_is_not_at_home_is_named_by_all_commands(pictured, refuses):
+    os.rename(RUN, "runs/.tiny.00000003.new")
+    words = ("there is no such folder", "mv runs/.tiny.00000003.new runs/tiny")
+    for arguments in (
+        (*TRAIN, "--resume"),
+        ("eval", "runs/tiny"),
+        ("sample", "runs/tiny"),
+        ("export", "runs/tiny", "--to", "m.onnx"),
+    ):
+        refuses(*arguments, words=words)
+    assert leftovers.named(RUN)
+    assert "mv runs/.tiny.00000003.new runs/tiny\n" in pictured(*SHORT).err
+
+
+def test_a_save_of_the_step_that_is_saved_writes_nothing(command, monkeypatch):
+    """A stop right after a validation."""
+    at_step(monkeypatch, 2, interrupt)
+    assert command(*TRAIN).code == 130
+    assert run_folder.find(RUN).record.latest == 2
+    assert command(*TRAIN, "--resume").code == 0
