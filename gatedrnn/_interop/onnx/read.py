@@ -8,8 +8,8 @@ import numpy as np
 
 from gatedrnn._interop.networks import network_of
 from gatedrnn._interop.onnx import read_axes, read_joins, read_layers, read_masks
-from gatedrnn._interop.onnx.load import inlined, load
 from gatedrnn._interop.onnx.read_constants import FOLDED, array_of, can_fold, fold, stand_ins
+from gatedrnn._interop.onnx.read_file import check_names, inlined, load
 from gatedrnn._interop.onnx.read_limits import RANK, Memory, quoted
 from gatedrnn._interop.onnx.read_schema import check_node
 from gatedrnn._interop.onnx.read_tensors import (
@@ -119,6 +119,7 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
         opset = _opset(onnx, model)
         if model.functions:
             model = inlined(model)
+        check_names(model.graph)
         graph = GraphReader(onnx, Memory(size))
         found = _read(graph, model.graph, opset, 1)
         if graph.folded:  # what holds for some sizes might not for others
@@ -132,8 +133,6 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
         raise ValueError(
             "model: got layers that are nested too deeply, expected less than Python's limit"
         ) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"model: got names that are no text: {error}") from error
     return found
 
 
@@ -154,7 +153,7 @@ def _read(graph: GraphReader, proto: Any, opset: int, times: int) -> tuple[Any, 
     for node in nodes:
         if needed.intersection(node.outputs):
             _follow(graph, node, opset)
-    return _network({name: _output(graph, name) for name in outputs})
+    return _network({info.name: _output(graph, info) for info in proto.output})
 
 
 def _opset(onnx: Any, model: Any) -> int:
@@ -229,16 +228,19 @@ def _follow(graph: GraphReader, node: Node, opset: int) -> None:
             graph.define(str(node), name, value)
 
 
-def _output(graph: GraphReader, name: str) -> Tensor:
-    value = graph.values.get(name)
-    if isinstance(value, Tensor) and value.padding == "last":
-        raise ValueError(
-            f"model, output {quoted(name)}: got steps of which all but the last are masked"
-        )
-    if isinstance(value, Tensor):
-        return as_layer_output(value)
-    what = "nothing" if value is None else "a constant"
-    raise ValueError(f"model, output {quoted(name)}: got {what}, expected what a network computes")
+def _output(graph: GraphReader, info: Any) -> Tensor:
+    value, what = graph.values.get(info.name), f"model, output {quoted(info.name)}"
+    if not isinstance(value, Tensor):
+        got = "nothing" if value is None else "a constant"
+        raise ValueError(f"{what}: got {got}, expected what a network computes")
+    if value.padding == "last":
+        raise ValueError(f"{what}: got steps of which all but the last are masked")
+    stated, helper = info.type.WhichOneof("value"), graph.onnx.helper
+    if stated not in (None, "tensor_type") or (
+        stated and helper.np_dtype_to_tensor_dtype(value.dtype) != info.type.tensor_type.elem_type
+    ):
+        raise ValueError(f"{what}: got another type than that of what is computed, {value.dtype}")
+    return as_layer_output(value)
 
 
 def _network(outputs: dict[str, Tensor]) -> tuple[Any, Any]:

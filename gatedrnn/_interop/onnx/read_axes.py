@@ -167,6 +167,8 @@ def slice_(graph: GraphReader, node: Node) -> list[Value]:
         if not is_stated(tensor.axes[k]) and any(size < abs(n) < HUGE for n in (start, end)):
             raise refused(node, f"it cuts axis {k}, whose size is open, at {start} or {end}")
         start, end, _ = slice(start, end).indices(size)
+        if end <= start:
+            raise refused(node, f"it takes nothing of axis {k}")
         tensor = part(graph, node, tensor, k, start, end)
     return [tensor]
 
@@ -211,7 +213,7 @@ def part(graph: GraphReader, node: Node, tensor: Tensor, k: int, start: int, end
     if isinstance(origin, JoinedStates) and axis and axis in (origin.along, origin.along[:1]):
         return _state(graph, node, tensor, k, start, end)
     if sequence is not None and axis == sequence.time and not tensor.end:
-        first, last = (start, end) == (0, 1), start == size - 1
+        first, last = (start, end) == (0, 1), (start, end) == (size - 1, size)
         ended = _ended(tensor, sequence.lengths, first, last)
         if ended is not None:
             return ended._replace(axes=with_axes(tensor.axes, k, ()))

@@ -98,6 +98,8 @@ def fold(graph: GraphReader, node: Node, opset: int) -> list[Value]:
     values = [graph.value(node, k) for k in range(len(node.inputs))]
     constants = [value if isinstance(value, Constant) else None for value in values]
     inputs = [None if one is None else one.array for one in constants]
+    if node.op == "Squeeze" and any(one is not None and not one.size for one in inputs[1:]):
+        raise refused(node, "it names no axes to drop: runtimes differ")
     graph.memory.take(str(node), _size(graph, node, inputs))
     graph.folded = True
     arrays = _computed(graph, node, inputs, opset)
@@ -153,12 +155,28 @@ def _computed(
     whole = onnx.helper.make_graph([proto], "constant", *infos)
     reference = require("onnx.reference", "onnx", "onnx")
     try:
+        _check_shapes(onnx, proto, feeds, opset)
         with np.errstate(all="ignore", divide="raise", invalid="raise"):
             evaluator = reference.ReferenceEvaluator(whole, opsets={"": opset})
             return [np.asarray(array) for array in evaluator.run(None, feeds)]
     except Exception as error:  # whatever the reference says of a node that is malformed
         why = " ".join(str(error).split())[:200]
         raise refused(node, f"it does not fit its constants: {why}") from error
+
+
+def _check_shapes(onnx: Any, proto: Any, feeds: dict[str, np.ndarray], opset: int) -> None:
+    """Raise where the inference of shapes, stricter than the reference, finds a fault."""
+    helper = onnx.helper
+    types, data = {}, {}
+    for name, array in feeds.items():
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        types[name] = helper.make_tensor_type_proto(kind, array.shape)
+        if array.size <= RANK:  # which may be axes or a shape
+            data[name] = onnx.numpy_helper.from_array(array, name)
+    inference = require("onnx.shape_inference", "onnx", "onnx")
+    opsets = [helper.make_opsetid("", opset)]
+    schema = onnx.defs.get_schema(proto.op_type, opset, "")
+    inference.infer_node_outputs(schema, proto, types, data, opset_imports=opsets)
 
 
 def _size(graph: GraphReader, node: Node, inputs: list[np.ndarray | None]) -> int:

@@ -52,6 +52,8 @@ def concat(graph: GraphReader, node: Node) -> list[Value]:
         along = axis_of(whole)
         fed = [origin for origin in origins if isinstance(origin, GraphInput | GivenStates)]
         if len(fed) == len(origins):
+            if not all(is_stated(tensor.axes[k]) for tensor in tensors):
+                raise refused(node, f"it joins states along axis {k}, whose size is open")
             given = GivenStates(frozenset().union(*(origin.names for origin in fed)))
             return [first._replace(origin=given, axes=with_axes(first.axes, k, along))]
         if all(same_axes(first, tensor, but=k) for tensor in tensors):

@@ -181,6 +181,7 @@ def recurrent(graph: GraphReader, node: Node) -> list[Value]:
     tensor = read(graph, node)
     if tensor.end or len(tensor.axes) != 3:
         raise refused(node, f"it reads {len(tensor.axes)} axes, not time, batch and features")
+    _check(node)
     batch_major = _layout(node)
     time, batch = tensor.axes[:2][:: -1 if batch_major else 1]
     if len(time) > 1:
@@ -216,6 +217,11 @@ def recurrent(graph: GraphReader, node: Node) -> list[Value]:
         Tensor(FinalMemory(features, origin.nodes), end, tensor.dtype, end="final"),
     ]
     return made[: len(node.outputs)]
+
+
+def direction_count(node: Node) -> int:
+    """One or two."""
+    return 2 if node.attributes.get("direction") == "bidirectional" else 1
 
 
 def _layout(node: Node) -> bool:
@@ -254,6 +260,14 @@ def _initial(
                 raise refused(node, f"its {name} is computed, neither an input nor a constant")
             if isinstance(source, GraphInput) and source.name in value.origin.names:
                 raise refused(node, f"its {name} is made of the sequence that the network reads")
+            ends = value.axes[batch_major], value.axes[2]
+            wanted = direction_count(node), node.attributes["hidden_size"]
+            for axis, size in zip(ends, wanted, strict=True):
+                if is_stated(axis) and size_of(axis) != size:
+                    raise ValueError(
+                        f"model, {node}, {name}: got an axis of size {size_of(axis)}, expected "
+                        f"{wanted[0]} directions and {wanted[1]} features"
+                    )
             given.append(name)
         elif value is not None:
             states = graph.weight(node, k)
@@ -298,9 +312,8 @@ def read_recurrences(
       in_features: `I`, None where the graph does not state it.
       initial: its initial states that are constants, and not zeros, `[D, H]`.
     """
-    _check(node)
     row = ONNX.row(node.op)
-    directions = 2 if node.attributes.get("direction") == "bidirectional" else 1
+    directions = direction_count(node)
     features = node.attributes["hidden_size"]
     options: dict[str, Any] = {}
     if row.cell is GRU:

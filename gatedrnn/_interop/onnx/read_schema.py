@@ -51,15 +51,11 @@ def _check_inputs(graph: GraphReader, schema: Any, node: Node) -> None:
                 raise refused(node, f"input {k} is missing")
             continue
         dtype = value.array.dtype if isinstance(value, Constant) else value.dtype
-        kind = _type_of(graph.onnx, dtype)
+        number = graph.onnx.helper.np_dtype_to_tensor_dtype(dtype)
+        kind = f"tensor({graph.onnx.TensorProto.DataType.Name(number).lower()})"
         if kind not in formal.types and kind != formal.type_str:
             raise refused(node, f"input {name!r} is of {dtype}, which it does not take")
         if formal.is_homogeneous:
             first, other = types.setdefault(formal.type_str, (name, kind))
             if kind != other:
                 raise refused(node, f"inputs {first!r} and {name!r} are of {other} and {kind}")
-
-
-def _type_of(onnx: Any, dtype: Any) -> str:
-    number = onnx.helper.np_dtype_to_tensor_dtype(dtype)
-    return f"tensor({onnx.TensorProto.DataType.Name(number).lower()})"

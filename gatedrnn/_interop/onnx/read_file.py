@@ -56,7 +56,8 @@ def _load_external_data(onnx: Any, model: Any, path: str, size: int) -> int:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         numbers = [entries.get(key, "0") for key in ("offset", "length")]
-        if not location or not all(n.isascii() and n.isdecimal() for n in numbers):
+        fits = all(isinstance(n, str) and n.isascii() and n.isdecimal() for n in numbers)
+        if not isinstance(location, str) or not location or not fits:
             raise ValueError(
                 f"model, {what}: got external data at {quoted(entries)}, expected a location, and "
                 "an offset and a length that are numbers"
@@ -91,3 +92,16 @@ def inlined(model: Any) -> Any:
     except Exception as error:  # whatever a function that is malformed makes of it
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"model: got functions that cannot be followed: {why}") from error
+
+
+def check_names(graph: Any) -> None:
+    """Raise unless all names of a graph are text: protobuf gives bytes for what is not UTF-8."""
+    names = [info.name for info in (*graph.initializer, *graph.input, *graph.output)]
+    for info in graph.input:
+        names += [axis.dim_param for axis in info.type.tensor_type.shape.dim]
+    for node in graph.node:
+        names += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"model: got the name {quoted(name)}, expected text in UTF-8")
