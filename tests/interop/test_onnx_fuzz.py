@@ -4,11 +4,9 @@ Memory has a bound: while a graph is read, the process may not ask for much more
 """
 
 import collections
-import contextlib
 import itertools
-import resource
-import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,39 +19,26 @@ from networks import apply  # noqa: E402
 
 import gatedrnn as gr  # noqa: E402
 from interop import onnx_graphs, onnx_oracle  # noqa: E402
+from interop.common import bounded  # noqa: E402
 
 MORE = 3 * 2**29  # bytes that reading may ask for
 COUNTS = collections.Counter()
 
 
-@contextlib.contextmanager
-def bounded(more=MORE):
-    """Nothing inside may ask for much more memory than the process has."""
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + more, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
 def read(data):
     """The network of a model; None where it is refused as it should be."""
-    with bounded():
+    refusal = None
+    with bounded(MORE):
         try:
             return gr.interop.from_onnx(data)
         except (TypeError, ValueError) as error:
-            said = str(error)
-            assert type(error) in (TypeError, ValueError), repr(error)
-            assert said.startswith("model"), said
-            assert "\n" not in said, said
-            assert len(said) < 1000, said
-            return None
+            refusal = error
+    said = str(refusal)
+    assert type(refusal) in (TypeError, ValueError), repr(refusal)
+    assert said.startswith("model"), said
+    assert "\n" not in said, said
+    assert len(said) < 1000, said
+    return None
 
 
 def close(got, want):
@@ -91,11 +76,11 @@ def agrees(network, feeds, x, wanted):
     floating = feeds[x].dtype.kind == "f"
     axes = range(feeds[x].ndim - floating)
     lengths = [None, *(f for f in feeds.values() if f.dtype.kind == "i" and f.ndim == 1)]
-    for order, given in itertools.product(itertools.permutations(axes), lengths):
+    for order, valid in itertools.product(itertools.permutations(axes), lengths):
         xs = feeds[x].transpose(*order, *([len(axes)] if floating else []))
-        if given is not None and given.shape != xs.shape[1 : 2 + (xs.ndim == 1)][:1]:
+        if valid is not None and valid.shape != xs.shape[1 : 2 + (xs.ndim == 1)][:1]:
             continue
-        own = None if given is None else jnp.asarray(np.minimum(given, len(xs)))
+        own = None if valid is None else jnp.asarray(np.minimum(valid, len(xs)))
         carry, ys = apply(layer, params, jnp.asarray(xs), lengths=own)
         leaves = [np.asarray(leaf) for leaf in flat(carry)]
         matched = [alike(np.asarray(ys), want) for want in wanted]
@@ -106,15 +91,11 @@ def agrees(network, feeds, x, wanted):
 
 
 def flat(carry):
-    import jax
-
     return [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
 
 def moderate(params):
     """Return whether no weight is so large that sums in another order are other sums."""
-    import jax
-
     return all(bool(np.all(np.abs(leaf) < 100)) for leaf in jax.tree.leaves(params))
 
 

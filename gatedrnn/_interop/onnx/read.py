@@ -101,10 +101,13 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
 
     Raises:
       ModuleNotFoundError: onnx is not installed.
+      OSError: a path where no file is, or one that may not be read.
       TypeError: something else as a model; weights of a precision that JAX would round here.
-      ValueError: bytes or a file that are no model, an opset before 7; a node that is no part of a
-        network of ours, or would change its function (`clip`, other activations, a reverse node
-        alone, initial states that differ between rows), by name and why; shapes that do not fit.
+      ValueError: bytes or a file that are no model, an opset before 7 or newer than the installed
+        onnx; a node that is no part of a network of ours, or would change its function (`clip`,
+        other activations, a reverse node alone, initial states that differ between rows), by name
+        and why; shapes that do not fit; constants that, computed, would take more than 256 MiB
+        beside 8 times the size of the model; a graph that is another network for other sizes.
 
     Example:
       >>> net = gr.final(gr.stack(gr.GRU(4), gr.dense(2)))
