@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -21,7 +22,7 @@ class Arrays:
 
     def __init__(self, what: str, arrays: Mapping[str, Any]) -> None:
         self.what = what
-        self._left = dict(_flat(arrays))
+        self._left = dict(_flat(what, arrays))
         self._given = ", ".join(sorted(self._left)) or "nothing"
         self._dtype: Any = None
 
@@ -58,15 +59,54 @@ class Arrays:
         """Raise if an array was not taken."""
         if self._left:
             names = ", ".join(sorted(self._left))
-            raise ValueError(f"{self.what}: {names}: not part of such a network, expected no more")
+            raise ValueError(
+                f"{self.what}: got {names}: not part of such a network, expected no more"
+            )
 
 
-def _flat(arrays: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(what: str, arrays: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"{what}: got {type(arrays).__name__}, expected a mapping of arrays")
     for name, value in arrays.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name}/")
+            yield from _flat(what, value, f"{above}{name}/")
         else:
+            check_array(f"{what}, {f'{above}{name}'!r}", value)
             yield f"{above}{name}", value
+
+
+def check_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Return `value`; raise unless it is a mapping from names."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a mapping from names")
+    others = [key for key in value if not isinstance(key, str)]
+    if others:
+        raise TypeError(f"{name}: got the key {others[0]!r}, expected names alone")
+    return value
+
+
+def check_array(name: str, value: Any) -> None:
+    """Raise unless `value` is an array of JAX or NumPy, a tracer too."""
+    known = isinstance(value, jax.Array | np.ndarray | np.generic) or hasattr(value, "__array__")
+    if not known or not isinstance(value.dtype, np.dtype):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected an array")
+
+
+def check_leaves(name: str, tree: Any) -> None:
+    """Raise unless all leaves of parameters or a carry are arrays, of parameters floating ones."""
+    if isinstance(tree, Iterator):
+        raise TypeError(f"{name}: got {type(tree).__name__}, expected a tree of arrays")
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        check_array(where, leaf)
+        if name == "params":
+            check_floating(where, leaf)
+
+
+def check_floating(name: str, array: Any) -> None:
+    """Raise unless an array holds floating-point numbers."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name}: got dtype {array.dtype}, expected a floating-point one")
 
 
 def as_array(name: str, value: Any) -> Array:
@@ -74,10 +114,8 @@ def as_array(name: str, value: Any) -> Array:
 
     It shares no memory with what others may go on to train.
     """
-    if not isinstance(value, jax.Array) and not hasattr(value, "dtype"):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected an array")
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"{name}: got dtype {value.dtype}, expected a floating-point one")
+    check_array(name, value)
+    check_floating(name, value)
     array = value if isinstance(value, jax.Array) else jnp.array(value)
     if array.dtype != value.dtype:  # JAX rounds float64 silently where it is switched off
         raise TypeError(

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._interop.arrays import as_array
+from gatedrnn._interop.arrays import as_array, check_leaves
 from gatedrnn._interop.networks import (
+    check_network,
     is_cell,
     is_sequence,
     join_network,
@@ -44,17 +45,30 @@ def cells_of(layer: Any) -> tuple[Cell, ...]:
     return tuple(one.cell for one in directions)
 
 
+def check_stateless(layer: Any, carry: Carry) -> None:
+    """Raise unless this is the carry of a layer without cells, what a dropout has counted at most.
+
+    Raises:
+      ValueError: it is that of another layer.
+    """
+    structure: Any = jax.tree.structure(jax.eval_shape(lambda: layer.carry(())))
+    if jax.tree.structure(carry) != structure:
+        raise ValueError(f"carry: got {type(carry).__name__}, expected that of {layer!r}")
+
+
 def leaves_of(cell: Cell, carry: Carry) -> tuple[Array, ...]:
     """The leaves of the carry of a cell.
 
     Raises:
       ValueError: it is that of another cell.
     """
+    check_leaves("carry", carry)
     leaves = jax.tree.leaves(carry)
     batch_shape = jnp.shape(leaves[0])[:-1] if leaves else ()
-    expected = jax.eval_shape(lambda: cell.carry(batch_shape))
+    expected: Any = jax.eval_shape(lambda: cell.carry(batch_shape))
     validation.check_shapes("carry", carry, expected, cell)
-    return tuple(carry)
+    pairs = zip(type(expected)._fields, carry, strict=True)
+    return tuple(as_array(f"carry, {name}", leaf) for name, leaf in pairs)
 
 
 def carry_of(cell: Cell, leaves: list[Array]) -> Carry:
@@ -90,6 +104,8 @@ def leaves_of_cells(network: Any, carry: Carry) -> list[tuple[Array, ...]]:
     found = []
     for layer, own in zip(layers_of(network), split_network(network, carry, "carry"), strict=True):
         cells = cells_of(layer)
+        if not cells:
+            check_stateless(layer, own)
         each = split(layer, own, "carry")[: len(cells)]
         found += [leaves_of(cell, leaves) for cell, leaves in zip(cells, each, strict=True)]
     return found
@@ -122,6 +138,7 @@ def carry_from_states(network: Any, states: list[Array]) -> Carry:
     Raises:
       ValueError: as many states, layers or directions as the network does not have, or other sizes.
     """
+    check_network(network)
     if is_cell(network):
         return carry_of(network, states)
     count = sum(len(cells_of(layer)) for layer in layers_of(network))
@@ -140,6 +157,7 @@ def states_from_carry(network: Any, carry: Carry) -> list[Array]:
     Raises:
       ValueError: `carry` is that of another network, or a layer has other states.
     """
+    check_network(network)
     if is_cell(network):
         return list(leaves_of(network, carry))
     cells = leaves_of_cells(network, carry)

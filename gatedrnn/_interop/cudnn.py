@@ -190,6 +190,7 @@ def from_cudnn_carry(layer: Any, states: Any) -> Carry:
       states: a pair of arrays `[L·D, *B, H]`, as `lstm` takes and returns them.
 
     Raises:
+      TypeError: states that are no arrays of floating-point numbers.
       ValueError: as many states, layers or directions as `layer` does not have, or a layer that
         is none of cuDNN's.
 
@@ -199,6 +200,9 @@ def from_cudnn_carry(layer: Any, states: Any) -> Carry:
       (2, 4)
     """
     equal_layers(layer)
+    if not isinstance(states, tuple | list) or len(states) != 2:
+        got = len(states) if isinstance(states, tuple | list) else type(states).__name__
+        raise ValueError(f"states: got {got}, expected h, c, in a pair")
     leaves = [as_array(f"states[{k}]", state) for k, state in enumerate(states)]
     return carry_from_states(as_layer(layer), leaves)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from jax import Array
 
-from gatedrnn._interop.arrays import Arrays
+from gatedrnn._interop.arrays import Arrays, check_mapping
 from gatedrnn._interop.carries import carry_from_cells, cells_from_carry
 from gatedrnn._interop.conventions import HAIKU
 from gatedrnn._interop.layouts import cell_of, take_params, to_arrays
@@ -49,7 +49,8 @@ def from_haiku(
         are those of one core and nothing else.
 
     Raises:
-      TypeError: arrays that are not floating, or of a precision that JAX would round here.
+      TypeError: no mapping of mappings; arrays that are not floating, or of a precision that JAX
+        would round here.
       ValueError: no core of that path, several without `modules`, names that are missing or too
         many, shapes that do not fit.
 
@@ -59,6 +60,8 @@ def from_haiku(
       >>> cell.features, cell.update
       (4, 'writes')
     """
+    for path, own in check_mapping("params", params).items():
+        check_mapping(f"params, {path!r}", own)
     if modules is None:
         modules = _only(params)
     if isinstance(modules, str):

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gatedrnn._interop.arrays import check_leaves
 from gatedrnn._src.base import Carry, Params
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
 from gatedrnn._src.layers.combinators import Repeat, Residual
@@ -27,6 +28,14 @@ class DirectedCell(NamedTuple):
     cell: Any
     params: Any
     initial: Carry | None  # without batch axes; None where it is not learned
+
+
+def check_network(layer: Any) -> None:
+    """Raise unless this is a layer or a cell."""
+    methods = ("init", "carry", "apply" if hasattr(layer, "apply") else "step")
+    if isinstance(layer, type) or not all(hasattr(layer, name) for name in methods):
+        got = f"the class {layer.__name__}" if isinstance(layer, type) else type(layer).__name__
+        raise TypeError(f"layer: got {got}, expected a layer or a cell, like gr.LSTM(256)")
 
 
 def is_cell(network: Any) -> bool:
@@ -200,7 +209,12 @@ def _row_of_carry(layer: Any) -> Any:
 
 
 def layers_of(network: Any) -> list[Any]:
-    """The layers of a network in order, none of them a stack, a repeat or a bare cell."""
+    """The layers of a network in order, none of them a stack, a repeat or a bare cell.
+
+    Raises:
+      TypeError: something else as a network.
+    """
+    check_network(network)
     network = as_layer(network)
     if is_sequence(network):
         return [layer for _, part in children(network) for layer in layers_of(part)]
@@ -211,14 +225,20 @@ def split_network(network: Any, tree: Any, kind: Kind) -> list[Any]:
     """The parameters or the carry of each of the `layers_of` a network.
 
     Raises:
+      TypeError: `tree` holds what is no array.
       ValueError: `tree` is that of another network.
     """
+    check_leaves(kind, tree)
+    return _split(network, tree, kind)
+
+
+def _split(network: Any, tree: Any, kind: Kind) -> list[Any]:
     if is_cell(network):
         return [RecurrentParams(tree, None) if kind == "params" else tree]
     if not is_sequence(network):
         return [tree]
     parts = zip(children(network), split(network, tree, kind), strict=True)
-    return [found for (_, part), own in parts for found in split_network(part, own, kind)]
+    return [found for (_, part), own in parts for found in _split(part, own, kind)]
 
 
 def layers_with_params(network: Any, params: Params) -> list[tuple[Any, Any]]:

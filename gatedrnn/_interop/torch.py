@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gatedrnn._interop.arrays import Arrays, as_array
+from gatedrnn._interop.arrays import Arrays, as_array, check_leaves, check_mapping
 from gatedrnn._interop.carries import carry_from_states, states_from_carry
 from gatedrnn._interop.conventions import TORCH
 from gatedrnn._interop.layouts import cell_of, take_params, to_arrays
 from gatedrnn._interop.networks import (
     DirectedCell,
+    check_network,
     is_cell,
     layer_of,
     layers_with_params,
@@ -69,6 +70,9 @@ def from_torch(
       >>> params.backward.cell.kernel.shape
       (3, 16)
     """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: got {type(prefix).__name__}, expected a text")
+    checks.option("nonlinearity", nonlinearity, Nonlinearity | None)
     state, nonlinearity, dropout = _state(source, prefix, nonlinearity)
     own = {k.removeprefix(prefix): _numpy(v) for k, v in state.items() if k.startswith(prefix)}
     if state and not own:
@@ -103,8 +107,7 @@ def _state(
 ) -> tuple[Mapping[str, Any], Nonlinearity | None, float]:
     """The arrays of a module by name, the activation and the rate of dropout."""
     if isinstance(source, Mapping):
-        checks.option("nonlinearity", nonlinearity, Nonlinearity | None)
-        return source, nonlinearity, 0.0
+        return check_mapping("source", source), nonlinearity, 0.0
     if type(source).__module__ != "torch.nn.modules.rnn":
         raise TypeError(
             f"source: got {type(source).__name__}, expected nn.RNN, nn.LSTM, nn.GRU, one of their "
@@ -183,8 +186,10 @@ def to_torch(layer: Any, params: Any, *, batch_first: bool = False) -> Any:
     """
     torch = require("torch", "torch", "torch")
     checks.flag("batch_first", batch_first)
+    check_network(layer)
     if is_cell(layer):
         row_of(TORCH, layer, CELLS)
+        check_leaves("params", params)
         check_params(layer, params)
         module, state = _module(torch, layer, params, "Cell"), _arrays(layer, params, "")
     else:

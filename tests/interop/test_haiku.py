@@ -328,7 +328,7 @@ ERRORS = {
     "more": (
         take(ONE | {"lstm/norm": {"scale": jnp.zeros(3)}}, "lstm"),
         ValueError,
-        "params, 'lstm': norm/scale: not part of such a network",
+        "params, 'lstm': got norm/scale: not part of such a network",
     ),
     "gru-axes": (
         take({"gru": {"w_i": jnp.zeros((IN, 9)), "w_h": jnp.zeros(()), "b": jnp.zeros(9)}}),

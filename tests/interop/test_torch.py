@@ -198,7 +198,11 @@ ERRORS = {
         TypeError,
         "'bias_hh_l1': got dtype int32, expected a floating-point one",
     ),
-    "no arrays": (state_of(bias_hh_l1=3.0), ValueError, r"'bias_hh_l1': got shape \(\)"),
+    "no arrays": (
+        state_of(bias_hh_l1=3.0),
+        TypeError,
+        "'bias_hh_l1': got float, expected an array",
+    ),
     "not a module": (torch.nn.Linear(2, 2), TypeError, "source: got Linear, expected nn.RNN"),
     "nothing": ({}, ValueError, "'weight_hh_l0' is missing, got nothing"),
 }

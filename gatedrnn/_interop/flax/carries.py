@@ -9,7 +9,7 @@ from typing import Any
 from jax import Array
 
 from gatedrnn._interop.arrays import as_array
-from gatedrnn._interop.carries import carry_of_cells, cells_of, leaves_of
+from gatedrnn._interop.carries import carry_of_cells, cells_of, check_stateless, leaves_of
 from gatedrnn._interop.conventions import LINEN
 from gatedrnn._interop.networks import layers_of, split_network
 from gatedrnn._src.base import Carry, Cell
@@ -62,6 +62,8 @@ def to_flax_carry(layer: Any, carry: Carry) -> Any:
 def _states(layer: Any, carry: Carry) -> Any:
     """Those of one layer."""
     cells = cells_of(layer)
+    if not cells:
+        check_stateless(layer, carry)
     each = _several("carry", carry, 2) if len(cells) == 2 else [carry]
     states = tuple(_state(*leaves_of(cell, own)) for cell, own in zip(cells, each, strict=False))
     return states[0] if len(states) == 1 else states

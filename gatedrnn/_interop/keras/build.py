@@ -9,6 +9,7 @@ from jax import Array
 from gatedrnn._interop.conventions import KERAS
 from gatedrnn._interop.layouts import to_arrays
 from gatedrnn._interop.networks import (
+    check_network,
     directions_of,
     is_cell,
     layers_of,
@@ -28,6 +29,7 @@ from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 
 def sequence(layer: Any) -> Any:
     """The layer that makes sequences."""
+    check_network(layer)
     return layer.layer if isinstance(layer, Final) else layer
 
 

@@ -6,6 +6,7 @@ Axes: `T` time, `*B` batch, `R` recurrent features.
 """
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -147,6 +148,8 @@ def from_keras_carry(layer: Any, states: Any) -> Carry:
       (2, 4)
     """
     keras = _keras()
+    if isinstance(states, Iterator):
+        raise TypeError(f"states: got {type(states).__name__}, expected arrays in a list")
     found = jax.tree.leaves(states)
     leaves = [array_of(keras, f"states[{k}]", leaf) for k, leaf in enumerate(found)]
     inside = sequence(layer)

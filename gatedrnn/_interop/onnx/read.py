@@ -1,12 +1,17 @@
 """ONNX, read: the network of a graph."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
+
 from gatedrnn._interop.networks import network_of
 from gatedrnn._interop.onnx import read_axes, read_joins, read_layers, read_masks
-from gatedrnn._interop.onnx.read_constants import can_fold, fold, stand_ins
+from gatedrnn._interop.onnx.read_constants import FOLDED, array_of, can_fold, fold, stand_ins
+from gatedrnn._interop.onnx.read_file import check_names, inlined, load
+from gatedrnn._interop.onnx.read_limits import RANK, Memory, quoted
+from gatedrnn._interop.onnx.read_schema import check_node
 from gatedrnn._interop.onnx.read_tensors import (
     Atom,
     Axis,
@@ -96,10 +101,13 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
 
     Raises:
       ModuleNotFoundError: onnx is not installed.
+      OSError: a path where no file is, or one that may not be read.
       TypeError: something else as a model; weights of a precision that JAX would round here.
-      ValueError: bytes or a file that are no model, an opset before 7; a node that is no part of a
-        network of ours, or would change its function (`clip`, other activations, a reverse node
-        alone, initial states that differ between rows), by name and why; shapes that do not fit.
+      ValueError: bytes or a file that are no model, an opset before 7 or newer than the installed
+        onnx; a node that is no part of a network of ours, or would change its function (`clip`,
+        other activations, a reverse node alone, initial states that differ between rows), by name
+        and why; shapes that do not fit; constants that, computed, would take more than 256 MiB
+        beside 8 times the size of the model; a graph that is another network for other sizes.
 
     Example:
       >>> net = gr.final(gr.stack(gr.GRU(4), gr.dense(2)))
@@ -109,81 +117,105 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
       2
     """
     onnx = require("onnx", "onnx", "onnx")
-    model = _loaded(onnx, model)
-    opset = _opset(model)
-    if model.functions:
-        model = require("onnx.inliner", "onnx", "onnx").inline_local_functions(model)
-    graph = _inputs(onnx, model.graph)
-    nodes = [node_of(onnx, proto) for proto in model.graph.node]
-    needed = {output.name for output in model.graph.output}
+    try:
+        model, size = load(onnx, model)
+        opset = _opset(onnx, model)
+        if model.functions:
+            model = inlined(model)
+        check_names(model.graph)
+        graph = GraphReader(onnx, Memory(size))
+        found = _read(graph, model.graph, opset, 1)
+        if graph.folded:  # what holds for some sizes might not for others
+            again = _read(GraphReader(onnx, Memory(size)), model.graph, opset, 2)
+            if not _same(found, again):
+                raise ValueError(
+                    "model: got a graph that is another network for other sizes of its inputs, "
+                    "expected one for all sizes"
+                )
+    except RecursionError:
+        raise ValueError(
+            "model: got layers that are nested too deeply, expected less than Python's limit"
+        ) from None
+    return found
+
+
+def _same(one: tuple[Any, Any], two: tuple[Any, Any]) -> bool:
+    pairs = zip(jax.tree.leaves(one[1]), jax.tree.leaves(two[1]), strict=False)
+    return one[0] == two[0] and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+def _read(graph: GraphReader, proto: Any, opset: int, times: int) -> tuple[Any, Any]:
+    """The network of a graph; sizes that it leaves open are primes, so many `times`."""
+    nodes = [node_of(graph.onnx, one) for one in proto.node]
+    outputs = [output.name for output in proto.output]
+    needed = set(outputs)
     for node in reversed(nodes):
         if needed.intersection(node.outputs):
             needed.update(node.inputs)
+    _inputs(graph, proto, needed, times)
     for node in nodes:
         if needed.intersection(node.outputs):
             _follow(graph, node, opset)
-    return _network({output.name: _output(graph, output.name) for output in model.graph.output})
+    return _network({info.name: _output(graph, info) for info in proto.output})
 
 
-def _loaded(onnx: Any, model: Any) -> Any:
-    """A model with all its weights."""
-    decode_error = require("google.protobuf.message", "protobuf", "onnx").DecodeError
-    try:
-        if isinstance(model, str | os.PathLike):
-            return onnx.load(os.fspath(model))
-        if isinstance(model, bytes):
-            model = onnx.load_from_string(model)
-    except decode_error as error:
-        got = "bytes that are" if isinstance(model, bytes) else f"{os.fspath(model)}, which is"
-        raise ValueError(f"model: got {got} no ONNX model: {error}") from error
-    if not isinstance(model, onnx.ModelProto):
-        raise TypeError(
-            f"model: got {type(model).__name__}, expected onnx.ModelProto, its bytes, or a path"
+def _opset(onnx: Any, model: Any) -> int:
+    versions = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
+    newest = onnx.defs.onnx_opset_version()
+    if len(versions) != 1 or not OLDEST <= min(versions) <= newest:
+        some = " and ".join(map(str, sorted(versions)))
+        got = f"opset {some}" if versions else "a model without an opset of ONNX"
+        raise ValueError(
+            f"model: got {got}, expected {OLDEST} or newer, up to {newest}, which the installed "
+            "onnx knows"
         )
-    for tensor in model.graph.initializer:
-        if onnx.external_data_helper.uses_external_data(tensor):
-            raise ValueError(
-                f"model, initializer {tensor.name!r}: got values in another file, expected the "
-                "path of the model, beside which that file lies, or a model that holds its values"
-            )
-    return model
+    return min(versions)
 
 
-def _opset(model: Any) -> int:
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    if not versions or versions[0] < OLDEST:
-        got = f"opset {versions[0]}" if versions else "a model without an opset of ONNX"
-        raise ValueError(f"model: got {got}, expected {OLDEST} or newer")
-    return versions[0]
-
-
-def _inputs(onnx: Any, proto: Any) -> GraphReader:
-    """A graph whose inputs and weights are known by name."""
-    graph = GraphReader(onnx)
+def _inputs(graph: GraphReader, proto: Any, needed: set[str], times: int) -> None:
+    """Give a graph its inputs and weights, by name."""
+    if any(sparse.values.name in needed for sparse in proto.sparse_initializer):
+        raise ValueError("model: got a sparse initializer, expected dense ones")
     for tensor in proto.initializer:
-        graph.values[tensor.name] = Constant(onnx.numpy_helper.to_array(tensor))
-    primes = stand_ins(onnx, proto)
+        if tensor.name in needed:
+            what = f"initializer {quoted(tensor.name)}"
+            graph.define(what, tensor.name, Constant(array_of(graph, what, tensor)))
+    primes = stand_ins(graph, proto, times)
     named: dict[str, int] = {}
     for info in proto.input:
         tensor = info.type.tensor_type
-        if info.name in graph.values or not tensor.HasField("shape"):
-            continue  # a constant that could be overruled; one without axes fails where it is used
+        if info.name in graph.values and info.name in {t.name for t in proto.initializer}:
+            continue  # a constant that could be overruled
+        if info.name not in needed or not tensor.HasField("shape"):
+            continue  # one without axes fails where it is used
+        what = f"input {quoted(info.name)}"
+        if len(tensor.shape.dim) > RANK:
+            raise ValueError(f"model, {what}: got {len(tensor.shape.dim)} axes, expected fewer")
         axes: list[Axis] = []
         for axis in tensor.shape.dim:
-            if axis.dim_value > 0:
+            if axis.HasField("dim_value"):
+                if axis.dim_value < 1:
+                    raise ValueError(
+                        f"model, {what}: got an axis of size {axis.dim_value}, expected 1 or more, "
+                        "or none where it is open"
+                    )
                 axes.append(axis_of(axis.dim_value))
             else:
                 name = axis.dim_param or f"{info.name} {len(axes)}"
                 if name not in named:
                     named[name] = next(primes)
                 axes.append((Atom(named[name], stated=False),))
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        graph.values[info.name] = Tensor(GraphInput(info.name), tuple(axes), dtype)
-    return graph
+        try:
+            dtype = np.dtype(graph.onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        except KeyError:
+            raise ValueError(f"model, {what}: got values of an unknown type") from None
+        graph.define(what, info.name, Tensor(GraphInput(info.name), tuple(axes), dtype))
 
 
 def _follow(graph: GraphReader, node: Node, opset: int) -> None:
     """The outputs of a node from its inputs."""
+    if node.op in FOLDED or node.op in HANDLERS:
+        check_node(graph, node, opset)
     if can_fold(graph, node):
         made = fold(graph, node, opset)
     elif node.op == "Gather" and isinstance(graph.value(node, 0), Constant):
@@ -196,34 +228,40 @@ def _follow(graph: GraphReader, node: Node, opset: int) -> None:
         raise refused(node, "there is nothing like it among our layers")
     for name, value in zip(node.outputs, made, strict=False):
         if name:
-            graph.values[name] = value
+            graph.define(str(node), name, value)
 
 
-def _output(graph: GraphReader, name: str) -> Tensor:
-    value = graph.values.get(name)
-    if isinstance(value, Tensor) and value.padding == "last":
-        raise ValueError(f"model, output {name!r}: got steps of which all but the last are masked")
-    if isinstance(value, Tensor):
-        return as_layer_output(value)
-    what = "nothing" if value is None else "a constant"
-    raise ValueError(f"model, output {name!r}: got {what}, expected what a network computes")
+def _output(graph: GraphReader, info: Any) -> Tensor:
+    value, what = graph.values.get(info.name), f"model, output {quoted(info.name)}"
+    if not isinstance(value, Tensor):
+        got = "nothing" if value is None else "a constant"
+        raise ValueError(f"{what}: got {got}, expected what a network computes")
+    if value.padding == "last":
+        raise ValueError(f"{what}: got steps of which all but the last are masked")
+    stated, helper = info.type.WhichOneof("value"), graph.onnx.helper
+    if stated not in (None, "tensor_type") or (
+        stated and helper.np_dtype_to_tensor_dtype(value.dtype) != info.type.tensor_type.elem_type
+    ):
+        raise ValueError(f"{what}: got another type than that of what is computed, {value.dtype}")
+    return as_layer_output(value)
 
 
 def _network(outputs: dict[str, Tensor]) -> tuple[Any, Any]:
     """The network whose outputs these are: one of its own, all others final states in its carry."""
+    if not outputs:
+        raise ValueError("model: got a graph without outputs, expected that of a network")
     states = {name: tensor for name, tensor in outputs.items() if read_joins.is_state(tensor)}
     others = [name for name in outputs if name not in states]
     if len(others) > 1:
-        raise ValueError(
-            f"model: got outputs {', '.join(map(repr, others))}, expected one beside final states"
-        )
+        got = ", ".join(map(quoted, others[:9]))
+        raise ValueError(f"model: got outputs {got}, expected one beside final states")
     if others:
         name, tensor = others[0], outputs[others[0]]
     else:
         every = [(name, end) for name, tensor in states.items() for end in _apart(tensor)]
         ends = [own for own in every if isinstance(own[1].origin, LayerOutput | BothDirections)]
         if not ends:
-            got = ", ".join(map(repr, outputs))
+            got = ", ".join(map(quoted, list(outputs)[:9]))
             raise ValueError(
                 f"model: got outputs {got}, expected an output or a final `h` among them"
             )
@@ -233,13 +271,13 @@ def _network(outputs: dict[str, Tensor]) -> tuple[Any, Any]:
     partial = {"sum": "a sum over time", "first": "the first step", "last": "the last step"}
     if not layers or not isinstance(layers[0].below, GraphInput) or tensor.end in partial:
         what = partial.get(tensor.end, "no output of a layer of ours")
-        raise ValueError(f"model, output {name!r}: got {what}, expected that of a network")
+        raise ValueError(f"model, output {quoted(name)}: got {what}, expected that of a network")
     nodes = frozenset[str]().union(*(own.nodes for own in layers))
     for other, state in states.items():
         if not state.origin.nodes <= nodes:
             raise ValueError(
-                f"model, output {other!r}: got states of a node that output {name!r} does not "
-                "depend on, expected one network"
+                f"model, output {quoted(other)}: got states of a node that output {quoted(name)} "
+                "does not depend on, expected one network"
             )
     layer, params = network_of([own.layer for own in layers], [own.params for own in layers])
     if tensor.end == "final":
@@ -256,7 +294,9 @@ def _joined(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(origin, BothDirections):
         return tensor
     if (origin.directions,) not in tensor.axes:
-        raise ValueError(f"model, output {name!r}: got directions and features in one axis, mixed")
+        raise ValueError(
+            f"model, output {quoted(name)}: got directions and features in one axis, mixed"
+        )
     return tensor._replace(origin=origin.merged("concat"))
 
 

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from gatedrnn._interop.onnx.read_constants import cast_dtype
+from gatedrnn._interop.onnx.read_limits import RANK, quoted
 from gatedrnn._interop.onnx.read_tensors import (
     Axes,
     BothDirections,
@@ -49,9 +51,8 @@ def identity(graph: GraphReader, node: Node) -> list[Value]:
 
 def cast(graph: GraphReader, node: Node) -> list[Value]:
     """Integers as others, numbers as they are."""
-    tensor = graph.tensor(node)
-    dtype = np.dtype(graph.onnx.helper.tensor_dtype_to_np_dtype(node.attributes["to"]))
-    integers = tensor.dtype.kind == dtype.kind == "i"
+    tensor, dtype = graph.tensor(node), cast_dtype(graph, node)
+    integers = tensor.dtype.kind == dtype.kind == "i" and dtype.itemsize >= 4
     if dtype != tensor.dtype and not integers and not isinstance(tensor.origin, FromLengths):
         raise refused(node, f"it turns {tensor.dtype} into {dtype}")
     return [tensor._replace(dtype=dtype)]
@@ -62,7 +63,7 @@ def transpose(graph: GraphReader, node: Node) -> list[Value]:
     tensor = graph.tensor(node)
     perm = node.attributes.get("perm", range(len(tensor.axes))[::-1])
     if sorted(perm) != list(range(len(tensor.axes))):
-        raise refused(node, f"its perm is {list(perm)}, for {len(tensor.axes)} axes")
+        raise refused(node, f"its perm is {quoted(list(perm))}, for {len(tensor.axes)} axes")
     return [tensor._replace(axes=tuple(tensor.axes[k] for k in perm))]
 
 
@@ -70,6 +71,8 @@ def squeeze(graph: GraphReader, node: Node) -> list[Value]:
     """Without axes of size 1."""
     tensor = graph.tensor(node)
     rank, axes = len(tensor.axes), graph.ints(node, "axes", 1)
+    if axes == [] or (axes is None and not all(map(is_stated, tensor.axes))):
+        raise refused(node, "it names no axes to drop, and the sizes of some are open")
     gone = [k for k, axis in enumerate(tensor.axes) if axes is None and not axis]
     gone += [axis_number(node, axis, rank) for axis in axes or []]
     for k in gone:
@@ -84,6 +87,8 @@ def unsqueeze(graph: GraphReader, node: Node) -> list[Value]:
     new = graph.ints(node, "axes", 1) or []
     rank = len(tensor.axes) + len(new)
     at = {axis_number(node, axis, rank) for axis in new}
+    if len(at) < len(new) or rank > RANK:
+        raise refused(node, f"its axes are {quoted(new)}")
     old = iter(tensor.axes)
     return [tensor._replace(axes=tuple(() if k in at else next(old) for k in range(rank)))]
 
@@ -125,8 +130,11 @@ def shape(graph: GraphReader, node: Node) -> list[Value]:
     """The sizes as a constant, in which primes stand for those that the graph leaves open."""
     start, end = node.attributes.get("start", 0), node.attributes.get("end")
     axes = graph.tensor(node).axes[start:end]
+    if any(size_of(axis) >= 2**63 for axis in axes):
+        raise refused(node, "an axis is larger than integers of 64 bits")
     sizes = np.array([size_of(axis) for axis in axes], np.int64)
-    return [Constant(sizes, not all(map(is_stated, axes)))]
+    sized = np.array([not is_stated(axis) for axis in axes], bool)
+    return [Constant(sizes, sized if sized.any() else None)]
 
 
 def gather(graph: GraphReader, node: Node) -> list[Value]:
@@ -150,13 +158,17 @@ def slice_(graph: GraphReader, node: Node) -> list[Value]:
     axes = graph.ints(node, "axes", 3) or list(range(len(starts)))
     steps = (graph.ints(node, "steps", 4) if "starts" not in node.attributes else None) or [1]
     if set(steps) != {1}:
-        raise refused(node, f"its steps are {steps}, not 1")
-    for axis, start, end in zip(axes, starts, ends, strict=True):
-        k = axis_number(node, axis, len(tensor.axes))
+        raise refused(node, f"its steps are {quoted(steps)}, not 1")
+    numbers = [axis_number(node, axis, len(tensor.axes)) for axis in axes]
+    if not len(starts) == len(ends) == len(set(numbers)) == len(numbers):
+        raise refused(node, "it does not have one start and one end for each of its axes")
+    for k, start, end in zip(numbers, starts, ends, strict=True):
         size = size_of(tensor.axes[k])
         if not is_stated(tensor.axes[k]) and any(size < abs(n) < HUGE for n in (start, end)):
             raise refused(node, f"it cuts axis {k}, whose size is open, at {start} or {end}")
         start, end, _ = slice(start, end).indices(size)
+        if end <= start:
+            raise refused(node, f"it takes nothing of axis {k}")
         tensor = part(graph, node, tensor, k, start, end)
     return [tensor]
 
@@ -166,8 +178,14 @@ def split(graph: GraphReader, node: Node) -> list[Value]:
     tensor = graph.tensor(node)
     k = axis_number(node, node.attributes.get("axis", 0), len(tensor.axes))
     size, count = size_of(tensor.axes[k]), len(node.outputs)
-    sizes = graph.ints(node, "split", 1) or [-(-size // count)] * (count - 1)
-    ends = np.cumsum([0, *sizes, size - sum(sizes)][: count + 1]).tolist()
+    sizes = graph.ints(node, "split", 1)
+    if sizes is None:
+        sizes = [-(-size // count)] * (count - 1)
+        sizes.append(size - sum(sizes))
+    parts = node.attributes.get("num_outputs", count)
+    if len(sizes) != count or parts != count or min(sizes) < 1 or sum(sizes) != size:
+        raise refused(node, f"it splits {size_text(tensor.axes[k])} entries in {quoted(sizes)}")
+    ends = [0, *itertools.accumulate(sizes)]
     return [part(graph, node, tensor, k, start, end) for start, end in itertools.pairwise(ends)]
 
 
@@ -195,7 +213,7 @@ def part(graph: GraphReader, node: Node, tensor: Tensor, k: int, start: int, end
     if isinstance(origin, JoinedStates) and axis and axis in (origin.along, origin.along[:1]):
         return _state(graph, node, tensor, k, start, end)
     if sequence is not None and axis == sequence.time and not tensor.end:
-        first, last = (start, end) == (0, 1), start == size - 1
+        first, last = (start, end) == (0, 1), (start, end) == (size - 1, size)
         ended = _ended(tensor, sequence.lengths, first, last)
         if ended is not None:
             return ended._replace(axes=with_axes(tensor.axes, k, ()))

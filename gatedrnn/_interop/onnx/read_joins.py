@@ -9,6 +9,7 @@ from gatedrnn._interop.networks import layer_of, network_of
 from gatedrnn._interop.onnx.read_axes import axis_number, ends_with_last_step
 from gatedrnn._interop.onnx.read_layers import add_bias
 from gatedrnn._interop.onnx.read_tensors import (
+    Axis,
     BothDirections,
     FinalMemory,
     FromLengths,
@@ -18,6 +19,7 @@ from gatedrnn._interop.onnx.read_tensors import (
     JoinedStates,
     LayerOutput,
     Node,
+    Origin,
     ReverseOutput,
     Tensor,
     Value,
@@ -44,9 +46,14 @@ def concat(graph: GraphReader, node: Node) -> list[Value]:
     if len(tensors) == 1:
         return [first]
     if all(len(tensor.axes) == len(first.axes) for tensor in tensors):
-        along = axis_of(sum(size_of(tensor.axes[k]) for tensor in tensors))
+        whole = sum(size_of(tensor.axes[k]) for tensor in tensors)
+        if whole >= 2**63:
+            raise refused(node, "what it joins is larger than integers of 64 bits")
+        along = axis_of(whole)
         fed = [origin for origin in origins if isinstance(origin, GraphInput | GivenStates)]
         if len(fed) == len(origins):
+            if not all(is_stated(tensor.axes[k]) for tensor in tensors):
+                raise refused(node, f"it joins states along axis {k}, whose size is open")
             given = GivenStates(frozenset().union(*(origin.names for origin in fed)))
             return [first._replace(origin=given, axes=with_axes(first.axes, k, along))]
         if all(same_axes(first, tensor, but=k) for tensor in tensors):
@@ -58,11 +65,27 @@ def concat(graph: GraphReader, node: Node) -> list[Value]:
                 sizes = [size_of(tensor.axes[k]) for tensor in tensors]
                 if len(set(sizes)) == 1:  # layers, then directions
                     along = (*axis_of(len(tensors)), *axis_of(sizes[0]))
-                joint = JoinedStates(tuple(tensors), k, along)
+                joint = _joined(node, tensors, k, along)
                 return [first._replace(origin=joint, axes=with_axes(first.axes, k, along))]
     raise refused(
         node, "what it puts side by side is not a forward and a reverse node of the same input"
     )
+
+
+def _joined(node: Node, tensors: list[Tensor], k: int, along: Axis) -> JoinedStates:
+    """Several states in one tensor, each of them once."""
+    each = [_states(tensor.origin) for tensor in tensors]
+    states = frozenset().union(*each)
+    if len(states) < sum(map(len, each)):
+        raise refused(node, "it joins a state with itself")
+    nodes = frozenset(name for name, _ in states)
+    return JoinedStates(tuple(tensors), k, along, nodes, states)
+
+
+def _states(origin: Origin) -> frozenset[tuple[str, bool]]:
+    if isinstance(origin, JoinedStates):
+        return origin.states
+    return frozenset((name, isinstance(origin, FinalMemory)) for name in origin.nodes)
 
 
 def _side_by_side(node: Node, ahead: Tensor, back: Tensor, pair: BothDirections, k: int) -> Tensor:
@@ -182,7 +205,8 @@ def div(graph: GraphReader, node: Node) -> list[Value]:
             raise refused(node, "it divides a sum over time by other than the number of steps")
         return [tensor._replace(end="mean")]
     divisor = graph.weight(node, 1)
-    return [_scaled(node, tensor, None if divisor is None else 1 / divisor)]
+    with np.errstate(all="ignore"):
+        return [_scaled(node, tensor, None if divisor is None else 1 / divisor)]
 
 
 def _scaled(node: Node, tensor: Tensor, factor: np.ndarray | None) -> Tensor:

@@ -14,6 +14,7 @@ from gatedrnn._interop.arrays import Arrays, as_array
 from gatedrnn._interop.conventions import ONNX
 from gatedrnn._interop.layouts import cell_of, from_arrays, shapes_of
 from gatedrnn._interop.networks import DirectedCell, layer_of
+from gatedrnn._interop.onnx.read_limits import quoted
 from gatedrnn._interop.onnx.read_tensors import (
     Axes,
     Axis,
@@ -52,6 +53,8 @@ def read(graph: GraphReader, node: Node, k: int = 0) -> Tensor:
         raise refused(node, f"it reads {what}, after which no layer of ours goes on")
     if tensor.padding == "last":
         raise refused(node, "it reads steps of which all but the last are masked")
+    if not tensor.axes or (len(tensor.axes) == 1 and isinstance(tensor.origin, GraphInput)):
+        raise refused(node, f"it reads {len(tensor.axes)} axes, expected time and features")
     if not isinstance(tensor.origin, GraphInput | LayerOutput):
         why = {
             ReverseOutput: "the output of a reverse node, which alone is not converted",
@@ -89,8 +92,12 @@ def gemm(graph: GraphReader, node: Node) -> list[Value]:
         raise refused(node, f"its alpha and beta are {scales[0]:g} and {scales[1]:g}, not 1")
     if node.attributes.get("transA", 0):
         raise refused(node, "it transposes its input")
+    if len(graph.tensor(node).axes) != 2:
+        raise refused(node, f"it reads {len(graph.tensor(node).axes)} axes, not two")
     if kernel is not None and node.attributes.get("transB", 0):
         kernel = kernel.T
+    if kernel is not None and bias is not None and kernel.shape[-1:] == (bias.size,):
+        bias = bias.reshape(-1) if bias.shape in (bias.shape[-1:], (1, bias.size)) else bias
     return [_dense(graph, node, kernel, bias)]
 
 
@@ -98,10 +105,11 @@ def _dense(
     graph: GraphReader, node: Node, kernel: np.ndarray | None, bias: np.ndarray | None
 ) -> Tensor:
     tensor = read(graph, node)
-    if kernel is None or kernel.ndim != 2:
+    if kernel is None or kernel.ndim != 2 or not kernel.size:
         got = None if kernel is None else kernel.shape
         raise ValueError(f"model, {node}: got weights of shape {got}, expected two axes")
     check_features(node, tensor, -1, kernel.shape[0])
+    graph.memory.take(str(node), kernel.nbytes)
     features = axis_of(kernel.shape[1])
     params = DenseParams(as_array(f"model, {node}, kernel", kernel), None)
     origin = LayerOutput(tensor.origin, Dense(kernel.shape[1], use_bias=False), params, features)
@@ -139,8 +147,9 @@ def embed(graph: GraphReader, node: Node) -> list[Value]:
     assert table is not None
     if not isinstance(tensor.origin, GraphInput) or tensor.dtype.kind != "i":
         raise refused(node, "what it looks up is not a graph input of integers")
-    if table.ndim != 2 or node.attributes.get("axis", 0) != 0:
+    if table.ndim != 2 or not table.size or node.attributes.get("axis", 0) not in (0, -2):
         raise refused(node, f"it takes other than rows of a matrix, of shape {table.shape}")
+    graph.memory.take(str(node), table.nbytes)
     params = EmbedParams(as_array(f"model, {node}, table", table))
     origin = LayerOutput(tensor.origin, Embed(*table.shape), params, axis_of(table.shape[1]))
     return [Tensor(origin, (*tensor.axes, origin.features), table.dtype)]
@@ -149,6 +158,8 @@ def embed(graph: GraphReader, node: Node) -> list[Value]:
 def dropout(graph: GraphReader, node: Node) -> list[Value]:
     """`gr.dropout`, the identity as long as there is no key."""
     tensor, given = read(graph, node), graph.weight(node, 1)
+    if given is not None and given.size != 1:
+        raise refused(node, f"its ratio is of shape {given.shape}, no number")
     rate = float(node.attributes.get("ratio", 0.5) if given is None else given.reshape(()))
     training = graph.constant(node, 2)
     if training is not None and np.any(training):
@@ -170,16 +181,18 @@ def recurrent(graph: GraphReader, node: Node) -> list[Value]:
     tensor = read(graph, node)
     if tensor.end or len(tensor.axes) != 3:
         raise refused(node, f"it reads {len(tensor.axes)} axes, not time, batch and features")
+    _check(node)
     batch_major = _layout(node)
     time, batch = tensor.axes[:2][:: -1 if batch_major else 1]
     if len(time) > 1:
         raise refused(node, "its time axis is several of the input's axes as one")
     graph.agree(node, SequenceAxes(time, batch, _lengths(graph, node)))
     arrays = {name: graph.weight(node, k) for name, k in WEIGHTS.items()}
-    arrays = {name: array for name, array in arrays.items() if array is not None}
+    given = {name: array for name, array in arrays.items() if array is not None}
     initial = _initial(graph, node, tensor, batch_major)
+    graph.memory.take(str(node), sum(array.nbytes for array in given.values()))
     in_features = size_of(tensor.axes[2]) if is_stated(tensor.axes[2]) else None
-    recurrences = read_recurrences(node, Arrays(f"model, {node}", arrays), in_features, initial)
+    recurrences = read_recurrences(node, Arrays(f"model, {node}", given), in_features, initial)
     check_features(node, tensor, 2, recurrences[0].params.kernel.shape[0])
     features = axis_of(recurrences[0].params.recurrent_kernel.shape[0])
     ahead, back = (frozenset({f"{id(node)} {way}"}) for way in ("forward", "reverse"))
@@ -204,6 +217,11 @@ def recurrent(graph: GraphReader, node: Node) -> list[Value]:
         Tensor(FinalMemory(features, origin.nodes), end, tensor.dtype, end="final"),
     ]
     return made[: len(node.outputs)]
+
+
+def direction_count(node: Node) -> int:
+    """One or two."""
+    return 2 if node.attributes.get("direction") == "bidirectional" else 1
 
 
 def _layout(node: Node) -> bool:
@@ -242,6 +260,14 @@ def _initial(
                 raise refused(node, f"its {name} is computed, neither an input nor a constant")
             if isinstance(source, GraphInput) and source.name in value.origin.names:
                 raise refused(node, f"its {name} is made of the sequence that the network reads")
+            ends = value.axes[batch_major], value.axes[2]
+            wanted = direction_count(node), node.attributes["hidden_size"]
+            for axis, size in zip(ends, wanted, strict=True):
+                if is_stated(axis) and size_of(axis) != size:
+                    raise ValueError(
+                        f"model, {node}, {name}: got an axis of size {size_of(axis)}, expected "
+                        f"{wanted[0]} directions and {wanted[1]} features"
+                    )
             given.append(name)
         elif value is not None:
             states = graph.weight(node, k)
@@ -251,7 +277,8 @@ def _initial(
                     f"model, {node}, {name}: got shape {states.shape}, expected three axes"
                 )
             rows = np.moveaxis(states, 0 if batch_major else 1, 0)
-            if len(rows) == 0 or np.any(rows != rows[:1]):
+            same = np.array_equal(rows, np.broadcast_to(rows[:1], rows.shape), equal_nan=True)
+            if len(rows) == 0 or not same:
                 raise refused(
                     node,
                     f"its {name} is a constant with rows of its own for each sequence of the batch;"
@@ -266,12 +293,6 @@ def _initial(
 
 # The cells of a node ------------------------------------------------------------------------------
 
-ATTRIBUTES = {
-    "RNN": set(),
-    "GRU": {"linear_before_reset"},
-    "LSTM": {"input_forget"},
-}
-SHARED = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size"}
 # those of each direction, where the node does not say
 DEFAULTS = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
 ELMAN = {theirs.lower(): ours for ours, theirs in ONNX.row("RNN").activations.items()}
@@ -291,10 +312,9 @@ def read_recurrences(
       in_features: `I`, None where the graph does not state it.
       initial: its initial states that are constants, and not zeros, `[D, H]`.
     """
-    _check(node)
     row = ONNX.row(node.op)
-    directions = 2 if node.attributes.get("direction") == "bidirectional" else 1
-    features = node.attributes.get("hidden_size") or (arrays.shape("R") or (0,))[-1]
+    directions = direction_count(node)
+    features = node.attributes["hidden_size"]
     options: dict[str, Any] = {}
     if row.cell is GRU:
         after = node.attributes.get("linear_before_reset", 0)
@@ -323,10 +343,14 @@ def _check(node: Node) -> None:
         raise refused(node, f"it clips what goes into its activations, at {attributes['clip']:g}")
     direction = attributes.get("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
-        raise refused(node, f"its direction is {direction!r}")
-    unknown = attributes.keys() - SHARED - ATTRIBUTES[node.op] - {"layout"}
-    if unknown:
-        raise refused(node, f"its attribute {min(unknown)!r} is not one that is known")
+        raise refused(node, f"its direction is {quoted(direction)}")
+    size = attributes.get("hidden_size")
+    if size is None or size < 1:
+        got = "missing" if size is None else size
+        raise refused(node, f"its hidden_size is {got}, expected an integer of at least 1")
+    for name in ("input_forget", "linear_before_reset"):
+        if attributes.get(name, 0) not in (0, 1):
+            raise refused(node, f"its {name} is {attributes[name]}, neither 0 nor 1")
 
 
 def _start(node: Node, name: str, states: np.ndarray, shape: tuple[int, int]) -> Array:
@@ -354,8 +378,9 @@ def _activations(node: Node, directions: int) -> Iterator[str]:
     default = DEFAULTS[node.op]
     names = [n.lower() for n in node.attributes.get("activations", default * directions)]
     if len(names) != len(default) * directions:
+        got = quoted(names)
         raise ValueError(
-            f"model, {node}: got activations {names}, expected {len(default)} for each direction"
+            f"model, {node}: got activations {got}, expected {len(default)} for each direction"
         )
     alphas = list(node.attributes.get("activation_alpha", []))
     betas = list(node.attributes.get("activation_beta", []))
@@ -363,9 +388,12 @@ def _activations(node: Node, directions: int) -> Iterator[str]:
         alpha = alphas.pop(0) if alphas and name in TAKES_ALPHA else None
         beta = betas.pop(0) if betas and name in TAKES_BETA else None
         if node.op != "RNN" and name != default[k % len(default)]:
-            raise refused(node, f"its activations are {', '.join(names)}, not {', '.join(default)}")
+            raise refused(
+                node,
+                f"its activations are {quoted(', '.join(names))[1:-1]}, not {', '.join(default)}",
+            )
         if name not in ELMAN:
-            raise refused(node, f"its activation is {name}, not {', '.join(ELMAN)}")
+            raise refused(node, f"its activation is {quoted(name)[1:-1]}, not {', '.join(ELMAN)}")
         if name == "affine" and (alpha, beta) != (1.0, 0.0):  # unsaid, runtimes differ
             raise refused(node, f"its activation is Affine of {alpha} and {beta}, not of 1 and 0")
         if k % len(default) == 0:

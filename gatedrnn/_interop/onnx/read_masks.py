@@ -48,7 +48,11 @@ def _lengths(graph: GraphReader, node: Node, beside: int, why: str) -> tuple[Ten
         values.reverse()
     match values:
         case [Tensor(origin=GraphInput(name=name)) as lengths, Constant(array=array)] if (
-            lengths.dtype.kind == "i" and len(lengths.axes) == 1 and np.all(array == beside)
+            lengths.dtype.kind == "i"
+            and len(lengths.axes) == 1
+            and array.size == 1
+            and array.ndim < 2
+            and np.all(array == beside)
         ):
             return lengths, name
     raise refused(node, why)
@@ -88,7 +92,7 @@ def where(graph: GraphReader, node: Node) -> list[Value]:
         if mask.origin.what == "any":
             if graph.sequence is not None and graph.sequence.lengths == mask.origin.lengths:
                 return [_not_empty(graph, node, mask, value, other)]
-        elif isinstance(other, Constant) and other.array.size == 1:
+        elif isinstance(other, Constant) and other.array.size == 1 and not other.from_sizes:
             fill = float(other.array.reshape(()))
             return [_masked(graph, node, mask, as_layer_output(value), fill)]
     raise refused(node, "it does not mask steps by lengths")
@@ -136,7 +140,7 @@ def _not_empty(
     axes = _aligned(mask, value)
     if axes is None or not value.end or axes[1] != (graph.sequence and graph.sequence.batch):
         raise refused(node, "the mask does not have the batch axis of what it masks")
-    if isinstance(other, Constant) and not np.any(other.array):
+    if isinstance(other, Constant) and not np.any(other.array) and not other.from_sizes:
         return value
     starts = [graph.starts.get(name, frozenset()) for name in value.origin.nodes]
     if is_state(value) and starts and all(node.inputs[2] in names for names in starts):

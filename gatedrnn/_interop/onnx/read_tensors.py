@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gatedrnn._interop.networks import DirectedCell, layer_of, recurrences_of, runs_forward
+from gatedrnn._interop.onnx.read_limits import RANK, Memory, quoted
 
 
 @dataclasses.dataclass(eq=False)
@@ -180,10 +181,8 @@ class JoinedStates:
     tensors: tuple["Tensor", ...]
     k: int  # which axis that is in each of them
     along: Axis  # the joint one
-
-    @property
-    def nodes(self) -> Nodes:
-        return frozenset().union(*(tensor.origin.nodes for tensor in self.tensors))
+    nodes: Nodes
+    states: frozenset[tuple[str, bool]]  # by direction of a node, and whether it is the memory
 
 
 _OfInputs = GraphInput | GivenStates | FromLengths | Mask
@@ -194,7 +193,12 @@ class Constant(NamedTuple):
     """A constant."""
 
     array: np.ndarray
-    from_sizes: bool = False  # whether its values follow from sizes that the graph leaves open
+    sized: np.ndarray | None = None  # values that follow from sizes that are open; None: none do
+
+    @property
+    def from_sizes(self) -> bool:
+        """Whether some of its values follow from sizes that the graph leaves open."""
+        return self.sized is not None
 
 
 class Tensor(NamedTuple):
@@ -235,9 +239,9 @@ def layers_below(origin: Origin) -> list[LayerOutput]:
     """The layers from the lowest one up to `origin`."""
     found: list[LayerOutput] = []
     while isinstance(origin, LayerOutput):
-        found.insert(0, origin)
+        found.append(origin)
         origin = origin.below
-    return found
+    return found[::-1]
 
 
 def same_axes(a: Tensor, b: Tensor, but: int = -1) -> bool:
@@ -265,22 +269,29 @@ class Node(NamedTuple):
     proto: Any
 
     def __str__(self) -> str:
+        op = self.op if self.op.isidentifier() else quoted(self.op)[1:-1]
         if self.name:
-            return f"{self.op} node {self.name!r}"
-        return f"{self.op} node that makes {next(filter(None, self.outputs), '')!r}"
+            return f"{op} node {quoted(self.name)}"
+        return f"{op} node that makes {quoted(next(filter(None, self.outputs), ''))}"
 
 
 def node_of(onnx: Any, proto: Any) -> Node:
     """A node with its attributes as Python's values."""
-    attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in proto.attribute}
     domain = "" if proto.domain in ("", "ai.onnx") else f"{proto.domain}."
     names = tuple(proto.input), tuple(proto.output)
-    return Node(domain + proto.op_type, proto.name, *names, attributes, proto)
+    node = Node(domain + proto.op_type, proto.name, *names, {}, proto)
+    for attribute in proto.attribute:
+        try:
+            value = _plain(onnx.helper.get_attribute_value(attribute))
+        except ValueError:  # of no type, or a reference outside of a function
+            raise refused(node, f"its attribute {quoted(attribute.name)} has no value") from None
+        node.attributes[attribute.name] = value
+    return node
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode(errors="replace")
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
@@ -302,10 +313,20 @@ class GraphReader:
     """The values of the tensors so far, by name."""
 
     onnx: Any
+    memory: Memory
     values: dict[str, Value] = dataclasses.field(default_factory=dict)
     sequence: SequenceAxes | None = None
     starts: dict[str, frozenset[str]] = dataclasses.field(default_factory=dict)
     """The names of a recurrent node's initial states, by the node's directions."""
+    folded: bool = False  # whether nodes computed constants
+
+    def define(self, what: str, name: str, value: Value) -> None:
+        """Give a name its value, once."""
+        if name in self.values:
+            raise ValueError(
+                f"model, {what}: got {quoted(name)} a second time, expected a name of its own"
+            )
+        self.values[name] = value
 
     def value(self, node: Node, k: int) -> Value | None:
         """Input `k` of a node, None where it is left out."""
@@ -313,7 +334,7 @@ class GraphReader:
             return None
         if node.inputs[k] not in self.values:
             raise ValueError(
-                f"model, {node}: got an input {node.inputs[k]!r} that nothing before makes, "
+                f"model, {node}: got an input {quoted(node.inputs[k])} that nothing before makes, "
                 "expected a graph input, a constant or the output of an earlier node"
             )
         return self.values[node.inputs[k]]
@@ -323,7 +344,7 @@ class GraphReader:
         value = self.value(node, k)
         if isinstance(value, Tensor):
             return value
-        why = "is missing" if value is None else f"{node.inputs[k]!r} is a constant"
+        why = "is missing" if value is None else f"{quoted(node.inputs[k])} is a constant"
         raise refused(node, f"input {k} {why}")
 
     def constant(self, node: Node, k: int) -> np.ndarray | None:
@@ -332,7 +353,7 @@ class GraphReader:
         if value is None:
             return None
         if isinstance(value, Tensor):
-            raise refused(node, f"input {node.inputs[k]!r} is computed, not a constant")
+            raise refused(node, f"input {quoted(node.inputs[k])} is computed, not a constant")
         return value.array
 
     def weight(self, node: Node, k: int) -> np.ndarray | None:
@@ -340,7 +361,9 @@ class GraphReader:
         array = self.constant(node, k)
         value = self.value(node, k)
         if isinstance(value, Constant) and value.from_sizes:
-            raise refused(node, f"input {node.inputs[k]!r} depends on the sizes of the inputs")
+            raise refused(
+                node, f"input {quoted(node.inputs[k])} depends on the sizes of the inputs"
+            )
         return array
 
     def ints(self, node: Node, name: str, k: int) -> list[int] | None:
@@ -348,7 +371,12 @@ class GraphReader:
         if name in node.attributes:
             return list(node.attributes[name])
         array = self.constant(node, k)
-        return None if array is None else [int(n) for n in np.ravel(array)]
+        if array is None:
+            return None
+        if array.dtype.kind != "i" or array.size > max(RANK, len(node.outputs)):
+            what = f"{array.size:,} numbers of {array.dtype}"
+            raise refused(node, f"its {name} are {what}, no integers for axes")
+        return [int(n) for n in np.ravel(array)]
 
     def agree(self, node: Node, sequence: SequenceAxes) -> None:
         """Raise unless every layer over time reads the same axes and the same lengths."""

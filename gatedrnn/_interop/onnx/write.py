@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gatedrnn._interop.arrays import as_array
+from gatedrnn._interop.arrays import as_array, check_leaves
 from gatedrnn._interop.conventions import ONNX
-from gatedrnn._interop.networks import is_cell
+from gatedrnn._interop.networks import check_network, is_cell
 from gatedrnn._interop.onnx.write_graph import GraphBuilder, Lengths, Sizes
 from gatedrnn._interop.onnx.write_layers import LayerWriter, check
 from gatedrnn._interop.require import require
@@ -80,9 +80,12 @@ def to_onnx(
         raise ValueError(f"opset: got {opset!r}, expected an integer from {OLDEST} to {newest}")
     if not isinstance(name, str) or not name:
         raise ValueError(f"name: got {name!r}, expected a string that is not empty")
+    if isinstance(layer, type) or not hasattr(layer, "init"):
+        check_network(layer)
     if is_cell(layer):
         layer, params = as_layer(layer), RecurrentParams(params, None)
     check(layer, layer)
+    check_leaves("params", params)
     named = jax.tree_util.tree_map_with_path
     params = named(lambda at, leaf: as_array(f"params{jax.tree_util.keystr(at)}", leaf), params)
     in_features = _checked_features(layer, params)
@@ -106,7 +109,7 @@ def _checked_features(layer: Any, params: Any) -> int | None:
     in_features = None
     if not layer.reads_tokens:
         first = next((leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) >= 2), None)
-        if first is None:
+        if first is None or not first.size:
             got = type(params).__name__
             raise ValueError(f"params: got {got} without a matrix, expected those of {layer!r}")
         in_features = first.shape[-2]

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gatedrnn._interop.arrays import Arrays
-from gatedrnn._interop.carries import carry_of
+from gatedrnn._interop.arrays import Arrays, as_array, check_leaves, check_mapping
+from gatedrnn._interop.carries import carry_of, check_stateless
 from gatedrnn._interop.conventions import ONNX
-from gatedrnn._interop.networks import children, join, split
+from gatedrnn._interop.networks import check_network, children, join, split
 from gatedrnn._interop.supported import row_of
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell
@@ -53,6 +53,8 @@ def to_onnx_carry(layer: Any, carry: Carry) -> dict[str, np.ndarray]:
       >>> sorted(gr.interop.to_onnx_carry(layer, layer.carry((2,))))
       ['carry.0.h', 'carry.1.h']
     """
+    check_network(layer)
+    check_leaves("carry", carry)
     return {
         state_name(BEFORE, path, name): np.asarray(leaf)
         for path, cell, own in _carries(as_layer(layer), carry, ())
@@ -70,7 +72,8 @@ def _leaves(path: Path, cell: Cell, carry: Carry) -> Iterator[tuple[str, Array]]
         )
     like = jax.eval_shape(lambda: cell.carry((shape[0],), jnp.float32))
     validation.check_shapes(".".join(("carry", *path)), carry, like, cell)
-    return zip(type(like)._fields, carry, strict=True)
+    for name, leaf in zip(type(like)._fields, carry, strict=True):
+        yield name, as_array(".".join(("carry", *path, name)), leaf)
 
 
 def from_onnx_carry(layer: Any, states: Mapping[str, Any]) -> Carry:
@@ -90,9 +93,11 @@ def from_onnx_carry(layer: Any, states: Mapping[str, Any]) -> Carry:
       >>> gr.interop.from_onnx_carry(gr.recurrent(gr.GRU(4)), states).h.shape
       (2, 4)
     """
+    check_network(layer)
+    check_mapping("states", states)
     kind = AFTER if any(name.startswith(f"{AFTER}.") for name in states) else BEFORE
     arrays = Arrays("states", states)
-    batch_shape = next((jnp.shape(state)[:1] for state in states.values()), ())
+    batch_shape = next((jnp.shape(state)[:1] for state in jax.tree.leaves(dict(states))), ())
     carry = _taken(as_layer(layer), arrays, kind, (), batch_shape)
     arrays.close()
     return carry
@@ -124,6 +129,8 @@ def _carries(layer: Any, carry: Carry, path: Path) -> Iterator[tuple[Path, Cell,
     elif inside := children(layer):
         for (name, part), own in zip(inside, split(layer, carry, "carry"), strict=True):
             yield from _carries(part, own, _below(path, name))
+    else:
+        check_stateless(layer, carry)
 
 
 def _below(path: Path, name: str) -> Path:
