@@ -54,13 +54,19 @@ def test_the_numbers_are_the_same(name):
             raise
 
 
-@pytest.mark.parametrize("flag", [*FLAGS, "rank_promotion", "x64"])
-@pytest.mark.parametrize("name", CHECKS)
+MODES = {
+    "enable_checks": FLAGS["enable_checks"],
+    "debug_nans": FLAGS["debug_nans"],
+    "x64": functools.partial(jax.enable_x64, False),
+}
+EACH = [(name, mode) for name in CHECKS for mode in MODES]
+WITHOUT_JIT = [("check Elman", "disable_jit"), ("check TreeRNN children=1", "disable_jit")]
+
+
+@pytest.mark.parametrize(("name", "flag"), [*EACH, *WITHOUT_JIT])
 def test_rules_are_exact(name, flag):
     """`gr.check_rule` finds no error, and compares in float64 in either mode."""
-    others = {"rank_promotion": functools.partial(jax.numpy_rank_promotion, "raise")}
-    others["x64"] = functools.partial(jax.enable_x64, False)
-    with (FLAGS | others)[flag]():
+    with (FLAGS | MODES)[flag]():
         CHECKS[name](jnp.float64).run()
 
 

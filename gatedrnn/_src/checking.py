@@ -138,7 +138,7 @@ def report(
         weights = _normal(noise, jax.eval_shape(partial(reached, "hand"), point))
         measure: Any = jax.jit(partial(_errors, reached, error_of_step))
         arguments = (point, _perturbed(point, directions), directions, weights)
-        if not jax.config.jax_disable_jit:
+        if not getattr(jax.config, "jax_disable_jit", False):
             # the program runs once: without optimisations it compiles twice as fast
             options: dict[str, Any] = {"xla_backend_optimization_level": 0}
             measure = measure.lower(*arguments).compile(options)
