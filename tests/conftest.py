@@ -1,4 +1,4 @@
-"""Every test runs in float64-capable mode with strict dtype promotion; warnings are errors."""
+"""Every test runs with float64 and strict promotion, of dtypes and ranks; warnings are errors."""
 
 import os
 from importlib.metadata import version
@@ -15,6 +15,7 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(autouse=True, scope="module")

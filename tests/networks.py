@@ -39,7 +39,8 @@ class Leaky:
         return LeakyCarry(jnp.zeros((*batch_shape, self.hidden), dtype))
 
     def step(self, params, carry, x):
-        h = carry.h * params.decay + jnp.tanh(x @ params.kernel)
+        decay = jnp.broadcast_to(params.decay, carry.h.shape)
+        h = carry.h * decay + jnp.tanh(x @ params.kernel)
         return LeakyCarry(h), h @ params.read_out
 
 

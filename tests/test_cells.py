@@ -78,8 +78,11 @@ def test_gru_keeps_is_writes_with_the_sign_of_z_flipped(reset):
     sign = jnp.repeat(jnp.array([1.0, -1.0, 1.0]), 4)  # of the columns of r, z, n
 
     def flip(p):
-        flipped = {name: getattr(p, name) * sign for name in ("kernel", "recurrent_kernel", "bias")}
-        return p._replace(**flipped)
+        return p._replace(
+            kernel=p.kernel * sign[None],
+            recurrent_kernel=p.recurrent_kernel * sign[None],
+            bias=p.bias * sign,
+        )
 
     params, carry = random_params(writes), random_carry(writes, (2,))
     xs = normal(4, 2, reference.IN_FEATURES)

@@ -115,7 +115,7 @@ class Shift(gr.Layer):
 
     def run(self, params, xs, carry, context):
         xs = jnp.concatenate([carry[None], xs])
-        return xs[-1], xs[:-1] + params
+        return xs[-1], xs[:-1] + jnp.broadcast_to(params, xs[:-1].shape)
 
 
 def test_a_layer_of_three_methods():
@@ -214,7 +214,7 @@ def test_bidirectional_takes_any_causal_layer(name, padded):
         turned = options
         if padded:
             steps = jnp.arange(T)[:, None]
-            turned = {"mask": (T - 1 - steps) < LENGTHS}
+            turned = {"mask": (T - 1 - steps) < LENGTHS[None]}
         back, zs = layer.apply(params.backward, xs[::-1], **turned)
         return gr.Directions(ahead, back), jnp.concatenate([ys, zs[::-1]], axis=-1)
 

@@ -34,9 +34,9 @@ def test_stack_is_one_layer_after_another():
 
     def composed(params, xs):
         first, a = gr.unroll(cells[0], params[0].cell, xs)
-        a = a @ params[1].kernel + params[1].bias
+        a = a @ params[1].kernel + params[1].bias[None, None]
         second, a = gr.unroll(cells[1], params[2].cell, a)
-        return (first, (), second, ()), a @ params[3].kernel + params[3].bias
+        return (first, (), second, ()), a @ params[3].kernel + params[3].bias[None, None]
 
     assert_trees_close(outcome(net.apply, params, xs), outcome(composed, params, xs))
 
@@ -226,7 +226,7 @@ def test_residual_adds_the_input():
 
     def explicit(params, xs, *, lengths):
         carry, ys = layer.apply(params, xs, lengths=lengths)
-        valid = (jnp.arange(T)[:, None] < lengths)[..., None]
+        valid = (jnp.arange(T)[:, None] < lengths[None])[..., None]
         return carry, jnp.where(valid, xs + ys, jnp.zeros((), xs.dtype))
 
     got = outcome(gr.residual(layer).apply, params, xs, lengths=LENGTHS)
@@ -242,7 +242,8 @@ def test_dense_is_a_product_and_a_bias(use_bias):
     net = gr.dense(4, use_bias=use_bias)
     params, xs = random_params(net, IN), normal(T, B, IN)
     carry, ys = apply(net, params, xs, mask=ANY_MASK)
-    want = np.asarray(xs) @ np.asarray(params.kernel) + (params.bias if use_bias else 0.0)
+    bias = np.asarray(params.bias) if use_bias else 0.0
+    want = np.asarray(xs) @ np.asarray(params.kernel) + bias
     assert carry == ()
     np.testing.assert_allclose(ys, np.where(ANY_MASK[..., None], want, 0.0), rtol=1e-12)
 
@@ -364,7 +365,7 @@ def test_final_of_a_causal_net_is_its_last_output(net, mask):
     params, xs = random_params(net, IN), normal(T, B, IN)
     flags = {
         "none": jnp.ones((T, B), bool),
-        "lengths": jnp.arange(T)[:, None] < LENGTHS,
+        "lengths": jnp.arange(T)[:, None] < LENGTHS[None],
         "any": ANY_MASK,
     }[mask]
     options = {"none": {}, "lengths": {"lengths": LENGTHS}, "any": {"mask": ANY_MASK}}[mask]
@@ -450,7 +451,7 @@ def test_final_of_a_stack_over_a_bidirectional_layer():
     params, xs = random_params(gr.stack(layer, read_out), IN), normal(T, B, IN)
     _, y = apply(gr.final(gr.stack(layer, read_out)), params, xs, lengths=LENGTHS)
     _, ends = apply(gr.final(layer), params[0], xs, lengths=LENGTHS)
-    want = np.asarray(ends) @ np.asarray(params[1].kernel) + params[1].bias
+    want = np.asarray(ends) @ np.asarray(params[1].kernel) + np.asarray(params[1].bias)
     np.testing.assert_allclose(y, np.where(LENGTHS[:, None] > 0, want, 0), rtol=1e-12)
 
     net = gr.stack(layer, gr.Elman(2))

@@ -42,7 +42,8 @@ def arguments(vocabulary, leading=(T, B), use_bias=True, seed=0, dtype=jnp.float
 def dense_optax(params, hs, labels, mask=None):
     """The two steps by autodiff."""
     logits = hs @ params.kernel
-    logits = logits if params.bias is None else logits + params.bias
+    if params.bias is not None:
+        logits += jnp.broadcast_to(params.bias, logits.shape)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses if mask is None else jnp.where(mask, losses, 0)
 

@@ -319,7 +319,8 @@ class Trace:
         u, trace = x @ params, carry[1]
         trace = (trace.value if self.shared else trace) / 2
         trace = trace + (jnp.sum(u, tuple(range(u.ndim - 1))) if self.shared else u)
-        return (u * trace, gr.Shared(trace) if self.shared else trace), u * trace
+        scaled = u * jnp.broadcast_to(trace, u.shape)
+        return (scaled, gr.Shared(trace) if self.shared else trace), scaled
 
 
 def test_truncation_cuts_what_rows_share():

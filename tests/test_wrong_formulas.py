@@ -65,7 +65,7 @@ class Network(NamedTuple):
             if isinstance(self.cell, gr.Elman):
                 params, readout = params
                 _, ys = run(params, xs, carry)
-                return jnp.vdot(jnp.asarray(DOS), ys @ readout.V + readout.c)
+                return jnp.vdot(jnp.asarray(DOS), ys @ readout.V + readout.c[None, None])
             _, ys = run(params, xs, carry)
             return jnp.vdot(jnp.asarray(DYS), ys)
 
@@ -417,7 +417,8 @@ def share_kept(cell, p, h, x):
     (_, W_zx, _), (_, W_zh, _), (_, b_z, _) = (
         jnp.split(w, 3, axis=-1) for w in (p.kernel, p.recurrent_kernel, p.bias)
     )
-    z = jax.nn.sigmoid(x @ W_zx + h @ W_zh + b_z)
+    a = x @ W_zx + h @ W_zh
+    z = jax.nn.sigmoid(a + jnp.broadcast_to(b_z, a.shape))
     return 1 - z if cell.update == "writes" else z
 
 

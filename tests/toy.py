@@ -33,7 +33,7 @@ class ToyCarry(NamedTuple):
 
 def project(cell, params, xs):
     a = xs @ params.kernel
-    return a if params.bias is None else a + params.bias.astype(a.dtype)
+    return a if params.bias is None else a + jnp.broadcast_to(params.bias, a.shape).astype(a.dtype)
 
 
 def recur(cell, params, carry, a, *, mask=None):

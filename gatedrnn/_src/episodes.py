@@ -3,12 +3,15 @@
 Axes: `T` time, `*B` any batch axes (also none).
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
+@partial(jax.jit, static_argnames="reverse", inline=True)
 def episode_starts(resets: Array, mask: Array | None, reverse: bool) -> Array:
     """Return the steps that start from the reset carry, `[T, *B]`.
 
@@ -37,6 +40,7 @@ class StepNumbers(NamedTuple):
     after: Array  # int32 [*B], that of the step that would come next
 
 
+@partial(jax.jit, static_argnames=("length", "reverse"), inline=True)
 def step_numbers(
     first: Array, length: int, mask: Array | None, starts: Array | None, *, reverse: bool = False
 ) -> StepNumbers:

@@ -10,10 +10,12 @@ sequence.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gatedrnn._src import validation
@@ -76,6 +78,16 @@ def over_all_axes(function: Callable, keys: Array) -> Any:
     for _ in keys.shape:
         function = jax.vmap(function)
     return function(keys)
+
+
+def kept(keys: Array, rate: float, shape: tuple[int, ...]) -> Array:
+    """Return the features that dropout keeps, `[*keys, *shape]`, each with probability 1 − rate.
+
+    Drawn in float32 in either mode: a Python number would be drawn in float64 in JAX's 64-bit mode,
+    and the masks of a key would differ.
+    """
+    keep = partial(jax.random.bernoulli, p=np.float32(1 - rate), shape=shape)
+    return over_all_axes(keep, keys)
 
 
 def step_keys(keys: Array, steps: Array) -> Array:

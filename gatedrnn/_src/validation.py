@@ -418,11 +418,13 @@ def as_flags(name: str, flags: Array, shape: tuple[int, ...]) -> Array:
     return flags
 
 
-@functools.partial(jax.jit, inline=True)
 def zero_masked(xs: Array, mask: Array | None) -> Array:
     """Return `xs [T, *B, ...]` with zeros where `mask [T, *B]` is False, also in place of NaN."""
-    if mask is None:
-        return xs
+    return xs if mask is None else _zeroed(xs, mask)
+
+
+@functools.partial(jax.jit, inline=True)
+def _zeroed(xs: Array, mask: Array) -> Array:
     mask = mask.reshape(mask.shape + (1,) * (xs.ndim - mask.ndim))
     return jnp.where(mask, xs, jnp.zeros((), xs.dtype))
 

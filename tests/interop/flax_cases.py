@@ -97,7 +97,7 @@ def assert_same_in_flax(run, layer, params, xs, lengths):
     `run(params, xs, carry) -> (carry, ys)` is flax's.
     """
     steps = jnp.full(B, T) if lengths is None else lengths
-    valid = (jnp.arange(T)[:, None] < steps)[..., None]
+    valid = (jnp.arange(T)[:, None] < steps[None])[..., None]
 
     @jax.jit
     def both(params, xs, carry):

@@ -78,5 +78,5 @@ def ours(layer, params, xs, carry=None, *, lengths=None, mask=None, resets=None,
 
 def valid(ys, lengths):
     """Outputs `[B, T, F]` of flax where steps are valid, zeros elsewhere, as ours are."""
-    keep = jnp.arange(T) < lengths[:, None]
+    keep = jnp.arange(T)[None] < lengths[:, None]
     return jnp.where(keep[..., None], ys, 0)

@@ -249,7 +249,7 @@ def tagger_loss(params, rngs=None):
         {"params": params}, TOKENS, LENGTHS, deterministic=rngs is None, rngs=rngs
     )
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, TOKENS % 5)
-    return jnp.where(jnp.arange(T) < LENGTHS[:, None], losses, 0).sum()
+    return jnp.where(jnp.arange(T)[None] < LENGTHS[:, None], losses, 0).sum()
 
 
 def test_training():
@@ -295,7 +295,7 @@ def test_gradients_of_a_model_come_back_in_our_terms():
         _, ys = ours(layer, params, TOKENS, lengths=LENGTHS)
         logits = ys @ dense["kernel"] + dense["bias"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, TOKENS % 5)
-        return jnp.where(jnp.arange(T) < LENGTHS[:, None], losses, 0).sum()
+        return jnp.where(jnp.arange(T)[None] < LENGTHS[:, None], losses, 0).sum()
 
     want = jax.jit(jax.grad(loss))(params)
     assert_trees_close(from_tree(layer, grads["Layer_0"], None), want, rtol=1e-5, atol=1e-6)

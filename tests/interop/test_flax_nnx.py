@@ -205,7 +205,7 @@ TOKENS = inputs_of(LAYERS["tokens"])
 
 def tagger_loss(model):
     losses = optax.softmax_cross_entropy_with_integer_labels(model(TOKENS, LENGTHS), TOKENS % 5)
-    return jnp.where(jnp.arange(T) < LENGTHS[:, None], losses, 0).sum()
+    return jnp.where(jnp.arange(T)[None] < LENGTHS[:, None], losses, 0).sum()
 
 
 def test_training():

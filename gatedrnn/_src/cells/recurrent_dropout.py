@@ -4,7 +4,6 @@ Axes: `...` any leading axes, `T` time, `*B` batch, `I` input features, `F` outp
 """
 
 import dataclasses
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Params, Rule, RuledCell, StepRecord, prepared, rule_of
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import short_repr
-from gatedrnn._src.masks import check_inner, over_all_axes
+from gatedrnn._src.masks import check_inner, kept
 from gatedrnn._src.pytree import first_leaf, zeros
 
 # The products of a step read m ⊙ h_{t-1} in the place of h_{t-1} (Gal & Ghahramani 2016), with m
@@ -157,6 +156,5 @@ class RecurrentDropout:
     def draw(self, keys: Array, params: Params, xs: Array, steps: Array) -> tuple[Params, Array]:
         """Bind a mask for each row, drawn from its key of `keys [*B]`, to the parameters."""
         output = first_leaf(jax.eval_shape(lambda: self.cell.carry((), xs.dtype)))
-        keep = partial(jax.random.bernoulli, p=1 - self.rate, shape=output.shape)
-        kept = over_all_axes(keep, keys)
-        return MaskedParams(params, kept.astype(xs.dtype) / (1 - self.rate)), xs
+        keep = kept(keys, self.rate, output.shape)
+        return MaskedParams(params, keep.astype(xs.dtype) / (1 - self.rate)), xs

@@ -19,7 +19,7 @@ from gatedrnn._src.episodes import StepNumbers, episode_starts, step_numbers
 from gatedrnn._src.integers import as_int32, guarded
 from gatedrnn._src.layers.base import Context, Layer
 from gatedrnn._src.layers.checks import features_of
-from gatedrnn._src.masks import over_all_axes, row_keys, step_keys
+from gatedrnn._src.masks import kept, row_keys, step_keys
 from gatedrnn._src.numerics import affine, lecun_normal
 
 
@@ -295,8 +295,8 @@ class Dropout(Layer):
         keys = row_keys(key, batch_shape)
         if not self.shared_in_time:
             keys = step_keys(keys, steps)
-        keep = partial(jax.random.bernoulli, p=1 - self.rate, shape=xs.shape[-1:])
-        return jnp.where(over_all_axes(keep, keys), xs / (1 - self.rate), jnp.zeros((), xs.dtype))
+        keep = kept(keys, self.rate, xs.shape[-1:])
+        return jnp.where(keep, xs / (1 - self.rate), jnp.zeros((), xs.dtype))
 
 
 def dropout(rate: float, shared_in_time: bool = False) -> Dropout:

@@ -45,7 +45,7 @@ def directions_of(part):
 def run(layer, params, xs, carry, lengths):
     weights = iter(keras_weights(layer, params))
     states = iter(gr.interop.to_keras_carry(layer, carry))
-    mask = None if lengths is None else jnp.arange(len(xs)) < lengths[:, None]
+    mask = None if lengths is None else jnp.arange(len(xs))[None] < lengths[:, None]
     ys, finals = xs.swapaxes(0, 1), []
     for part in parts_of(layer):
         own = [next(weights) for _ in part.trainable_variables]
