@@ -1,7 +1,8 @@
 """The arithmetic that cells share: products, sums over time and batch, activations, initial values.
 
 Axes: `...` any leading axes (time, batch), `I` inputs, `O` outputs.
-Products take their operands in the dtype of the kernel and accumulate in at least float32.
+Products take their operands in the dtype of the kernel (cotangents: see `for_cotangents`), and
+accumulate in at least float32.
 """
 
 import functools
@@ -20,6 +21,17 @@ def accumulator(dtype: DTypeLike) -> np.dtype:
     """Return the dtype in which values of `dtype` are summed and squashed: at least float32."""
     dtype = np.dtype(dtype)
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
+def for_cotangents(dtype: DTypeLike) -> np.dtype:
+    """Return the dtype in which a product takes cotangents beside values of `dtype`.
+
+    Products of the forward pass take their operands in the dtype of the values. A cotangent may be
+    of any size beside them: the range of float16 cuts it off, before the small values by which it
+    is multiplied, or a sum, bring it back. So float16 is widened to float32. The range of bfloat16
+    is that of float32, and rounds a cotangent as it has rounded the values.
+    """
+    return accumulator(dtype) if jnp.finfo(dtype).maxexp < 128 else np.dtype(dtype)
 
 
 def dot(x: Array, kernel: Array) -> Array:
@@ -44,7 +56,7 @@ def over_leading(values: Array, like: Array) -> Array:
 
 def dot_transposed(delta: Array, kernel: Array) -> Array:
     """Return `δ Wᵀ [..., I]` of `delta [..., O]`, `kernel [I, O]`, in the accumulator's dtype."""
-    return _dot(delta, kernel, kernel_axis=1)
+    return _dot(delta, kernel.astype(for_cotangents(kernel.dtype)), kernel_axis=1)
 
 
 def _dot(x: Array, kernel: Array, kernel_axis: int) -> Array:
@@ -84,12 +96,12 @@ def sum_of_outer(x: Array, delta: Array) -> Array:
     One contraction over time and every batch axis: merging the axes by a reshape instead would make
     the compiler gather a batch axis that is sharded.
     """
-    leading = tuple(range(x.ndim - 1))
+    leading, dtype = tuple(range(x.ndim - 1)), for_cotangents(x.dtype)
     return lax.dot_general(
-        x,
-        delta.astype(x.dtype),
+        x.astype(dtype),
+        delta.astype(dtype),
         ((leading, leading), ((), ())),
-        preferred_element_type=accumulator(x.dtype),
+        preferred_element_type=accumulator(dtype),
     )
 
 
@@ -109,12 +121,16 @@ def matrices_as(params: Any, dtype: DTypeLike) -> Any:
 
 
 def transposed(params: Any) -> Any:
-    """Return `params` with every matrix transposed, for `δ Wᵀ` as a plain product.
+    """Return `params` with every matrix transposed, for `δ Wᵀ` as a plain product of cotangents.
 
     To be done before a loop, since the compiler would lay out the transpose anew in every step, and
     before gates are taken apart, since one transpose compiles faster than one for each gate.
     """
-    return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, params)
+
+    def transpose(leaf: Array) -> Array:
+        return leaf.T.astype(for_cotangents(leaf.dtype)) if leaf.ndim == 2 else leaf
+
+    return jax.tree.map(transpose, params)
 
 
 def sigmoid(a: Array) -> Array:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gatedrnn as gr
+from gatedrnn._app.errors import CommandError
 from gatedrnn._app.tasks.language import LanguageModel, Model, sample
 from gatedrnn._app.tasks.language.text import UNKNOWN, Vocabulary
 
@@ -82,6 +83,14 @@ def test_the_unknown_symbol_is_never_drawn(network, temperature):
         seed=0,
     )
     assert set(drawn) <= set(vocabulary.characters)
+
+
+def test_a_network_without_probabilities(network):
+    model, params, vocabulary = network
+    broken = jax.tree.map(lambda a: np.full_like(a, np.nan), params)
+    options = {"length": 3, "temperature": 1.0, "seed": 0}
+    with pytest.raises(CommandError, match="gives no probabilities of character 1"):
+        list(sample.continuation(model, broken, vocabulary, "ab", **options))
 
 
 def test_every_character_is_drawn_anew(network):

@@ -14,7 +14,7 @@ from jax import Array, lax
 from gatedrnn._src import validation
 from gatedrnn._src.base import Bound, Carry, Params
 from gatedrnn._src.describe import documented, shown
-from gatedrnn._src.numerics import accumulator, dot, over_leading
+from gatedrnn._src.numerics import accumulator, dot, for_cotangents, over_leading
 from gatedrnn._src.pytree import first_leaf
 
 
@@ -227,7 +227,7 @@ def attend(
                 "memory_features of gr.Attention"
             )
         values = memory.astype(kernel.dtype)
-        keys = dot(values, kernel).astype(kernel.dtype)
+        keys = dot(values, kernel).astype(for_cotangents(kernel.dtype))
         return node._replace(
             cell=jax.tree.map(bind, node.cell, is_leaf=_is_attention),
             memory=Memory(values, keys, valid.astype(kernel.dtype)),

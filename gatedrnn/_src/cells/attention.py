@@ -37,6 +37,7 @@ from gatedrnn._src.masks import draws
 from gatedrnn._src.numerics import (
     accumulator,
     dot_transposed,
+    for_cotangents,
     lecun_normal,
     over_leading,
     sum_leading,
@@ -147,12 +148,12 @@ def backward(
     _, dinputs = rule.contract(inner, params.cell, record, dinner)
     dcontext = dcontext + dinputs[..., record.xs.shape[-1] - cell.memory_features :]
 
-    values = params.memory.values
+    dtype = for_cotangents(params.memory.values.dtype)
     dweights = jnp.einsum(
         "...sm,...m->...s",
-        values,
-        dcontext.astype(values.dtype),
-        preferred_element_type=accumulator(values.dtype),
+        params.memory.values.astype(dtype),
+        dcontext.astype(dtype),
+        preferred_element_type=accumulator(dtype),
     )
     mean = jnp.sum(alignment.weights * dweights, axis=-1, keepdims=True)
     de = alignment.weights * (dweights - mean)

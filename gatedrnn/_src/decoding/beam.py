@@ -26,17 +26,24 @@ class Beams(NamedTuple):
     Where there are fewer than `K` different hypotheses, the last beams have length 0, and a score
     and a log-probability of minus infinity.
 
+    The search of a row ends where the logits of one of its hypotheses define no probabilities: one
+    is NaN or plus infinity, or all are minus infinity. Such a row is not valid. Its tokens and
+    lengths are those of the hypotheses until then, its log-probabilities and scores are NaN.
+
     Attributes:
-      tokens: int32 `[T, *B, K]`; after the end of a hypothesis, the end token again.
+      tokens: int32 `[T, *B, K]`; after the end of a hypothesis, the end token again (0 without
+        one).
       lengths: int32 `[*B, K]`, the number of tokens, the end token included.
       log_probs: `[*B, K]`, the sum of `log softmax(logits)` over the tokens.
       scores: `[*B, K]`, the log-probabilities divided by the length penalty.
+      valid: bool `[*B]`.
     """
 
     tokens: Array
     lengths: Array
     log_probs: Array
     scores: Array
+    valid: Array
 
 
 def beam_search(
@@ -73,7 +80,7 @@ def beam_search(
         usual.
 
     Returns:
-      The hypotheses, sorted by score.
+      The hypotheses, sorted by score, and whether each row is valid.
 
     Raises:
       TypeError: as `greedy`.
@@ -115,6 +122,7 @@ class _State(NamedTuple):
     ended: Array  # [K, *B]
     lengths: Array  # [K, *B]
     log_probs: Array  # [K, *B]; −∞: there is no such hypothesis
+    valid: Array  # [*B]; False: the search has ended, and all stays as it is
     tokens: Array  # [T, K, *B], in the order of the beams at their own step
     parents: Array  # [T, K, *B], the beam before the step that each token continues
 
@@ -132,7 +140,7 @@ def _beam_search(
 ) -> Beams:
     batch_shape = token.shape
     size, dtype = vocabulary(step, carry, token, end)
-    dtype = accumulator(dtype)
+    dtype, filler = accumulator(dtype), 0 if end is None else end
     alpha = jnp.asarray(alpha).astype(dtype)
     axes = jax.tree.map(lambda node: None if is_shared(node) else 0, carry, is_leaf=is_shared)
     step = jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0))
@@ -148,27 +156,37 @@ def _beam_search(
         return log_probs / ((5 + lengths.astype(dtype)) / 6) ** alpha
 
     def unfinished(state: _State) -> Array:
-        live = ~state.ended & (state.log_probs > -jnp.inf)
-        return (state.t < max_length) & jnp.any(live)
+        return (state.t < max_length) & jnp.any(_live(state) & state.valid[None])
 
     def body(state: _State) -> _State:
         t, ended = state.t, state.ended
         carry, logits = step(state.carry, state.token)
-        log_probs = _continuations(state.log_probs, ended, logits.astype(dtype), end)
+        of_tokens = jax.nn.log_softmax(logits.astype(dtype), axis=-1)
+        broken = jnp.isnan(
+            of_tokens[..., 0]
+        )  # NaN for every token where there are no probabilities
+        valid = state.valid & ~jnp.any(broken & _live(state), axis=0)
+        of_tokens = jnp.where(broken[..., None], -jnp.inf, of_tokens)  # of what is not live
+        log_probs = _continuations(state.log_probs, ended, of_tokens, end)
         lengths = state.lengths + (~ended).astype(jnp.int32)
         scores = score(log_probs, lengths[..., None])
         # [K, *B, V] -> [*B, K V]: of equal scores the first beam's first token
         _, best = lax.top_k(jnp.moveaxis(scores, 0, -2).reshape(*batch_shape, -1), beams)
         best = jnp.moveaxis(best, -1, 0).astype(jnp.int32)
-        parent, token = best // size, best % size
+        parent, token = (
+            jnp.where(valid[None], new, old)
+            for new, old in ((best // size, beam), (best % size, filler))
+        )
         chosen = jnp.take_along_axis(log_probs, parent[..., None], axis=0)
+        of_chosen = jnp.take_along_axis(chosen, token[..., None], axis=-1)[..., 0]
         return _State(
             t + 1,
             each_row(partial(_take_beams, parent), carry),
             token,
             _take_beams(parent, ended) if end is None else token == end,
-            _take_beams(parent, lengths),
-            jnp.take_along_axis(chosen, token[..., None], axis=-1)[..., 0],
+            jnp.where(valid[None], _take_beams(parent, lengths), state.lengths),
+            jnp.where(valid[None], of_chosen, state.log_probs),
+            valid,
             state.tokens.at[t].set(token),
             state.parents.at[t].set(parent),
         )
@@ -182,30 +200,38 @@ def _beam_search(
         jnp.zeros(shape, bool),
         jnp.zeros(shape, jnp.int32),
         jnp.where(beam == 0, jnp.zeros((), dtype), -jnp.inf),  # one hypothesis, without a token
-        jnp.full((max_length, *shape), 0 if end is None else end, jnp.int32),
+        jnp.ones(batch_shape, bool),
+        jnp.full((max_length, *shape), filler, jnp.int32),
         jnp.broadcast_to(beam, (max_length, *shape)),
     )
     if max_length > 0:
         state = lax.while_loop(unfinished, body, vary_alike(state))
     exists = state.log_probs > -jnp.inf
     tokens = _backtracked(state.tokens, state.parents)
+    log_probs = jnp.where(state.valid[None], state.log_probs, jnp.nan)
     return Beams(
-        tokens=jnp.moveaxis(jnp.where(exists, tokens, 0 if end is None else end), 1, -1),
+        tokens=jnp.moveaxis(jnp.where(exists, tokens, filler), 1, -1),
         lengths=jnp.moveaxis(jnp.where(exists, state.lengths, 0), 0, -1),
-        log_probs=jnp.moveaxis(state.log_probs, 0, -1),
-        scores=jnp.moveaxis(score(state.log_probs, state.lengths), 0, -1),
+        log_probs=jnp.moveaxis(log_probs, 0, -1),
+        scores=jnp.moveaxis(score(log_probs, state.lengths), 0, -1),
+        valid=state.valid,
     )
 
 
-def _continuations(log_probs: Array, ended: Array, logits: Array, end: int | None) -> Array:
+def _live(state: _State) -> Array:
+    """Return the hypotheses `[K, *B]` that go on."""
+    return ~state.ended & (state.log_probs > -jnp.inf)
+
+
+def _continuations(log_probs: Array, ended: Array, of_tokens: Array, end: int | None) -> Array:
     """Return the log-probability of each hypothesis with each token added, `[K, *B, V]`.
 
     A hypothesis that has ended is its own only continuation, in the place of the end token.
     """
-    continued = log_probs[..., None] + jax.nn.log_softmax(logits, axis=-1)
+    continued = log_probs[..., None] + of_tokens
     if end is None:
         return continued
-    is_end = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == end
+    is_end = lax.broadcasted_iota(jnp.int32, of_tokens.shape, of_tokens.ndim - 1) == end
     unchanged = jnp.where(is_end, log_probs[..., None], -jnp.inf)
     return jnp.where(ended[..., None], unchanged, continued)
 

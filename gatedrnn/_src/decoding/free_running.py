@@ -19,7 +19,8 @@ def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple
 
     `carry, y = step(carry, y)`, `steps` times, starting with `first`. The carry may come from a
     prefix (`apply`), or from a label or a vector (a layer of your own), and may hold a key for a
-    step that draws its output. Differentiable; compiled in the same way as `gr.greedy`.
+    step that draws its output. Differentiable; compiled in the same way as `gr.greedy`. An output
+    that is NaN is fed back like any other: it shows among the outputs of its row, and in no other.
 
     Args:
       step: `(carry, y) -> (carry, y)`, the output of the same shape and dtype as the input: arrays

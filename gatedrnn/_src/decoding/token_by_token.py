@@ -24,17 +24,23 @@ from gatedrnn._src.pytree import vary_alike, where
 class Decoded(NamedTuple):
     """Decoded tokens, one hypothesis for each row; to go on, pass `carry` and the last token.
 
+    A row ends where its logits define no probabilities: one is NaN or plus infinity, or all are
+    minus infinity. Such a row is not valid, and keeps what it has until then.
+
     Attributes:
-      tokens: int32 `[T, *B]`; after the end of a row, the end token again.
+      tokens: int32 `[T, *B]`; after the end of a row, the end token again (0 without one).
       lengths: int32 `[*B]`, the number of tokens in each row, the end token included.
-      log_probs: `[T, *B]`, `log softmax(logits)` of each token; 0 after the end.
+      log_probs: `[T, *B]`, `log softmax(logits)` of each token; 0 after the end. NaN, once, where a
+        row ends that is not valid, so that its sum is NaN.
       carry: the carry of each row before its last token is fed, `[*B, ...]` in every leaf.
+      valid: bool `[*B]`.
     """
 
     tokens: Array
     lengths: Array
     log_probs: Array
     carry: Carry
+    valid: Array
 
 
 def greedy(
@@ -57,7 +63,8 @@ def greedy(
       end: the token that ends a row; None: every row has `T` tokens. Static.
 
     Returns:
-      The tokens that follow `token`, with their lengths, log-probabilities and the carry.
+      The tokens that follow `token`, with their lengths, log-probabilities and the carry, and
+      whether each row is valid: NaN in the logits of a row ends that row alone.
 
     Raises:
       TypeError: a step that is not a function or does not return a pair, floating-point logits and
@@ -108,7 +115,7 @@ def sample(
     Compiled in the same way as `greedy`.
 
     Args:
-      step: as in `greedy`. Logits of minus infinity are never drawn while others are finite.
+      step: as in `greedy`. Logits of minus infinity are never drawn.
       carry: as in `greedy`.
       token: as in `greedy`.
       key: one key, which is folded with the number of each row, or a key for each row, `[*B]` (of
@@ -233,7 +240,7 @@ def _decode(
 ) -> Decoded:
     """Run the loop, in which `choose(t, logits [*B, V])` returns the tokens `[*B]` of step `t`."""
     _, dtype = vocabulary(step, carry, token, end)
-    dtype = accumulator(dtype)
+    dtype, filler = accumulator(dtype), 0 if end is None else end
     shape = (max_length, *token.shape)
 
     def unfinished(state: _State) -> Array:
@@ -244,17 +251,17 @@ def _decode(
         carry, logits = step(state.carry, state.token)
         logits = logits.astype(dtype)
         token = choose(t, logits).astype(jnp.int32)
-        if end is not None:
-            token = jnp.where(ended, end, token)
         probs = jax.nn.log_softmax(logits, axis=-1)
         log_prob = jnp.take_along_axis(probs, token[..., None], axis=-1)[..., 0]
+        over = ended | jnp.isnan(log_prob)  # NaN for every token where there are no probabilities
+        token = jnp.where(over, filler, token)
         return _State(
             t + 1,
-            where(ended, state.carry, carry),
+            where(over, state.carry, carry),
             token,
-            ended if end is None else ended | (token == end),
+            over if end is None else over | (token == end),
             state.tokens.at[t].set(token),
-            state.lengths + (~ended).astype(jnp.int32),
+            state.lengths + (~over).astype(jnp.int32),
             state.log_probs.at[t].set(jnp.where(ended, 0, log_prob)),
         )
 
@@ -263,10 +270,11 @@ def _decode(
         carry,
         token,
         jnp.zeros(token.shape, bool),
-        jnp.full(shape, 0 if end is None else end, jnp.int32),
+        jnp.full(shape, filler, jnp.int32),
         jnp.zeros(token.shape, jnp.int32),
         jnp.zeros(shape, dtype),
     )
     if max_length > 0:
         state = lax.while_loop(unfinished, body, vary_alike(state))
-    return Decoded(state.tokens, state.lengths, state.log_probs, state.carry)
+    valid = ~jnp.any(jnp.isnan(state.log_probs), axis=0)
+    return Decoded(state.tokens, state.lengths, state.log_probs, state.carry, valid)

@@ -20,7 +20,7 @@ from gatedrnn._src.integers import as_int32, guarded
 from gatedrnn._src.layers.base import Context, Layer
 from gatedrnn._src.layers.checks import features_of
 from gatedrnn._src.masks import kept, row_keys, step_keys
-from gatedrnn._src.numerics import affine, lecun_normal
+from gatedrnn._src.numerics import accumulator, affine, lecun_normal
 
 
 @documented
@@ -181,7 +181,9 @@ class Embed(Layer):
         tokens = as_int32(guarded("tokens", tokens, 0, self.vocab - 1, expected))
         inside = (tokens >= 0) & (tokens < self.vocab)
         index = jnp.where(inside, tokens, self.vocab)
-        return jnp.asarray(params.table).at[index].get(mode="fill", fill_value=jnp.nan)
+        # in at least float32, so that the gradient of a row, a sum over its tokens, is one
+        rows = jnp.asarray(params.table).astype(accumulator(params.table.dtype))
+        return rows.at[index].get(mode="fill", fill_value=jnp.nan).astype(params.table.dtype)
 
 
 def embed(vocab: int, features: int) -> Embed:

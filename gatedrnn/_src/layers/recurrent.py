@@ -18,6 +18,7 @@ from gatedrnn._src.episodes import episode_starts, step_numbers
 from gatedrnn._src.layers.base import Context, Layer, last_valid
 from gatedrnn._src.layers.checks import features_of
 from gatedrnn._src.masks import draws, draws_each_step
+from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import first_leaf
 from gatedrnn._src.time.bptt import BPTT, check_bptt
 from gatedrnn._src.time.unroll import Unrolled, run
@@ -159,7 +160,9 @@ class Recurrent(Layer):
 
         def copies(leaf: Array, zero: Array) -> Array:
             # a copy also without batch axes: a carry that is donated must not take the parameter
-            return jnp.copy(jnp.broadcast_to(leaf.astype(zero.dtype), zero.shape))
+            # first in at least float32, in which its gradient, a sum over rows, is then one
+            leaf = leaf.astype(accumulator(zero.dtype))
+            return jnp.copy(jnp.broadcast_to(leaf, zero.shape).astype(zero.dtype))
 
         return jax.tree.map(copies, params.initial, zeros)
 

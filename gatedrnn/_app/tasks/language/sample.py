@@ -82,10 +82,15 @@ def continuation(
     carry = model.carry(params, 1)
     *first, last = jnp.asarray(vocabulary.encode(prompt)[:, None])
     for token in first:
-        carry, _ = _next(params, carry, token, key, scale, model=model)
+        carry, *_ = _next(params, carry, token, key, scale, model=model)
     for index in range(length):
         step_key = jax.random.fold_in(key, index)
-        carry, last = _next(params, carry, last, step_key, scale, model=model)
+        carry, last, valid = _next(params, carry, last, step_key, scale, model=model)
+        if not valid[0]:
+            raise CommandError(
+                f"the network gives no probabilities of character {index + 1}: its logits are not"
+                " finite, nor are perhaps its parameters"
+            )
         yield vocabulary.decode(int(last[0]))
 
 
@@ -98,8 +103,8 @@ def _next(
     temperature: jax.Array,
     *,
     model: language.LanguageModel,
-) -> tuple[Any, jax.Array]:
-    """The carry after `token` [B], and the token [B] that is drawn to follow it."""
+) -> tuple[Any, jax.Array, jax.Array]:
+    """The carry after `token` [B], the token [B] that is drawn to follow it, and if it is valid."""
     step = jax.tree_util.Partial(model.step, params)
     drawn = gr.sample(step, carry, token, key, max_length=1, temperature=temperature)
-    return drawn.carry, drawn.tokens[-1]
+    return drawn.carry, drawn.tokens[-1], drawn.valid
