@@ -50,7 +50,7 @@ def demand(what: str, size: int, settings: Mapping[str, int], *, most: int | Non
         got = ", ".join(f"{name}: got {value}" for name, value in named.items())
         raise CommandError(
             f"{got}; with that, {what} take {_shown(size)} at least, expected at most the"
-            f" {_shown(most)} of memory that there are"
+            f" {_shown(most)} of memory that this machine has"
         )
 
 

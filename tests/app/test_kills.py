@@ -152,16 +152,16 @@ def test_killed_at_any_write_and_resumed_is_as_if_never_killed(
 
 
 def test_killed_while_it_goes_on_to_other_steps(command, place, tmp_path):
-    """A run of 2 steps goes on to 6, is killed on the way and goes on again: all say the same."""
+    """A run of 2 steps goes on to 3, is killed on the way and goes on again: all say the same."""
     place("adding")
     assert command(*TRAIN, "--set", "train.steps=2").code == 0
-    onward = (*TRAIN, "--resume", "--set", "train.steps=6")
+    onward = (*TRAIN, "--resume", "--set", "train.steps=3")
     with kills.copied(RUNS, tmp_path / "copies") as copies:
         assert command(*onward).code == 0
     expected = final()
     number, _, steps = survive(command, copies, onward, expected, each=False)
-    assert number > 100
-    assert steps == {2, 4, 6}
+    assert number > 50
+    assert steps == {2, 3}
 
 
 @pytest.mark.parametrize("at_once", [True, False])

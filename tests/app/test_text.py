@@ -50,7 +50,7 @@ def test_split_and_vocabulary_of_the_training_part():
 
 @pytest.mark.parametrize(("fraction", "part"), [(0.1, "validation"), (0.9, "training")])
 def test_text_shorter_than_a_window(fraction, part):
-    message = f"its {part} part has 10 characters, expected at least 11"
+    message = f"data.window: got 10, but the {part} part has 10 characters, expected at least 11"
     with pytest.raises(CommandError, match=message):
         text.prepare("ab" * 50, validation_fraction=fraction, window=10, batch=1)
     text.prepare("ab" * 50, validation_fraction=fraction, window=9, batch=1)
