@@ -149,13 +149,22 @@ def test_the_graphs_themselves_are_read(name, oracle):
     assert COUNTS["equal"] == 1, COUNTS
 
 
-@given(data=onnx_graphs.models())
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-def test_a_changed_graph_is_refused_or_computes_the_same(oracle, data):
-    check(oracle, data)
+def test_a_changed_graph_is_refused_or_computes_the_same(oracle):
+    """A thousand of them; many are read, and run by others as well."""
+    COUNTS.clear()
+
+    @given(data=onnx_graphs.models())
+    @settings(
+        max_examples=1000,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def changed(data):
+        check(oracle, data)
+
+    changed()
+    print(dict(COUNTS))
+    assert COUNTS["equal"] >= 50, COUNTS
+    assert COUNTS["refused"] >= 500, COUNTS

@@ -1,6 +1,6 @@
 """ONNX, read: the network of a graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from gatedrnn._interop.onnx.read_limits import RANK, Memory, quoted
 from gatedrnn._interop.onnx.read_schema import check_node
 from gatedrnn._interop.onnx.read_tensors import (
     Atom,
+    Axes,
     Axis,
     BothDirections,
     Constant,
@@ -123,10 +124,9 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
         if model.functions:
             model = inlined(model)
         check_names(model.graph)
-        graph = GraphReader(onnx, Memory(size))
-        found = _read(graph, model.graph, opset, 1)
-        if graph.folded:  # what holds for some sizes might not for others
-            again = _read(GraphReader(onnx, Memory(size)), model.graph, opset, 2)
+        found, computed = _read(GraphReader(onnx, Memory(size)), model.graph, opset, 1)
+        if computed:  # what holds for some sizes might not for others
+            again, _ = _read(GraphReader(onnx, Memory(size)), model.graph, opset, 2)
             if not _same(found, again):
                 raise ValueError(
                     "model: got a graph that is another network for other sizes of its inputs, "
@@ -140,23 +140,32 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
 
 
 def _same(one: tuple[Any, Any], two: tuple[Any, Any]) -> bool:
-    pairs = zip(jax.tree.leaves(one[1]), jax.tree.leaves(two[1]), strict=False)
-    return one[0] == two[0] and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+    """Return whether two networks are equal, to the bit."""
+    structures: list[Any] = [jax.tree.structure(params) for _, params in (one, two)]
+    if one[0] != two[0] or structures[0] != structures[1]:
+        return False
+    pairs = zip(jax.tree.leaves(one[1]), jax.tree.leaves(two[1]), strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
-def _read(graph: GraphReader, proto: Any, opset: int, times: int) -> tuple[Any, Any]:
-    """The network of a graph; sizes that it leaves open are primes, so many `times`."""
+def _read(graph: GraphReader, proto: Any, opset: int, times: int) -> tuple[tuple[Any, Any], bool]:
+    """The network of a graph, and whether its nodes compute constants.
+
+    Sizes that the graph leaves open are primes, so many `times`.
+    """
     nodes = [node_of(graph.onnx, one) for one in proto.node]
     outputs = [output.name for output in proto.output]
     needed = set(outputs)
     for node in reversed(nodes):
         if needed.intersection(node.outputs):
             needed.update(node.inputs)
+    needed.discard("")  # what is left out
     _inputs(graph, proto, needed, times)
     for node in nodes:
         if needed.intersection(node.outputs):
             _follow(graph, node, opset)
-    return _network({info.name: _output(graph, info) for info in proto.output})
+    found = _network({info.name: _output(graph, info) for info in proto.output})
+    return found, graph.folded
 
 
 def _opset(onnx: Any, model: Any) -> int:
@@ -180,36 +189,44 @@ def _inputs(graph: GraphReader, proto: Any, needed: set[str], times: int) -> Non
         if tensor.name in needed:
             what = f"initializer {quoted(tensor.name)}"
             graph.define(what, tensor.name, Constant(array_of(graph, what, tensor)))
+    constants = set(graph.values)
     primes = stand_ins(graph, proto, times)
     named: dict[str, int] = {}
     for info in proto.input:
         tensor = info.type.tensor_type
-        if info.name in graph.values and info.name in {t.name for t in proto.initializer}:
-            continue  # a constant that could be overruled
+        if info.name in constants:
+            continue  # which could be overruled
         if info.name not in needed or not tensor.HasField("shape"):
             continue  # one without axes fails where it is used
         what = f"input {quoted(info.name)}"
-        if len(tensor.shape.dim) > RANK:
-            raise ValueError(f"model, {what}: got {len(tensor.shape.dim)} axes, expected fewer")
-        axes: list[Axis] = []
-        for axis in tensor.shape.dim:
-            if axis.HasField("dim_value"):
-                if axis.dim_value < 1:
-                    raise ValueError(
-                        f"model, {what}: got an axis of size {axis.dim_value}, expected 1 or more, "
-                        "or none where it is open"
-                    )
-                axes.append(axis_of(axis.dim_value))
-            else:
-                name = axis.dim_param or f"{info.name} {len(axes)}"
-                if name not in named:
-                    named[name] = next(primes)
-                axes.append((Atom(named[name], stated=False),))
+        axes = _axes(info, what, named, primes)
         try:
             dtype = np.dtype(graph.onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         except KeyError:
             raise ValueError(f"model, {what}: got values of an unknown type") from None
-        graph.define(what, info.name, Tensor(GraphInput(info.name), tuple(axes), dtype))
+        graph.define(what, info.name, Tensor(GraphInput(info.name), axes, dtype))
+
+
+def _axes(info: Any, what: str, named: dict[str, int], primes: Iterator[int]) -> Axes:
+    """The axes of an input; those that are open have sizes by name."""
+    dims = info.type.tensor_type.shape.dim
+    if len(dims) > RANK:
+        raise ValueError(f"model, {what}: got {len(dims)} axes, expected {RANK} at most")
+    axes: list[Axis] = []
+    for axis in dims:
+        if not axis.HasField("dim_value"):
+            name = axis.dim_param or f"{info.name} {len(axes)}"
+            if name not in named:
+                named[name] = next(primes)
+            axes.append((Atom(named[name], stated=False),))
+        elif axis.dim_value < 1:
+            raise ValueError(
+                f"model, {what}: got an axis of size {axis.dim_value}, expected 1 or more, or none "
+                "where it is open"
+            )
+        else:
+            axes.append(axis_of(axis.dim_value))
+    return tuple(axes)
 
 
 def _follow(graph: GraphReader, node: Node, opset: int) -> None:
