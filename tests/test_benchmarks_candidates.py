@@ -34,7 +34,11 @@ every_cell = pytest.mark.parametrize("cell", cells())
 @pytest.fixture(autouse=True)
 def standard():
     """The libraries are neither made for strict promotion nor free of warnings."""
-    with jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield
 

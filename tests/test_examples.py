@@ -55,14 +55,18 @@ def import_what_is_needed(name):
 
 
 def run_examples(name, value):
-    """Those of a public name, of which there is at least one, in the dtypes of a new session."""
+    """Those of a public name, of which there is at least one, as in a new session."""
     tests = examples_of(name, value)
     assert tests, f"{name} has no example"
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for test in tests:
         test.globs = dict(NAMES)
         failures = []
-        with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        with (
+            jax.enable_x64(False),
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+        ):
             runner.run(test, out=failures.append)
         assert not failures, "".join(failures)
 
@@ -98,7 +102,11 @@ def test_examples_of_adapters_run(module, name):
     (test,) = doctest.DocTestFinder(recurse=False).find(value, name, globs=dict(NAMES))
     assert test.examples, f"{name} has no example"
     failures = []
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         doctest.DocTestRunner().run(test, out=failures.append)
     assert not failures, "".join(failures)
 

@@ -17,7 +17,11 @@ def test_examples_run():
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 6
     namespace = {"__name__": "readme"}
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         for block in blocks:
             exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["tags"].shape == (50, 16, 5)

@@ -101,7 +101,11 @@ def compare(peer: Peer, layer, lengths) -> dict[str, float | str]:
     dys = jnp.where(valid, dys, 0)  # what a library returns in the padding is its own matter
     full = jnp.full(len(LENGTHS), T, jnp.int32) if lengths is None else lengths
     (want_carry, want), want_grads = ours(layer, params, xs, carry, full, dys, dcarry)
-    with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"):
+    with (
+        warnings.catch_warnings(),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         warnings.simplefilter("ignore")  # a peer's own
         (got_carry, got), grads = peer.evaluate(layer, params, xs, carry, lengths, dys, dcarry)
     return {

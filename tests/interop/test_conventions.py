@@ -125,7 +125,11 @@ def modules():
 
 
 def test_fresh_cells_of_every_library_have_the_arrays_of_their_row():
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         for package in ("torch", "keras", "flax", "equinox", "haiku"):
             pytest.importorskip(package, exc_type=ImportError)
         seen = set()

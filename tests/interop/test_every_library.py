@@ -30,7 +30,10 @@ STACK = gr.stack(LSTM, LSTM)
 
 @pytest.fixture(params=MODULES)
 def library(request):
-    with jax.numpy_dtype_promotion("standard"):
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):  # keras needs both
         pytest.importorskip(MODULES[request.param], exc_type=ImportError)
         yield request.param
 

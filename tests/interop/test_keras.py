@@ -39,8 +39,8 @@ EXACT = {"dtype": "float64"}
 
 @pytest.fixture(autouse=True)
 def standard_promotion():
-    """Keras needs it."""
-    with jax.numpy_dtype_promotion("standard"):
+    """Keras needs it, for dtypes and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 

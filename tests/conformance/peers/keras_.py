@@ -17,7 +17,11 @@ from gatedrnn._interop.keras.build import keras_weights
 
 
 def convert(layer, params):
-    with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"):
+    with (
+        warnings.catch_warnings(),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         warnings.simplefilter("ignore")  # those of its imports
         return gr.interop.to_keras(layer, params)
 
