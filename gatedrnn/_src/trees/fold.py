@@ -17,6 +17,7 @@ from gatedrnn._src.trees.base import State, TreeCell, places
 from gatedrnn._src.trees.forest import Forest, Indexes
 from gatedrnn._src.trees.forest import forest as forest_of
 from gatedrnn._src.trees.indexes import as_indexes
+from gatedrnn._src.trees.legal import check_forest
 
 
 def fold_tree(
@@ -51,7 +52,8 @@ def fold_tree(
 
     Raises:
       ValueError: a shape or an option that does not fit, more children than the cell has places,
-        and what `gr.forest` raises of an index array.
+        what `gr.forest` raises of an index array, or a forest that `gr.forest` would not make,
+        where its values are known.
       TypeError: a dtype that does not fit, or a value that is no tree cell.
 
     Example:
@@ -70,6 +72,8 @@ def fold_tree(
     checks.option("rule", rule, Route | None)
     if rule == "hand" and rule_of(cell) is None:
         raise ValueError(f"rule: got 'hand', expected None or 'autodiff': {cell!r} has no rule")
+    if isinstance(children, Forest):
+        check_forest("children", children)
     forest = children if isinstance(children, Forest) else _one_tree(children)
     xs = validation.as_array("xs", xs, "an array [N, I]")
     nodes = len(forest.slots)

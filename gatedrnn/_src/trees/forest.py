@@ -16,6 +16,7 @@ from jax import Array
 
 from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.trees.indexes import Joined, joined
+from gatedrnn._src.trees.legal import check_forest
 from gatedrnn._src.trees.schedule import Levels, least_width, levels_of, steps_of
 
 Indexes = np.ndarray | Array  # int32; on the host, and inside `jit`
@@ -103,8 +104,10 @@ class Forest(NamedTuple):
         The values are inputs, labels or masks; the padding is zeros. Runs on the host.
 
         Raises:
-          ValueError: not an array for each tree, or not a row for each of its nodes.
+          ValueError: not an array for each tree, or not a row for each of its nodes; a forest that
+            `gr.forest` would not make.
         """
+        check_forest("forest", self)
         of_trees = np.asarray(self.tree)
         counts = np.bincount(of_trees[of_trees >= 0])
         arrays = [np.asarray(value) for value in values]
@@ -131,9 +134,10 @@ def forest(trees: Sequence[Any], sizes: ForestSizes | None = None) -> Forest:
     argument, and forests of equal sizes share a compiled program.
 
     Args:
-      trees: a list. Each is nested tuples, as in `gr.flatten_tree` (labels are ignored), or an
-        index array `[n, K]` of integers: row `j` has the children of node `j`, each below `j`, −1
-        for a place that is empty. Every node has one parent but the root, which is the last.
+      trees: a list. Each is nested tuples or a leaf, as in `gr.flatten_tree` (labels are ignored),
+        or an index array `[n, K]` of integers: row `j` has the children of node `j`, each below
+        `j`, −1 for a place that is empty. Every node has one parent but the root, which is the
+        last.
       sizes: the sizes to pad to, as from `gr.forest_sizes`; None: the least.
 
     Raises:

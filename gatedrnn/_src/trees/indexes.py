@@ -4,6 +4,7 @@ Axes: `n` nodes of a tree, `N` of all trees, `K` children of a node, `B` trees.
 """
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ def joined(trees: Sequence[Any], name: str = "trees") -> Joined:
     """Return the nodes of trees, each nested tuples or an index array `[n, K]`, as one array."""
     if not isinstance(trees, Sequence) or isinstance(trees, tuple | str):
         raise TypeError(f"{name}: got {shown(trees)}, expected a list of trees")
-    arrays = [as_indexes(f"{name}[{i}]", tree) for i, tree in enumerate(trees)]
+    arrays = [_of_tree(f"{name}[{i}]", tree) for i, tree in enumerate(trees)]
     sizes = np.array([len(array) for array in arrays], int)
     children = np.full((sizes.sum(), max([a.shape[1] for a in arrays], default=0)), -1)
     start = 0
@@ -33,6 +34,16 @@ def joined(trees: Sequence[Any], name: str = "trees") -> Joined:
         rows[:] = np.where(array < 0, -1, array + start)
         start += len(array)
     return Joined(children, sizes)
+
+
+def _of_tree(name: str, tree: Any) -> np.ndarray:
+    """Return the children of each node of one tree: nested tuples, a leaf, or an index array."""
+    is_array = hasattr(tree, "__array__") and not isinstance(tree, np.generic)
+    return (
+        as_indexes(name, tree)
+        if is_array or isinstance(tree, list | NoneType)
+        else flatten_tree(tree)[0]
+    )
 
 
 def as_indexes(name: str, tree: Any) -> np.ndarray:
@@ -57,8 +68,8 @@ def as_indexes(name: str, tree: Any) -> np.ndarray:
         )
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name}: got dtype {array.dtype.name}, expected integers")
-    array = array.astype(int)
     _check_order(name, array)
+    array = array.astype(int)
     _check_parents(name, array)
     return array
 
