@@ -404,3 +404,16 @@ FORGETFUL["coupled"] = functools.partial(gr.LSTM, coupled=True)
 def test_a_forget_bias_needs_a_bias(forget_bias, cell):
     with pytest.raises(ValueError, match=r"forget_bias.*use_bias"):
         cell(4, forget_bias=forget_bias, use_bias=False)
+
+
+def test_sizes_of_numpy_become_python_integers():
+    """A narrow one would overflow in the size of a kernel, and print as what it is."""
+    for cell in (
+        gr.LSTM(np.int8(100), projection=np.uint8(7)),
+        gr.Attention(gr.GRU(3), *np.int8([2, 3])),
+    ):
+        assert cell.init(jax.random.key(0), 3)
+        assert "int8" not in repr(cell)
+    assert gr.LSTM(np.int8(100)) == gr.LSTM(100)
+    assert gr.embed(np.int8(5), np.int8(100)).init(jax.random.key(0)).table.shape == (5, 100)
+    assert gr.BPTT(chunk=np.int8(2)) == gr.BPTT(chunk=2)

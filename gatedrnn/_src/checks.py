@@ -18,6 +18,13 @@ def size(name: str, value: Any) -> None:
         raise ValueError(f"{name}: got {shown(value)}, expected an integer of at least 1")
 
 
+def sizes(owner: Any, *names: str) -> None:
+    """Raise unless these fields of a frozen dataclass are sizes; make each a Python integer."""
+    for name in names:
+        size(name, getattr(owner, name))
+        object.__setattr__(owner, name, int(getattr(owner, name)))  # NumPy's may overflow
+
+
 def count(name: str, value: Any) -> None:
     """Raise unless `value` is an integer of at least 0."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:

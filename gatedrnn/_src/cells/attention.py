@@ -253,8 +253,7 @@ class Attention:
                 f"cell: got {self.cell!r}, expected a cell that draws no masks: an attention "
                 "passes no key on"
             )
-        checks.size("memory_features", self.memory_features)
-        checks.size("features", self.features)
+        checks.sizes(self, "memory_features", "features")
 
     @property
     def inner_rule(self) -> Rule:

@@ -167,7 +167,7 @@ class Elman:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
+        checks.sizes(self, "features")
         checks.option("activation", self.activation, ActivationName)
         checks.flag("use_bias", self.use_bias)
 

@@ -312,7 +312,7 @@ class GRU:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
+        checks.sizes(self, "features")
         checks.option("reset", self.reset, Reset)
         checks.option("update", self.update, Update)
         checks.flag("use_bias", self.use_bias)

@@ -190,8 +190,7 @@ class Jordan:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
-        checks.size("out_features", self.out_features)
+        checks.sizes(self, "features", "out_features")
         checks.option("activation", self.activation, ActivationName)
         checks.option("output_activation", self.output_activation, ActivationName)
         checks.flag("use_bias", self.use_bias)

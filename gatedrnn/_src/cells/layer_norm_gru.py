@@ -275,7 +275,7 @@ class LayerNormGRU:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
+        checks.sizes(self, "features")
         checks.flag("use_bias", self.use_bias)
 
     def init(

@@ -260,7 +260,7 @@ class LayerNormLSTM:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
+        checks.sizes(self, "features")
         checks.flag("use_bias", self.use_bias)
         bias = checks.forget_bias(self.forget_bias, self.use_bias)
         object.__setattr__(self, "forget_bias", bias)

@@ -350,10 +350,10 @@ class LSTM:
         return 3 if self.coupled else 4
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
+        checks.sizes(self, "features")
         checks.option("peephole", self.peephole, Peephole | None)
         if self.projection is not None:
-            checks.size("projection", self.projection)
+            checks.sizes(self, "projection")
         checks.flag("coupled", self.coupled)
         checks.flag("use_bias", self.use_bias)
         forget_bias = checks.forget_bias(self.forget_bias, self.use_bias)

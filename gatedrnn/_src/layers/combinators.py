@@ -182,7 +182,7 @@ class Repeat(Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.size("n", self.n)
+        checks.sizes(self, "n")
 
     @property
     def stepwise(self) -> bool:

@@ -57,7 +57,7 @@ class Dense(Layer):
     knows_reverse = True
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
+        checks.sizes(self, "features")
         checks.flag("use_bias", self.use_bias)
 
     def out_features(self, in_features: int | None) -> int:
@@ -141,8 +141,7 @@ class Embed(Layer):
     knows_reverse = True
 
     def __post_init__(self) -> None:
-        checks.size("vocab", self.vocab)
-        checks.size("features", self.features)
+        checks.sizes(self, "vocab", "features")
 
     def out_features(self, in_features: int | None) -> int:
         """Return `F`."""

@@ -66,9 +66,9 @@ class BPTT:
     def __post_init__(self) -> None:
         checks.option("rule", self.rule, Route | None)
         if self.chunk is not None:
-            checks.size("chunk", self.chunk)
+            checks.sizes(self, "chunk")
         if self.truncate is not None:
-            checks.size("truncate", self.truncate)
+            checks.sizes(self, "truncate")
         checks.flag("cell_path_only", self.cell_path_only)
         if self.clip is not None:
             checks.number("clip", self.clip, above=0)

@@ -285,7 +285,7 @@ class TreeLSTM:
         return 2 if self.kind == "binary" else None
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
+        checks.sizes(self, "features")
         checks.option("kind", self.kind, Kind)
         checks.flag("use_bias", self.use_bias)
         forget_bias = checks.forget_bias(self.forget_bias, self.use_bias)

@@ -162,8 +162,7 @@ class TreeRNN:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        checks.size("features", self.features)
-        checks.size("children", self.children)
+        checks.sizes(self, "features", "children")
         checks.option("activation", self.activation, ActivationName)
         checks.flag("use_bias", self.use_bias)
 
