@@ -23,6 +23,7 @@ from gatedrnn._interop.networks import (
 )
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell
+from gatedrnn._src.describe import shown
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.masks import draws_each_step
@@ -41,7 +42,7 @@ def cells_of(layer: Any) -> tuple[Cell, ...]:
     directions = (layer.forward, layer.backward) if both else (layer,)
     for one in directions:
         if not runs_forward(one) or draws_each_step(one.cell):
-            raise ValueError(f"layer: got {one!r}, whose states no other library has")
+            raise ValueError(f"layer: got {shown(one)}, whose states no other library has")
     return tuple(one.cell for one in directions)
 
 
@@ -162,7 +163,7 @@ def states_from_carry(network: Any, carry: Carry) -> list[Array]:
         return list(leaves_of(network, carry))
     cells = leaves_of_cells(network, carry)
     if len({len(leaves) for leaves in cells}) != 1:
-        raise ValueError(f"layer: got {network!r}, expected recurrent layers of the same kind")
+        raise ValueError(f"layer: got {shown(network)}, expected recurrent layers of the same kind")
     return [jnp.stack(leaves) for leaves in zip(*cells, strict=True)]
 
 
@@ -204,7 +205,7 @@ def _check_single(layers: list[Any]) -> None:
     """Raise unless every layer has one cell."""
     for layer in layers:
         if len(cells_of(layer)) != 1:
-            raise ValueError(f"layer: got {layer!r}, expected a cell or gr.recurrent(cell)")
+            raise ValueError(f"layer: got {shown(layer)}, expected a cell or gr.recurrent(cell)")
 
 
 def _leaves(name: str, state: Any) -> list[Array]:

@@ -25,6 +25,7 @@ from gatedrnn._src.base import Carry
 from gatedrnn._src.cells.elman import Elman
 from gatedrnn._src.cells.gru import GRU
 from gatedrnn._src.cells.lstm import LSTM
+from gatedrnn._src.describe import shown
 
 NAMES: dict[type, str] = {LSTM: "lstm", GRU: "gru", Elman: "vanilla_rnn"}
 SINGLE_BIAS = "VanillaRNN(double_bias=False)"
@@ -88,7 +89,9 @@ def _checked(modules: Any, count: int | None) -> list[str]:
     """The paths of several cores, each another one."""
     fits = not isinstance(modules, str) and isinstance(modules, Sequence) and len(modules) > 0
     if not fits or any(not isinstance(path, str) for path in modules):
-        raise ValueError(f"modules: got {modules!r}, expected the paths of {count or 'the'} cores")
+        raise ValueError(
+            f"modules: got {shown(modules)}, expected the paths of {count or 'the'} cores"
+        )
     if len(set(modules)) != len(modules) or count not in (None, len(modules)):
         raise ValueError(
             f"modules: got {', '.join(modules)}, expected {count or 'different'} paths, one for "
@@ -114,7 +117,7 @@ def _take(params: Mapping[str, Any], path: str, in_features: int | None) -> Dire
         module, features = "GRU", arrays.shape("w_h", 2)[0]
     else:
         raise ValueError(
-            f"modules: got {path!r}, expected the path of hk.LSTM, hk.GRU or hk.VanillaRNN in "
+            f"modules: got {shown(path)}, expected the path of hk.LSTM, hk.GRU or hk.VanillaRNN in "
             f"params of {', '.join(sorted(params)) or 'nothing'}"
         )
     row = HAIKU.row(module)
@@ -194,7 +197,7 @@ def _paths(layer: Any, found: list[DirectedCell], modules: Any) -> list[str]:
     if is_sequence(layer):
         return _checked(modules, len(found))
     if not isinstance(modules, str):
-        raise ValueError(f"modules: got {modules!r}, expected one path, for {layer!r}")
+        raise ValueError(f"modules: got {shown(modules)}, expected one path, for {layer!r}")
     return [modules]
 
 

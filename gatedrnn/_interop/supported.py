@@ -14,6 +14,7 @@ from gatedrnn._src.base import Cell, Params
 from gatedrnn._src.cells.elman import Elman
 from gatedrnn._src.cells.gru import GRU
 from gatedrnn._src.cells.lstm import LSTM
+from gatedrnn._src.describe import shown
 from gatedrnn._src.layers.bidirectional import Bidirectional
 from gatedrnn._src.layers.pointwise import Dense, DenseParams
 from gatedrnn._src.layers.recurrent import Recurrent
@@ -23,7 +24,7 @@ LayerParams = tuple[DirectedCell, ...] | DenseParams  # the directions of a laye
 
 def cannot(network: object, library: LibraryConvention, why: str) -> ValueError:
     """The error for a network that has no exact counterpart."""
-    return ValueError(f"layer: got {network!r}, which cannot become {library.target}: {why}")
+    return ValueError(f"layer: got {shown(network)}, which cannot become {library.target}: {why}")
 
 
 def row_of(

@@ -31,6 +31,7 @@ from gatedrnn._src.base import Carry, Params
 from gatedrnn._src.cells.elman import Elman
 from gatedrnn._src.cells.gru import GRU
 from gatedrnn._src.cells.lstm import LSTM
+from gatedrnn._src.describe import shown
 from gatedrnn._src.layers.pointwise import Dropout
 
 Nonlinearity = Literal["tanh", "relu"]
@@ -76,7 +77,9 @@ def from_torch(
     state, nonlinearity, dropout = _state(source, prefix, nonlinearity)
     own = {k.removeprefix(prefix): _numpy(v) for k, v in state.items() if k.startswith(prefix)}
     if state and not own:
-        raise ValueError(f"prefix: got {prefix!r}, expected that of some of {', '.join(state)}")
+        raise ValueError(
+            f"prefix: got {shown(prefix)}, expected that of some of {', '.join(state)}"
+        )
     arrays = Arrays("state_dict", own)
     if "weight_ih" in arrays:
         one = _take_direction(arrays, "", None, nonlinearity)
@@ -115,7 +118,9 @@ def _state(
         )
     for name, got, expected in (("prefix", prefix, ""), ("nonlinearity", nonlinearity, None)):
         if got != expected:
-            raise ValueError(f"{name}: got {got!r}, expected {expected!r}: it is of a state_dict")
+            raise ValueError(
+                f"{name}: got {shown(got)}, expected {expected!r}: it is of a state_dict"
+            )
     dropout = float(getattr(source, "dropout", 0.0))
     if dropout >= 1:
         raise ValueError(f"source: got dropout={dropout}, expected a rate below 1")
@@ -150,7 +155,7 @@ def _take_direction(
     row = kinds[rows]
     if nonlinearity is not None and row.cell is not Elman:
         raise ValueError(
-            f"nonlinearity: got {nonlinearity!r}, expected None: {arrays.what} is of no nn.RNN"
+            f"nonlinearity: got {shown(nonlinearity)}, expected None: {arrays.what} is of no nn.RNN"
         )
     options: dict[str, Any] = {}
     if row.cell is Elman:

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from gatedrnn._interop.flax import modules
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Params
+from gatedrnn._src.describe import shown
 from gatedrnn.flax import _variables as variables
 
 __all__ = ["Cell", "Layer"]
@@ -174,7 +175,9 @@ class Layer(nnx.Module):
         if isinstance(source, nnx.RngStream):
             return source()
         if not isinstance(source, jax.Array):
-            raise TypeError(f"rngs: got {source!r}, expected nnx.Rngs, an nnx.RngStream or a key")
+            raise TypeError(
+                f"rngs: got {shown(source)}, expected nnx.Rngs, an nnx.RngStream or a key"
+            )
         return source
 
 
@@ -257,7 +260,7 @@ class Cell(nnx.RNNCellBase):
         """
         if carry_init is not None:
             raise ValueError(
-                f"carry_init: got {carry_init!r}, expected None: {self.cell!r} starts from its "
+                f"carry_init: got {shown(carry_init)}, expected None: {self.cell!r} starts from its "
                 "own carry; pass another one as initial_carry"
             )
         return self.cell.carry(tuple(input_shape[:-1]), self.param_dtype)

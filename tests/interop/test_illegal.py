@@ -185,8 +185,6 @@ def test_illegal_arguments_are_named(name, argument):
     wrong = []
     for mistake, make in MISTAKES.items():
         value = make(given.get(argument))
-        if "\n" in repr(value) and not (argument in DATA and argument in given):
-            continue
         try:
             function(**given | {argument: value})
         except (TypeError, ValueError) as error:

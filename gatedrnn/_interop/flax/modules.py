@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from gatedrnn._interop.networks import children
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
+from gatedrnn._src.describe import shown
 from gatedrnn._src.layers.base import Layer
 from gatedrnn._src.layers.pointwise import Dense, Dropout, Embed
 from gatedrnn._src.layers.recurrent import Recurrent, as_layer
@@ -23,7 +24,7 @@ def checked_layer(layer: Any) -> Layer:
     """A layer as it is, a cell as a recurrent layer; raise for anything else."""
     layer = as_layer(layer)
     if not isinstance(layer, Layer):
-        raise TypeError(f"layer: got {layer!r}, expected a layer or a cell, like gr.LSTM(256)")
+        raise TypeError(f"layer: got {shown(layer)}, expected a layer or a cell, like gr.LSTM(256)")
     return layer
 
 
@@ -32,7 +33,7 @@ def as_cell(cell: Any) -> Cell:
     validation.check_cell(cell)
     if draws(cell):
         raise TypeError(
-            f"cell: got {cell!r}, expected a cell that draws no masks: they follow from one key "
+            f"cell: got {shown(cell)}, expected a cell that draws no masks: they follow from one key "
             "for a whole sequence, which flax's own loops do not pass; use Layer(cell), which does"
         )
     return cell

@@ -15,6 +15,7 @@ from gatedrnn._interop.onnx.write_layers import LayerWriter, check
 from gatedrnn._interop.require import require
 from gatedrnn._interop.supported import cannot
 from gatedrnn._src import checks, validation
+from gatedrnn._src.describe import shown
 from gatedrnn._src.layers.recurrent import RecurrentParams, as_layer
 
 OLDEST = 13  # of the versions of the operators
@@ -77,9 +78,11 @@ def to_onnx(
     checks.flag("carry", carry)
     newest = onnx.defs.onnx_opset_version()
     if not isinstance(opset, int) or isinstance(opset, bool) or not OLDEST <= opset <= newest:
-        raise ValueError(f"opset: got {opset!r}, expected an integer from {OLDEST} to {newest}")
+        raise ValueError(
+            f"opset: got {shown(opset)}, expected an integer from {OLDEST} to {newest}"
+        )
     if not isinstance(name, str) or not name:
-        raise ValueError(f"name: got {name!r}, expected a string that is not empty")
+        raise ValueError(f"name: got {shown(name)}, expected a string that is not empty")
     if isinstance(layer, type) or not hasattr(layer, "init"):
         check_network(layer)
     if is_cell(layer):
