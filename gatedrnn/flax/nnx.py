@@ -260,8 +260,8 @@ class Cell(nnx.RNNCellBase):
         """
         if carry_init is not None:
             raise ValueError(
-                f"carry_init: got {shown(carry_init)}, expected None: {self.cell!r} starts from its "
-                "own carry; pass another one as initial_carry"
+                f"carry_init: got {shown(carry_init)}, expected None: {self.cell!r} starts from "
+                "its own carry; pass another one as initial_carry"
             )
         return self.cell.carry(tuple(input_shape[:-1]), self.param_dtype)
 

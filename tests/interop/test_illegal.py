@@ -178,6 +178,13 @@ def arguments():
             yield name, argument
 
 
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Keras needs it, for dtypes and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.mark.parametrize(("name", "argument"), list(arguments()))
 def test_illegal_arguments_are_named(name, argument):
     function, given = getattr(interop, name), legal(name)

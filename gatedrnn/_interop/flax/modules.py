@@ -33,7 +33,7 @@ def as_cell(cell: Any) -> Cell:
     validation.check_cell(cell)
     if draws(cell):
         raise TypeError(
-            f"cell: got {shown(cell)}, expected a cell that draws no masks: they follow from one key "
+            f"cell: got {cell!r}, expected a cell that draws no masks: they follow from one key "
             "for a whole sequence, which flax's own loops do not pass; use Layer(cell), which does"
         )
     return cell
