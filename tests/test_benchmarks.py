@@ -38,6 +38,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.long
 def test_the_command(tmp_path):
     """Tables run one by one land in one file; a part that is run again replaces just its rows."""
     few = ("--candidates", "gatedrnn", "lax.scan", "floor", "--tiny", "--out", tmp_path)

@@ -139,7 +139,7 @@ def test_a_carry_without_rows_is_refused(decode):
     def call(carry, token):
         return carry, jnp.zeros((*token.shape, V))
 
-    with pytest.raises(ValueError, match=r"carry\['n'\]: got shape \(\), .* goes into gr.Shared"):
+    with pytest.raises(ValueError, match=r"carry\['n'\] of shape \(\), .* goes into gr.Shared"):
         getattr(gr, decode)(call, carry, token, *arguments, max_length=2, **options)
 
 
@@ -267,7 +267,7 @@ def test_errors_of_where_rows():
     carry = gr.GRU(4).carry((3,))
     with pytest.raises(TypeError, match="flags: got dtype int64, expected bool"):
         gr.where_rows(jnp.ones(3, int), carry, carry)
-    with pytest.raises(ValueError, match=r"other.h: got shape \(3, 4\), expected the batch axes"):
+    with pytest.raises(ValueError, match=r"other.h: got shape \(3, 4\), expected the axes"):
         gr.where_rows(jnp.ones(4, bool), carry, carry)
     with pytest.raises(ValueError, match=r"carry.h: got shape \(2, 4\), expected \(3, 4\)"):
         gr.where_rows(jnp.ones(3, bool), gr.GRU(4).carry((2,)), carry)

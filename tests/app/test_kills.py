@@ -151,6 +151,7 @@ def test_killed_at_any_write_and_resumed_is_as_if_never_killed(
     assert steps == {None, 2, 4}
 
 
+@pytest.mark.long
 def test_killed_while_it_goes_on_to_other_steps(command, place, tmp_path):
     """A run of 2 steps goes on to 3, is killed on the way and goes on again: all say the same."""
     place("adding")
@@ -164,7 +165,7 @@ def test_killed_while_it_goes_on_to_other_steps(command, place, tmp_path):
     assert steps == {2, 3}
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("at_once", [pytest.param(True, marks=pytest.mark.long), False])
 def test_killed_while_it_replaces_an_older_run(command, place, tmp_path, monkeypatch, at_once):
     place("adding")
     assert command(*TRAIN, "--set", "train.steps=3").code == 0

@@ -67,7 +67,7 @@ class Labeller(Model):
         """The mean cross-entropy over the steps that are no padding."""
         body, dense = params
         _, hs = self.body.apply(body, batch.xs, lengths=batch.lengths, key=key)
-        valid = jnp.arange(len(hs), dtype=batch.lengths.dtype)[:, None] < batch.lengths
+        valid = jnp.arange(len(hs), dtype=batch.lengths.dtype)[:, None] < batch.lengths[None]
         losses = gr.softmax_cross_entropy(dense, hs, batch.labels, valid)
         return losses.sum() / jnp.maximum(valid.sum(), 1).astype(losses.dtype)
 

@@ -69,7 +69,7 @@ def array_of(graph: GraphReader, what: str, tensor: Any) -> np.ndarray:
 
 
 def _constant(graph: GraphReader, node: Node) -> np.ndarray:
-    """What a `Constant` node holds."""
+    """Return the array that a `Constant` node holds."""
     if len(node.proto.attribute) != 1:
         raise refused(node, f"it has {len(node.proto.attribute)} values, expected one")
     ((name, value),) = node.attributes.items()

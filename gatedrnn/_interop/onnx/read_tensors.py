@@ -197,7 +197,7 @@ class Constant(NamedTuple):
 
     @property
     def from_sizes(self) -> bool:
-        """Whether some of its values follow from sizes that the graph leaves open."""
+        """True if some of its values follow from sizes that the graph leaves open."""
         return self.sized is not None
 
 
