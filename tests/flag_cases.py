@@ -196,7 +196,7 @@ def read_out(vocabulary, dtype):
 def of_trees(cell, rule, dtype):
     """A batch of trees of every kind, padded to larger sizes."""
     forest = gr.forest(test_trees.trees_for(cell))
-    params = cast(tree_reference.random_params(cell), dtype)
+    params = random_params(cell, tree_reference.IN_FEATURES, dtype=dtype)
     xs = noise(dtype, forest.sizes.nodes, tree_reference.IN_FEATURES)
     return Case(functools.partial(gr.fold_tree, cell, children=forest, rule=rule), (params, xs))
 

@@ -33,6 +33,7 @@ def as_array(values: Any) -> Array:
     return jnp.asarray(values)
 
 
+@partial(jax.jit, inline=True)
 def as_int32(values: Array) -> Array:
     """Return integers of any type as int32, those beyond its range as the nearest in it."""
     given, info = jnp.iinfo(values.dtype), jnp.iinfo(jnp.int32)

@@ -191,12 +191,12 @@ _ruled.defvjp(_ruled_fwd, _ruled_bwd)
 
 def _take_or_zeros(tree: Any, index: Indexes) -> Any:
     """Return the rows of each leaf at `index`, zeros where `index` is out of range: padding."""
-    return jax.tree.map(lambda v: v.at[index].get(mode="fill", fill_value=0), tree)
+    return jax.tree.map(lambda v: jnp.asarray(v).at[index].get(mode="fill", fill_value=0), tree)
 
 
 def _take(tree: Any, index: Indexes) -> Any:
     """Return the rows of each leaf at `index`, which is never out of range."""
-    return jax.tree.map(lambda v: v.at[index].get(mode="promise_in_bounds"), tree)
+    return jax.tree.map(lambda v: jnp.asarray(v).at[index].get(mode="promise_in_bounds"), tree)
 
 
 def _write(tree: Any, rows: Any, first: Array) -> Any:
