@@ -293,7 +293,7 @@ def test_gradients_of_a_model_come_back_in_our_terms():
 
     def loss(params):
         _, ys = ours(layer, params, TOKENS, lengths=LENGTHS)
-        logits = ys @ dense["kernel"] + dense["bias"]
+        logits = ys @ dense["kernel"] + dense["bias"][None, None]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, TOKENS % 5)
         return jnp.where(jnp.arange(T)[None] < LENGTHS[:, None], losses, 0).sum()
 

@@ -203,7 +203,7 @@ def test_cores_inside_modules_among_others():
     net, ours = gr.interop.from_haiku(params, modules)
     assert net == gr.stack(LSTM, GRU, gr.LSTM(2))
     linear = params["net/linear"]
-    assert_trees_close(net.apply(ours, xs)[1] @ linear["w"] + linear["b"], ys)
+    assert_trees_close(net.apply(ours, xs)[1] @ linear["w"] + linear["b"][None, None], ys)
     merged = {**params, **gr.interop.to_haiku(net, ours, modules)}
     assert_trees_close(merged, params, rtol=0, atol=1e-15)
     one, ours = gr.interop.from_haiku(params, ["net/gru"])
