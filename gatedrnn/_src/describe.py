@@ -17,7 +17,8 @@ def shown(value: Any) -> str:
         return text
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of {value.dtype} {list(value.shape)}"
-    return f"a {type(value).__name__}, {text[: LONGEST // 2]}…"
+    kind, start = type(value).__name__, text[: LONGEST // 2]
+    return f"{start}…" if start.startswith(kind) else f"a {kind}, {start}…"
 
 
 def short_repr(value: Any, name: str | None = None) -> str:

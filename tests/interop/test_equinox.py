@@ -173,7 +173,7 @@ ERRORS = {
     "a-layers-params": (
         to(gr.recurrent(LSTM), random_params(LSTM, IN)),
         ValueError,
-        "params: got LSTMParams, expected RecurrentParams",
+        "params: got LSTMParams.*, expected RecurrentParams",
     ),
     "no-cell": (
         lambda: gr.interop.from_equinox(eqx.nn.Linear(2, 2, key=jax.random.key(0))),
