@@ -201,6 +201,17 @@ def of_last_leaves(legal: Any) -> list[Mistake]:
     return [m for m in of_trees_of_arrays(legal) if not m.name.startswith("first leaf")]
 
 
+def of_structures(legal: Any) -> list[Mistake]:
+    """Parameters of any dtypes."""
+    legal_too = ("leaf complex", "leaf booleans", "leaf integers", "first leaf of another kind")
+    return [m for m in of_trees_of_arrays(legal) if m.name not in legal_too]
+
+
+def of_coordinates(legal: Any) -> list[Mistake]:
+    """Real numbers, integers too."""
+    return [m for m in of_floats(legal) if m.name != "integers"]
+
+
 def of_leaves(legal: Any) -> list[Mistake]:
     """A pytree of any structure, whose leaves are arrays."""
     wrong = ("text", "object", "class", "function", "leaf text", "leaf object", "leaf of text")
@@ -639,11 +650,14 @@ def of_diagnostics() -> Iterator[Call]:
         "params": {"w": floats(2)},
         "directions": [{"w": floats(2)}],
     }
-    yield Call("loss_slice", d.loss_slice, {**surface, "coordinates": [floats(3)]})
+    kinds = {"params": of_structures, "start": of_coordinates}
+    given = {**surface, "coordinates": [floats(3)]}
+    yield Call("loss_slice", d.loss_slice, given, kinds=kinds)
     yield Call(
         "descent_path",
         d.descent_path,
         {**surface, "start": floats(1), "learning_rate": 0.1, "steps": 2},
+        kinds=kinds,
     )
 
 

@@ -100,14 +100,14 @@ def floating(name: str, dtype: Any) -> None:
 
 
 def batch_shape(name: str, shape: Any) -> None:
-    """Raise unless `shape` is a tuple (or a list) of sizes of at least 0, also symbolic ones."""
+    """Raise unless `shape` is a tuple, list or array of sizes of at least 0, also symbolic ones."""
 
     def is_size(size: Any) -> bool:
         if jax.export.is_symbolic_dim(size):
             return True
         return isinstance(size, int | np.integer) and not isinstance(size, bool) and bool(size >= 0)
 
-    if not isinstance(shape, tuple | list) or not all(map(is_size, shape)):
+    if not isinstance(shape, tuple | list | np.ndarray) or not all(map(is_size, shape)):
         raise ValueError(
             f"{name}: got {shown(shape)}, expected a tuple of sizes, (32,) for one batch axis"
         )
@@ -141,6 +141,6 @@ def mapping(name: str, value: Any, expected: str) -> None:
 
 
 def sequence(name: str, value: Any, expected: str) -> None:
-    """Raise unless `value` is a list or tuple of what is `expected`."""
-    if not isinstance(value, list | tuple):
+    """Raise unless `value` is a list, tuple or array of what is `expected`."""
+    if not isinstance(value, list | tuple) and not getattr(value, "ndim", 0):
         raise TypeError(f"{name}: got {shown(value)}, expected a list: {expected}")

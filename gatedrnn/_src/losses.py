@@ -119,14 +119,14 @@ def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> A
         least, most = int(known.min()), int(known.max())
         if least < 0 or most >= vocabulary:
             raise ValueError(f"labels: got values from {least} to {most}, expected {expected}")
-    return _inside(labels, mask, vocabulary, expected)
-
-
-@partial(jax.jit, static_argnames=("vocabulary", "expected"), inline=True)
-def _inside(labels: Array, mask: Array | None, vocabulary: int, expected: str) -> Array:
-    """Return the labels, int32 `[...]`: 0 where masked, −1 where out of range."""
     labels = validation.zero_masked(labels, mask)
-    labels = as_int32(guarded("labels", labels, 0, vocabulary - 1, expected))
+    return _inside(guarded("labels", labels, 0, vocabulary - 1, expected), vocabulary)
+
+
+@partial(jax.jit, static_argnames="vocabulary", inline=True)
+def _inside(labels: Array, vocabulary: int) -> Array:
+    """Return the labels as int32, −1 where out of range."""
+    labels = as_int32(labels)
     inside = (labels >= 0) & (labels < vocabulary)
     return jnp.where(inside, labels, -1)
 

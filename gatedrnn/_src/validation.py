@@ -46,8 +46,13 @@ def as_array(name: str, value: Any, expected: str = "an array of numbers") -> Ar
         return value
     try:
         if value is not None and not isinstance(value, str | bytes):
-            return integers.as_array(on_device(value) if isinstance(value, int | float) else value)
-    except (TypeError, ValueError, OverflowError):
+            if isinstance(value, int | float):
+                return jnp.asarray(on_device(value))
+            return integers.as_array(value)
+    except OverflowError:  # Python's integers, beyond 32 bits
+        wide = np.clip(np.asarray(value, object), -(2**63), 2**63 - 1)
+        return integers.as_array(wide.astype(np.int64))
+    except (TypeError, ValueError):
         pass
     raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
 
@@ -114,6 +119,26 @@ def as_init_key(key: Any, in_features: int, dtype: Any) -> Array:
     checks.size("in_features", in_features)
     checks.floating("dtype", dtype)
     return as_key(key)
+
+
+def zeros(batch_shape: Any, *sizes: int, dtype: Any) -> Array:
+    """Return zeros `[*B, *sizes]` for a carry or a state; raise unless these are shape and dtype.
+
+    Made without a transfer from the host, also outside `jit`.
+    """
+    checks.of_state(batch_shape, dtype)
+    return _zeros((*batch_shape, *sizes), dtype)
+
+
+def counts(batch_shape: Any) -> Array:
+    """Return the number 0 for each row, int32 `[*B]`, likewise."""
+    checks.batch_shape("batch_shape", batch_shape)
+    return _zeros(tuple(batch_shape), jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "dtype"), inline=True)
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    return jnp.zeros(shape, dtype)
 
 
 def check_floating(name: str, x: Array) -> None:
@@ -233,6 +258,11 @@ def check_params(
     leaves = jax.tree.leaves(params)
     if not leaves:
         return
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        raise TypeError(
+            f"{params_name}: got a jax.ShapeDtypeStruct, expected arrays; shapes alone are for "
+            "jax.eval_shape"
+        )
     dtype = dtype_of_params(params) if tokens else x.dtype
     allowed = [dtype] if dtype.itemsize > 2 else [dtype, np.dtype(np.float32)]
     got = [jnp.result_type(leaf) for leaf in leaves]

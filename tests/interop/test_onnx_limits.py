@@ -95,7 +95,7 @@ def test_constants_that_grow_are_refused_before_they_are_made(name):
     refused(
         gru(*nodes, constants=constants),
         r"model, \w+ node .*: got constants of (more than )?[\d,^]+ bytes up to here, expected "
-        r"[\d,]+ at most: 268,435,456 and 8 times the [\d,]+ bytes of the model",
+        r"[\d,]+ at most: 268,435,456 and 32 times the [\d,]+ bytes of the model",
     )
 
 

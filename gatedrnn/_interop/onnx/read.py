@@ -108,7 +108,7 @@ def from_onnx(model: Any) -> tuple[Any, Any]:
         onnx; a node that is no part of a network of ours, or would change its function (`clip`,
         other activations, a reverse node alone, initial states that differ between rows), by name
         and why; shapes that do not fit; constants that, computed, would take more than 256 MiB
-        beside 8 times the size of the model; a graph that is another network for other sizes.
+        beside 32 times the size of the model; a graph that is another network for other sizes.
 
     Example:
       >>> net = gr.final(gr.stack(gr.GRU(4), gr.dense(2)))

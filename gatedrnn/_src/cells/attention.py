@@ -295,7 +295,7 @@ class Attention:
         if self.rule is None:
             return AttentionCarry(None, carry)
         features = first_leaf(carry).shape[-1] + self.memory_features
-        return AttentionCarry(jnp.zeros((*batch_shape, features), dtype), carry)
+        return AttentionCarry(validation.zeros(batch_shape, features, dtype=dtype), carry)
 
     def step(
         self, params: AttentionParams, carry: AttentionCarry, x: Array

@@ -22,7 +22,8 @@ def ruled_step(
     x = validation.as_array("x", x, "an array [*B, I]")
     carry = validation.check_step(cell, params, carry, x)
     params = matrices_as(params, x.dtype)
-    steps = first_steps(first_step, x.shape[:-1])
+    if key is not None or not (isinstance(first_step, int) and first_step == 0):
+        steps = first_steps(first_step, x.shape[:-1])
     if key is not None:
         check_draws(cell)
         params, x = draw(cell, validation.as_key(key), params, x, steps, steps.shape)

@@ -185,8 +185,7 @@ class Elman:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> ElmanCarry:
         """Return zeros, `h [*B, H]` in `dtype`."""
-        checks.of_state(batch_shape, dtype)
-        return ElmanCarry(jnp.zeros((*batch_shape, self.features), dtype))
+        return ElmanCarry(validation.zeros(batch_shape, self.features, dtype=dtype))
 
     def step(self, params: ElmanParams, carry: ElmanCarry, x: Array) -> tuple[ElmanCarry, Array]:
         """Return the new carry and the output `[*B, H]` of one time step, from `x [*B, I]`."""

@@ -210,8 +210,7 @@ class Jordan:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> JordanCarry:
         """Return zeros, `o [*B, O]` in `dtype`."""
-        checks.of_state(batch_shape, dtype)
-        return JordanCarry(jnp.zeros((*batch_shape, self.out_features), dtype))
+        return JordanCarry(validation.zeros(batch_shape, self.out_features, dtype=dtype))
 
     def step(self, params: JordanParams, carry: JordanCarry, x: Array) -> tuple[JordanCarry, Array]:
         """Return the new carry and the output `[*B, O]` of one time step, from `x [*B, I]`."""

@@ -296,8 +296,7 @@ class LayerNormGRU:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> GRUCarry:
         """Return zeros, `h [*B, H]` in `dtype`."""
-        checks.of_state(batch_shape, dtype)
-        return GRUCarry(jnp.zeros((*batch_shape, self.features), dtype))
+        return GRUCarry(validation.zeros(batch_shape, self.features, dtype=dtype))
 
     def step(self, params: LayerNormGRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
         """Return the new carry and the output `[*B, H]` of one time step, from `x [*B, I]`."""

@@ -393,10 +393,9 @@ class LSTM:
 
     def carry(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LSTMCarry:
         """Return zeros, `h [*B, R]` in `dtype` and `c [*B, H]` in at least float32."""
-        checks.of_state(batch_shape, dtype)
         return LSTMCarry(
-            h=jnp.zeros((*batch_shape, self.projection or self.features), dtype),
-            c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),
+            h=validation.zeros(batch_shape, self.projection or self.features, dtype=dtype),
+            c=validation.zeros(batch_shape, self.features, dtype=accumulator(dtype)),
         )
 
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:

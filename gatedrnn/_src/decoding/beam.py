@@ -13,7 +13,14 @@ from jax import Array, lax
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, is_shared
-from gatedrnn._src.decoding.checks import as_partial, as_token, check_end, check_range, vocabulary
+from gatedrnn._src.decoding.checks import (
+    as_partial,
+    as_token,
+    check_end,
+    check_length,
+    check_range,
+    vocabulary,
+)
 from gatedrnn._src.describe import documented
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import vary_alike
@@ -98,8 +105,10 @@ def beam_search(
       >>> print(np.exp(found.log_probs).round(2))
       [[0.43 0.27]]
     """
-    checks.count("max_length", max_length)
+    check_length(max_length)
     checks.size("beams", beams)
+    if beams >= 2**31:
+        raise ValueError(f"beams: got {beams}, expected an integer below 2**31")
     check_range("alpha", alpha, lambda v: 0 <= v < float("inf"), "at least 0")
     check_end(end)
     return _beam_search(
@@ -171,7 +180,7 @@ def _beam_search(
         lengths = state.lengths + (~ended).astype(jnp.int32)
         scores = score(log_probs, lengths[..., None])
         # [K, *B, V] -> [*B, K V]: of equal scores the first beam's first token
-        _, best = lax.top_k(jnp.moveaxis(scores, 0, -2).reshape(*batch_shape, -1), beams)
+        _, best = lax.top_k(jnp.moveaxis(scores, 0, -2).reshape(*batch_shape, beams * size), beams)
         best = jnp.moveaxis(best, -1, 0).astype(jnp.int32)
         parent, token = (
             jnp.where(valid[None], new, old)

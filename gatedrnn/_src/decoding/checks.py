@@ -18,7 +18,10 @@ from gatedrnn._src.describe import shown
 
 def as_partial(step: Any) -> jax.tree_util.Partial:
     """Return `step` as a pytree, whose leaves are the arrays that a partial application holds."""
-    checks.function("step", step, ("carry", "token"), "(carry, logits)")
+    if not callable(step):
+        raise TypeError(
+            f"step: got {shown(step)}, expected a function (carry, token) -> (carry, logits)"
+        )
     return step if isinstance(step, jax.tree_util.Partial) else jax.tree_util.Partial(step)
 
 
@@ -30,6 +33,13 @@ def as_token(token: Any) -> Array:
     return integers.as_int32(token)
 
 
+def check_length(max_length: Any) -> None:
+    """Raise unless `max_length` is a number of steps that an int32 can count."""
+    checks.count("max_length", max_length)
+    if max_length >= 2**31:
+        raise ValueError(f"max_length: got {max_length}, expected an integer below 2**31")
+
+
 def check_end(end: Any) -> None:
     """Raise unless `end` is None or may be a token."""
     if end is not None:
@@ -38,15 +48,16 @@ def check_end(end: Any) -> None:
 
 def check_range(name: str, value: Any, inside: Callable, expected: str) -> None:
     """Raise unless `value` is one real number, in the range `inside` where the number is known."""
-    ok = not isinstance(value, bool)
-    try:
-        array, known = validation.as_known(name, value, "a number")
-        ok = ok and array.shape == () and jnp.issubdtype(array.dtype, jnp.number)
-        ok = ok and not jnp.issubdtype(array.dtype, jnp.complexfloating)
-        ok = ok and (known is None or bool(inside(known)))
-    except TypeError:
-        ok = False
-    if not ok:
+    known: Any = value
+    ok = isinstance(value, int | float) and not isinstance(value, bool)  # without a transfer
+    if not ok and not isinstance(value, bool):
+        try:
+            array, known = validation.as_known(name, value, "a number")
+            ok = array.shape == () and jnp.issubdtype(array.dtype, jnp.number)
+            ok = ok and not jnp.issubdtype(array.dtype, jnp.complexfloating)
+        except TypeError:
+            pass
+    if not ok or not (known is None or inside(known)):
         raise ValueError(f"{name}: got {shown(value)}, expected a number, {expected}")
 
 
@@ -83,6 +94,7 @@ def as_pair(returned: Any) -> tuple[Any, Any]:
 
 def check_step(step: Callable, carry: Carry, x: Any) -> tuple[Any, Any]:
     """Return the shapes of what `step` returns; raise unless a loop can feed its carry back."""
+    checks.function("step", step, ("carry", "token"), "(carry, logits)")
 
     def checked(carry: Carry, x: Any) -> Any:
         return as_pair(step(carry, x))

@@ -53,6 +53,8 @@ def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple
 
 @partial(jax.jit, static_argnames="steps")
 def _generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:
+    checks.function("step", step, ("carry", "y"), "(carry, y)")
+
     def feed_back(state: tuple, _: None) -> tuple[tuple, Array]:
         carry, y = as_pair(step(*state))
         return (carry, y), y

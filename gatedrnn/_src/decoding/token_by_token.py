@@ -13,7 +13,14 @@ from jax import Array, lax
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry
-from gatedrnn._src.decoding.checks import as_partial, as_token, check_end, check_range, vocabulary
+from gatedrnn._src.decoding.checks import (
+    as_partial,
+    as_token,
+    check_end,
+    check_length,
+    check_range,
+    vocabulary,
+)
 from gatedrnn._src.describe import documented
 from gatedrnn._src.masks import row_keys
 from gatedrnn._src.numerics import accumulator
@@ -80,7 +87,7 @@ def greedy(
       ((4, 2), [4, 4])
       >>> more = gr.greedy(step, decoded.carry, decoded.tokens[-1], max_length=4)  # go on
     """
-    checks.count("max_length", max_length)
+    check_length(max_length)
     check_end(end)
     carry = validation.as_arrays("carry", carry)
     return _greedy(as_partial(step), carry, as_token(token), max_length=max_length, end=end)
@@ -144,7 +151,7 @@ def sample(
       >>> drawn.tokens.shape
       (4, 2)
     """
-    checks.count("max_length", max_length)
+    check_length(max_length)
     check_end(end)
     if top_k is not None:
         checks.size("top_k", top_k)

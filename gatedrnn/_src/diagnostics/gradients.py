@@ -184,7 +184,7 @@ def gradient_reach(
     checks.mapping("cells", cells, "pairs (cell, params)")
     reach = {}
     for name, pair in cells.items():
-        if not isinstance(pair, tuple) or len(pair) != 2:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(f"cells[{name!r}]: got {shown(pair)}, expected a pair (cell, params)")
         cell, params = pair
         validation.check_cell(cell)

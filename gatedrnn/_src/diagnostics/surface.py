@@ -83,6 +83,7 @@ def loss_slice(
             f"coordinates: got {len(coordinates)}, expected {len(directions)}, as directions"
         )
     axes = tuple(validation.as_array("coordinates", axis) for axis in coordinates)
+    axes = tuple(map(_as_floats, axes))
     for axis in axes:
         validation.check_floating("coordinates", axis)
         if axis.ndim != 1:
@@ -136,6 +137,7 @@ def descent_path(
     """
     _check(loss, params, directions)
     start = validation.as_array("start", start)
+    start = _as_floats(start)
     validation.check_floating("start", start)
     if start.shape != (len(directions),):
         raise ValueError(
@@ -163,6 +165,8 @@ def _moved(params: Params, directions: Sequence[Params], point: Array) -> Params
 
     def move(leaf: Array, *parts: Array) -> Array:
         leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf  # a counter, say, which no direction moves
         for u, part in zip(point, parts, strict=True):
             leaf = leaf + u.astype(leaf.dtype) * jnp.asarray(part, leaf.dtype)
         return leaf
@@ -170,13 +174,17 @@ def _moved(params: Params, directions: Sequence[Params], point: Array) -> Params
     return jax.tree.map(move, params, *directions)
 
 
+def _as_floats(coordinates: Array) -> Array:
+    """Return integers as floating-point numbers, anything else as it is."""
+    is_integer = jnp.issubdtype(coordinates.dtype, jnp.integer)
+    return coordinates.astype(float) if is_integer else coordinates
+
+
 def _check(loss: Any, params: Params, directions: Sequence[Params]) -> None:
     """Raise unless the arguments that both functions have fit each other."""
     checks.function("loss", loss, ("params",), "scalar")
     checks.sequence("directions", directions, "one or two, each shaped as params")
-    for path, leaf in jax.tree.leaves_with_path(params):
-        name = f"params{jax.tree_util.keystr(path)}"
-        validation.check_floating(name, validation.as_array(name, leaf))
+    validation.as_arrays("params", params)
     if len(directions) not in (1, 2):
         raise ValueError(f"directions: got {len(directions)}, expected 1 or 2")
     for i, direction in enumerate(directions):

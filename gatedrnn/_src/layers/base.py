@@ -393,19 +393,13 @@ class Layer(abc.ABC):
         _check_carries(self, in_features)
         dtype = np.dtype(self._dtype(params, xs))
         if carry is None:
-            return _initial(self, batch_shape, dtype, params)
+            return self.carry(batch_shape, dtype, params)
         expected = _carry_template(self, in_features, batch_shape, dtype)
         rows = f"the batch axes {batch_shape} of {names.xs}"
         return validation.as_expected("carry", carry, expected, self, rows)
 
     def _dtype(self, params: Params, xs: Array) -> DTypeLike:
         return self.params_dtype(params) if self.reads_tokens else xs.dtype
-
-
-@functools.partial(jax.jit, static_argnames=("layer", "batch_shape", "dtype"), inline=True)
-def _initial(layer: Layer, batch_shape: tuple[int, ...], dtype: np.dtype, params: Params) -> Carry:
-    """The initial carry of `layer`."""
-    return layer.carry(batch_shape, dtype, params)
 
 
 @validation.remembered

@@ -173,16 +173,20 @@ class Embed(Layer):
         """Look the tokens of one step up."""
         return carry, self._look_up(params, x)
 
-    @partial(jax.jit, static_argnames="self", inline=True)
     def _look_up(self, params: EmbedParams, tokens: Array) -> Array:
-        # a token out of range shows as NaN, instead of another token's row; a negative one is one
         expected = f"them between 0 and {self.vocab - 1} for {self!r}"
-        tokens = as_int32(guarded("tokens", tokens, 0, self.vocab - 1, expected))
-        inside = (tokens >= 0) & (tokens < self.vocab)
-        index = jnp.where(inside, tokens, self.vocab)
-        # in at least float32, so that the gradient of a row, a sum over its tokens, is one
-        rows = jnp.asarray(params.table).astype(accumulator(params.table.dtype))
-        return rows.at[index].get(mode="fill", fill_value=jnp.nan).astype(params.table.dtype)
+        tokens = guarded("tokens", tokens, 0, self.vocab - 1, expected)
+        return _rows(jnp.asarray(params.table), tokens)
+
+
+@partial(jax.jit, inline=True)
+def _rows(table: Array, tokens: Array) -> Array:
+    """Return the row of each token; NaN for one out of range, negative ones too."""
+    tokens, vocab = as_int32(tokens), len(table)
+    index = jnp.where((tokens >= 0) & (tokens < vocab), tokens, vocab)
+    # in at least float32, so that the gradient of a row, a sum over its tokens, is one
+    rows = table.astype(accumulator(table.dtype))
+    return rows.at[index].get(mode="fill", fill_value=jnp.nan).astype(table.dtype)
 
 
 def embed(vocab: int, features: int) -> Embed:
@@ -258,7 +262,7 @@ class Dropout(Layer):
     ) -> DropoutCarry:
         """Make the number 0 for every row."""
         checks.of_state(batch_shape, dtype)
-        return DropoutCarry(jnp.zeros(batch_shape, jnp.int32))
+        return DropoutCarry(validation.counts(batch_shape))
 
     def run(
         self, params: Params, xs: Array, carry: DropoutCarry, context: Context

@@ -142,7 +142,7 @@ class Recurrent(Layer):
         """
         initial = self._initial(batch_shape, dtype, params)
         if draws_each_step(self.cell):
-            return CountedCarry(jnp.zeros(batch_shape, jnp.int32), initial)
+            return CountedCarry(validation.counts(batch_shape), initial)
         return initial
 
     def _initial(

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import C, Carry, Cell, P, Params
@@ -170,7 +169,9 @@ def checked(
     if resets is not None:
         resets = validation.as_flags("resets", resets, (length, *batch_shape))
         reset_carry = _carry_or_initial("reset_carry", cell, reset_carry, xs)
-    key = options.key
+    key, first_step = options.key, None
+    if key is not None or not (isinstance(options.first_step, int) and options.first_step == 0):
+        first_step = first_steps(options.first_step, batch_shape)
     if key is not None:
         check_draws(cell)
         key = validation.as_key(key)
@@ -185,7 +186,7 @@ def checked(
         options.reverse,
         options.bptt,
         key,
-        first_steps(options.first_step, batch_shape),
+        first_step,
     )
 
 
@@ -224,14 +225,8 @@ def _carry_or_initial(name: str, cell: Cell, carry: Carry | None, xs: Array) -> 
     """Return `carry` in the dtypes that `xs` asks for, or the cell's own carry in place of None."""
     batch_shape = xs.shape[1:-1]
     if carry is None:
-        return _initial(cell, batch_shape, xs.dtype)
+        return cell.carry(batch_shape, xs.dtype)
     return validation.as_carry(cell, carry, batch_shape, xs, name)
-
-
-@partial(jax.jit, static_argnames=("cell", "batch_shape", "dtype"), inline=True)
-def _initial(cell: Cell, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Carry:
-    """Return the cell's own carry."""
-    return cell.carry(batch_shape, dtype)
 
 
 @partial(jax.jit, static_argnames=("truncate", "length", "reverse"), inline=True)

@@ -312,10 +312,9 @@ class TreeLSTM:
 
     def state(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> TreeLSTMState:
         """Return zeros, for an absent child: `h [*B, H]` in `dtype`, `c` in at least float32."""
-        checks.of_state(batch_shape, dtype)
         return TreeLSTMState(
-            h=jnp.zeros((*batch_shape, self.features), dtype),
-            c=jnp.zeros((*batch_shape, self.features), accumulator(dtype)),
+            h=validation.zeros(batch_shape, self.features, dtype=dtype),
+            c=validation.zeros(batch_shape, self.features, dtype=accumulator(dtype)),
         )
 
     def compose(self, params: TreeLSTMParams, children: TreeLSTMState, x: Array) -> TreeLSTMState:

@@ -183,8 +183,7 @@ class TreeRNN:
 
     def state(self, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> TreeRNNState:
         """Return zeros, `h [*B, H]` in `dtype`: the state of a child that is absent."""
-        checks.of_state(batch_shape, dtype)
-        return TreeRNNState(jnp.zeros((*batch_shape, self.features), dtype))
+        return TreeRNNState(validation.zeros(batch_shape, self.features, dtype=dtype))
 
     def compose(self, params: TreeRNNParams, children: TreeRNNState, x: Array) -> TreeRNNState:
         """Return the state `[*B, H]` of a node, from children `[*B, k, H]` and `x [*B, I]`."""
