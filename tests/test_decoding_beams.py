@@ -175,3 +175,17 @@ def test_errors():
         search(tables, 2, 3, 1, -0.5)
     with pytest.raises(ValueError, match="end: got 3, expected a token below 3"):
         search(tables, 2, 3, 3)
+    with pytest.raises(ValueError, match=f"max_length: got {2**40}"):
+        search(tables, 2, 2**40, 1)
+
+
+def test_no_rows():
+    """An empty batch has no hypotheses."""
+    found = gr.beam_search(
+        lambda carry, token: (carry, jnp.zeros((*token.shape, 3))),
+        (),
+        jnp.zeros(0, int),
+        beams=2,
+        max_length=3,
+    )
+    assert found.tokens.shape == (3, 0, 2)

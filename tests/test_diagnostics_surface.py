@@ -114,3 +114,18 @@ def test_errors_of_slices(coordinates, message):
     """Name the argument, what it got and what it expected."""
     with pytest.raises(ValueError, match=message):
         diagnostics.loss_slice(loss, PARAMS, DIRECTIONS, coordinates)
+
+
+def test_coordinates_of_integers_and_arrays_and_a_counter_among_the_parameters():
+    """Any sequence serves, integers are numbers, and no direction moves what is no number."""
+
+    def squared(params):
+        return jnp.sum(params["w"] ** 2)
+
+    params = {"w": jnp.ones(1), "n": jnp.array(3)}
+    along = [{"w": jnp.ones(1), "n": jnp.array(0)}]
+    for coordinates in ([[-1, 0, 1]], [np.arange(-1, 2)], jnp.array([[-1.0, 0.0, 1.0]])):
+        found = diagnostics.loss_slice(squared, params, along, coordinates)
+        assert found.losses.tolist() == [0, 1, 4]
+    path = diagnostics.descent_path(squared, params, along, [0], learning_rate=0.5, steps=1)
+    assert path.coordinates.tolist() == [[0], [-1]]

@@ -264,3 +264,32 @@ def test_debug_nans_raises(function, inside, outside, message):
         ):
             jax.block_until_ready(f(jnp.asarray(outside)))
         jax.effects_barrier()
+
+
+def test_guards_follow_the_flag_at_every_trace():
+    """No program inside another remembers whether `jax_debug_nans` was on."""
+    layer, dense = gr.embed(5, 2), gr.DenseParams(jnp.ones((3, 5)), None)
+    table = layer.init(jax.random.key(0))
+
+    def has_callback():
+        looked_up = jax.make_jaxpr(lambda n: layer.apply(table, n)[1])(jnp.ones((2, 1), int))
+        losses = jax.make_jaxpr(lambda n: gr.softmax_cross_entropy(dense, jnp.ones((2, 3)), n))
+        return ["callback" in str(p) for p in (looked_up, losses(jnp.ones(2, int)))]
+
+    for enabled in (True, False, True):
+        with jax.debug_nans(enabled):
+            assert has_callback() == [enabled, enabled]
+
+
+@pytest.mark.parametrize("wide", [2**33, [2**33, 1], [2**70, 1], -(2**33)])
+def test_integers_of_python_that_are_too_wide_are_out_of_range(wide):
+    with jax.enable_x64(False):
+        params, xs = (
+            random_params(gr.GRU(2), 3, dtype=jnp.float32),
+            jnp.ones((4, 2, 3), jnp.float32),
+        )
+        lengths = wide if isinstance(wide, list) else [wide, 1]
+        with pytest.raises(ValueError, match=r"lengths: got values from .*, expected them between"):
+            gr.unroll(gr.GRU(2), params, xs, lengths=lengths)
+        with pytest.raises(ValueError, match=r"first_step: got values from .*, expected them betw"):
+            gr.unroll(gr.GRU(2), params, xs, first_step=wide)

@@ -312,3 +312,25 @@ def test_a_rule_lays_out_its_weights_before_any_loop():
 
     chex.assert_trees_all_close(gradients(Prepared(H)), gradients(Ruled(H)), rtol=1e-12)
     assert len(calls) <= 3  # forward, backward, and to find the size of a chunk
+
+
+def test_the_carry_of_a_cell_of_ones_own_is_asked_for_anew():
+    """It is no compiled program, and may read what has changed."""
+    start = [1.0]
+
+    @dataclasses.dataclass(frozen=True)
+    class Starting:
+        def init(self, key, in_features, dtype=jnp.float32):
+            return ()
+
+        def carry(self, batch_shape, dtype=jnp.float32):
+            return jnp.full((*batch_shape, 1), start[0], dtype)
+
+        def step(self, params, carry, x):
+            return carry, carry
+
+    xs = jnp.zeros((1, 1))
+    for value in (1.0, 5.0):
+        start[0] = value
+        assert gr.unroll(Starting(), (), xs)[1].item() == value
+        assert gr.recurrent(Starting()).apply(gr.RecurrentParams((), None), xs)[1].item() == value

@@ -51,7 +51,7 @@ def as_array(name: str, value: Any, expected: str = "an array of numbers") -> Ar
             return integers.as_array(value)
     except OverflowError:  # Python's integers, beyond 32 bits
         wide = np.clip(np.asarray(value, object), -(2**63), 2**63 - 1)
-        return integers.as_array(wide.astype(np.int64))
+        return integers.as_array(np.asarray(wide, np.int64))
     except (TypeError, ValueError):
         pass
     raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
@@ -75,7 +75,7 @@ def as_known(name: str, value: Any, expected: str) -> tuple[Array, np.ndarray | 
     array = as_array(name, value, expected)
     known = concrete(array)
     if known is not None and not isinstance(value, Array):
-        known = np.asarray(value)  # in 64 bits, also where the array is not
+        known = np.asarray(value)  # as it was given, also where the array is narrower
     return array, known
 
 
