@@ -34,7 +34,8 @@ def read_text(path: Path, *, most: int) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all; one that is there is replaced."""
+    """Write a file, whole or not at all; one that is there is replaced, a link to it stays."""
+    path = Path(os.path.realpath(path))
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with writing(path):
         file = open(part, "xb")  # noqa: SIM115

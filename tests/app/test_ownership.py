@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from gatedrnn._app import leftovers, lock, record, run_folder
+from gatedrnn._app import files, leftovers, lock, record, run_folder
 from gatedrnn._app.errors import CommandError
 
 from . import kills, tiny
@@ -65,6 +65,38 @@ def test_what_a_user_put_into_a_run_stays(pictured, refuses, name):
     assert mine.is_dir() or mine.read_text() == "years of work"
 
 
+def test_folders_of_checkpoints_on_another_disk_go_on(pictured, refuses):
+    """The user moved them, and put links in their place."""
+    links = [RUN / name for name in ("best/GRU", "best", "latest", "pictures")]
+    for number, link in enumerate(links):
+        disk = Path(f"disk/{number}").absolute()
+        disk.parent.mkdir(exist_ok=True)
+        os.rename(link, disk)
+        link.symlink_to(disk)
+    assert checkpoint("best/GRU")
+    for steps in (4, 6):
+        assert pictured(*TRAIN, "--resume", "--set", f"train.steps={steps}").code == 0
+        assert pictured("eval", "runs/tiny").code == 0
+    assert os.listdir("disk/2") == ["6"]
+    assert len(os.listdir("disk/0")) == 1
+    assert Path("disk/3/predictions.png").exists()
+    refuses(*TRAIN, "--overwrite", words=("is not to be overwritten", "best, best/GRU, latest, …"))
+    assert all(link.is_symlink() for link in links)
+
+
+def test_links_in_the_place_of_files_stay(pictured):
+    names = ("run.json", "metrics.jsonl", "curve.png", "pictures/predictions.png")
+    Path("disk").mkdir()
+    for name in names:
+        target = Path("disk", Path(name).name).absolute()
+        os.rename(RUN / name, target)
+        (RUN / name).symlink_to(target)
+    assert pictured(*TRAIN, "--resume", "--set", "train.steps=4").code == 1
+    assert run_folder.find(RUN).record.latest == 4
+    assert "pictures/predictions.png in " in pictured("eval", "runs/tiny").err
+    assert all((RUN / name).is_symlink() for name in names)
+
+
 def test_what_a_user_puts_in_while_the_run_is_replaced_is_kept_and_named(pictured, monkeypatch):
     def put(loss):
         (RUN / "thesis.tex").write_text("years of work")
@@ -76,7 +108,7 @@ def test_what_a_user_puts_in_while_the_run_is_replaced_is_kept_and_named(picture
     (kept,) = Path("runs").glob(".tiny.*.new")
     assert f"gatedrnn: {kept.absolute()} keeps what is left of the older run" in outcome.err
     assert kills.tree(kept) == {"thesis.tex": b"years of work"}
-    assert f"{kept} is left of a run that was ended early" in pictured(*TRAIN).err
+    assert f"{kept} is left as it is: a run that was ended early" in pictured(*TRAIN).err
     assert kills.tree(kept) == {"thesis.tex": b"years of work"}
 
 
@@ -246,13 +278,15 @@ def test_hidden_folders_of_before_are_cleaned_or_named(pictured):
     foreign = Path("runs/.tiny.00000004.new")
     foreign.mkdir()
     (foreign / "mine").touch()
+    (foreign / "metrics.jsonl").touch()
     others = [".tiny.x.00000001.new", ".tinyx00000001.new", ".tiny.00000001.newer", ".other.1.new"]
     for name in others:
         Path("runs", name).mkdir()
     outcome = pictured(*TRAIN)
     assert outcome.code == 2
     said = outcome.err.splitlines()
-    assert said[0].startswith("gatedrnn: runs/.tiny.00000004.new is left of a run")
+    assert said[0].startswith("gatedrnn: runs/.tiny.00000004.new is left as it is: a run that was")
+    assert sorted(os.listdir(foreign)) == ["metrics.jsonl", "mine"]
     command = "mv runs/.tiny.00000003.old runs/tiny-00000003-old"
     assert said[1].endswith(f"left a whole run, which is kept: {command}")
     assert len(said) == 3
@@ -260,6 +294,33 @@ def test_hidden_folders_of_before_are_cleaned_or_named(pictured):
     assert set(os.listdir("runs")) == kept
     os.rename(*command.split()[1:])
     assert pictured("eval", "runs/tiny-00000003-old").code == 0
+
+
+def test_a_hidden_folder_whose_record_cannot_be_read_is_left_alone(workplace, capsys, monkeypatch):
+    """Its record is damaged, of a newer version, of another user, or its folder a link."""
+    contents = {"1": "", "2": '{"format": "gatedrnn run", "version": 2}', "3": "{}"}
+    for name, content in contents.items():
+        root = Path(f"runs/.tiny.0000000{name}.new")
+        (root / "latest").mkdir(parents=True)
+        (root / "metrics.jsonl").write_text("lines")
+        (root / "run.json").write_text(content)
+    real = files.read
+
+    def read(path, most):
+        if path.parent.name == ".tiny.00000003.new":
+            raise PermissionError(13, "Permission denied")
+        return real(path, most=most)
+
+    monkeypatch.setattr(files, "read", read)
+    Path("mine").mkdir()
+    record.write(Path("mine").absolute(), record.Record())
+    Path("runs/.tiny.00000004.new").symlink_to(Path("mine").absolute())
+    before = kills.tree(Path())
+    leftovers.settle("runs/tiny")
+    said = capsys.readouterr().err.splitlines()
+    assert all(f"{n}.new is left as it is: " in line for n, line in zip("1234", said, strict=True))
+    assert kills.tree(Path()) == before
+    assert Path("runs/.tiny.00000004.new").is_symlink()
 
 
 def test_a_run_that_is_not_at_home_is_named_by_all_commands(pictured, refuses):
