@@ -17,13 +17,16 @@ def read(path: Path, *, most: int) -> bytes:
     Raises `OSError` where it cannot be read, `ValueError` where it is anything else: a device, or
     a pipe without a writer, would be read without an end.
     """
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(21, "Is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
-    if status.st_size > most:
-        raise ValueError(f"it has {status.st_size:,} bytes, expected at most {most:,}")
+    size = _size(path)
+    if size > most:
+        raise ValueError(f"it has {size:,} bytes, expected at most {most:,}")
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
+def read_beginning(path: Path, size: int) -> bytes:
+    """Return the first `size` bytes of a regular file, or all where it has fewer."""
+    most = min(size, _size(path))
     with open(path, "rb") as file:
         return file.read(most)
 
@@ -49,6 +52,16 @@ def write_whole(path: Path, content: bytes) -> None:
             with suppress(OSError):
                 part.unlink()
             raise
+
+
+def _size(path: Path) -> int:
+    """The bytes of the file `path`; raise unless it is a regular one."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(21, "Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    return status.st_size
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ from gatedrnn._app.errors import CommandError, reason
 
 ALWAYS = ("run.json", "config.toml", "data.json", "metrics.jsonl", "curve.png")
 RECORD, CONFIG, DATA, METRICS, CURVE = ALWAYS
+LOCK = ".gatedrnn.lock"  # of runs beside which nothing can be written
 BEST, LATEST, PICTURES = "best", "latest", "pictures"
 MOST = 2**26  # bytes of a record, far more than any has
 PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # of a file that is being written
@@ -38,7 +39,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Literal[1] = 1
     latest: int | None = None  # the step that --resume goes on from; None before the first save
     best: dict[str, Best] = {}  # by model
-    metrics: int = 0  # bytes of the metrics up to that step
+    metrics: Annotated[int, msgspec.Meta(ge=0)] = 0  # bytes of the metrics up to that step
     files: tuple[str, ...] = ALWAYS  # relative, all that may be there of this run
     writing: tuple[str, ...] = ()  # checkpoints, whatever is in them, that are being written
 
@@ -53,7 +54,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder, _, last = name.rpartition("/")
         part = PART.fullmatch(last)
         whole = "/".join(filter(None, (folder, part[1]))) if part else name
-        return whole in self.files or any(
+        return whole in (*self.files, LOCK) or any(
             _within(name, place) for place in (*self.writing, *(f for f in self.files if "/" in f))
         )
 
@@ -128,7 +129,9 @@ def split(root: Path, record: Record) -> tuple[list[str], list[str]]:
 
     A run makes no links. It writes through those that its user put in the place of its folders.
     """
-    folders, ours, others = record.folders, [], []
+    folders = record.folders
+    ours: list[str] = []
+    others: list[str] = []
     for name in contents(root, follow=folders):
         path = root / name
         empty = name in folders and path.is_dir()

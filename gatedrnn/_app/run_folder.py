@@ -33,6 +33,7 @@ from gatedrnn._app.record import (
     CONFIG,
     DATA,
     LATEST,
+    LOCK,
     METRICS,
     PICTURES,
     RECORD,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 # what reading a file that is not as it was written raises
 DAMAGED = (OSError, ValueError, LookupError, TypeError, RecursionError)
-MOST = 2**28  # bytes of the files that are read whole
+MOST = 2**28  # bytes of what the task keeps with the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ class RunFolder:
         try:
             content = b""
             with suppress(FileNotFoundError):
-                content = files.read(path, most=MOST)[:committed]
+                content = files.read_beginning(path, committed)
             content = content[: content.rfind(b"\n") + 1]
             lines = [_line(line, criterion) for line in content.decode().split("\n")[:-1]]
         except DAMAGED as error:
@@ -220,7 +221,7 @@ class RunFolder:
         """Remove our checkpoints that the record does not name, and files half written."""
         with writing(self.path):
             there, _ = records.split(self.path, self.record)
-            parts = [name for name in there if name not in self.record.files]
+            parts = [name for name in there if name not in (*self.record.files, LOCK)]
             records.remove(
                 self.path, dict.fromkeys((*parts, *(n for n in there if not self.record.counts(n))))
             )
