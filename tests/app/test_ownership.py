@@ -1,5 +1,6 @@
 """What belongs to a run, what to its user, and what to another process."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import filelock
+import msgspec
 import pytest
 
 from gatedrnn._app import files, leftovers, lock, record, run_folder
@@ -207,8 +209,14 @@ def test_a_run_that_a_process_writes_to_is_left_alone(pictured, monkeypatch, ref
         for option in ((), ("--overwrite",), ("--resume",)):
             if option:
                 refuses(*TRAIN, *option, words=(words,), code=1)
-        refuses("eval", "runs/tiny", words=(words,), code=1)
-    assert pictured("eval", "runs/tiny").code == 0
+        before = kills.tree(RUN)
+        outcome = pictured("eval", "runs/tiny")
+        assert outcome.code == 0
+        assert "Elman, step 2" in outcome.out
+        assert outcome.err.startswith(f"gatedrnn: {words}")
+        assert outcome.err.endswith("; the curve and the pictures were left as they are\n")
+        assert kills.tree(RUN) == before
+    assert pictured("eval", "runs/tiny").err == ""
     assert os.listdir("runs") == ["tiny"]
 
 
@@ -251,12 +259,122 @@ def test_a_file_of_the_users_is_not_taken_for_a_lock(workplace, refuses):
         assert mine.read_text(encoding="latin-1") == content
 
 
-def test_a_lock_that_cannot_be_had_is_said(refuses, monkeypatch):
+def test_the_pictures_of_a_run_that_was_gone_on_with_stay(pictured, monkeypatch):
+    """Another process saves, or ends, while the parameters of before are evaluated."""
+    from gatedrnn._app.tasks.adding import Adding
+
+    real = Adding.baselines
+
+    def baselines(self):
+        found = run_folder.find(RUN)
+        record.write(found.path, msgspec.structs.replace(found.record, latest=4))
+        return real(self)
+
+    monkeypatch.setattr(Adding, "baselines", baselines)
+    picture = (RUN / "curve.png").stat().st_ino
+    outcome = pictured("eval", "runs/tiny")
+    assert outcome.code == 0
+    assert "runs/tiny has been gone on with; the curve and the pictures were left" in outcome.err
+    assert run_folder.find(RUN).record.latest == 4
+    assert (RUN / "curve.png").stat().st_ino == picture
+
+
+def test_parameters_and_their_step_are_of_one_moment(pictured, monkeypatch):
+    """Another process saves while the parameters are read."""
+    real, done = run_folder.RunFolder.restore, []
+
+    def restore(self, kind, like):
+        if not done:
+            done.append(self)
+            best = {name: record.Best(3, b.measures) for name, b in self.record.best.items()}
+            for name in best:
+                os.rename(RUN / f"best/{name}/2", RUN / f"best/{name}/3")
+            record.write(self.path, msgspec.structs.replace(self.record, best=best))
+        return real(self, kind, like)
+
+    monkeypatch.setattr(run_folder.RunFolder, "restore", restore)
+    assert "Elman, step 3" in pictured("eval", "runs/tiny").out
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(pictured, monkeypatch, number):
+    def flock(descriptor, operation):
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    outcome = pictured(*TRAIN, "--resume", "--set", "train.steps=4")
+    assert outcome.code == 0
+    assert outcome.err.startswith("gatedrnn: runs/tiny cannot be locked: not here; let no other")
+    outcome = pictured("eval", "runs/tiny")
+    assert outcome.code == 0
+    assert outcome.err.endswith("not here; the curve and the pictures were left as they are\n")
+    assert os.listdir("runs") == ["tiny"]
+
+
+def test_a_system_without_locks_has_those_of_filelock(workplace, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", flock)
+        for _ in range(2):
+            with lock.held("runs/tiny"):
+                words = f"in use by process {os.getpid()} of .*, or else .*lock is to be removed"
+                with pytest.raises(CommandError, match=words):
+                    lock.held("runs/tiny").__enter__()
+                mine = Path("runs/.tiny.gatedrnn.lock").read_text()
+            assert not Path("runs").exists()
+        Path("runs").mkdir()
+        Path("runs/.tiny.gatedrnn.lock").write_text("my notes")
+        with pytest.raises(CommandError, match="it is no lock of gatedrnn"):
+            lock.held("runs/tiny").__enter__()
+    Path("runs/.tiny.gatedrnn.lock").write_text(mine)  # of a process that was killed
+    with lock.held("runs/tiny"):
+        pass
+
+
+def test_the_lock_where_nothing_can_be_written_beside_the_folder(pictured, monkeypatch, refuses):
+    real = filelock.FileLock.acquire
+
     def acquire(self, **options):
-        raise OSError(95, "Operation not supported")
+        if Path(self.lock_file).parent.name == "runs":
+            raise PermissionError(13, "Permission denied")
+        return real(self, **options)
+
+    resume = (*TRAIN, "--resume", "--set", "train.steps=4")
+    inner, outer = RUN / ".gatedrnn.lock", Path("runs/.tiny.gatedrnn.lock")
+    with monkeypatch.context() as closed:
+        closed.setattr(filelock.FileLock, "acquire", acquire)
+        at_step(closed, 3, lambda loss: (inner.stat(), loss)[1])
+        assert pictured(*resume).code == 0
+        assert pictured("eval", "runs/tiny").err == ""
+        assert not inner.exists()
+        outer.write_text("process 7 of there")
+        words = ("is in use by process 7 of there, or else /", "is to be removed")
+        refuses(*resume, words=words, code=1)
+        outer.unlink()
+        of_one = lock.held("runs/tiny")
+        of_one.__enter__()
+    with pytest.raises(CommandError, match="runs/tiny is in use by process"):
+        lock.held("runs/tiny").__enter__()  # one who may write beside it
+    of_one.__exit__(None, None, None)
+    inner.write_text("process 7 of there")  # which was killed
+    assert record.split(RUN, run_folder.find(RUN).record)[1] == []
+    with lock.held("runs/tiny"):
+        assert f"process {os.getpid()} of" in inner.read_text()
+    assert not inner.exists()
+
+
+def test_a_folder_that_nobody_writes_to_is_evaluated(pictured, monkeypatch):
+    def acquire(self, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
-    refuses(*TRAIN, words=("cannot write runs/tiny: Operation not supported",), code=1)
+    outcome = pictured("eval", "runs/tiny")
+    assert outcome.code == 0
+    assert "Elman, step 2" in outcome.out
+    words = "cannot write runs/tiny: Read-only file system; the curve and the pictures were left as"
+    assert outcome.err == f"gatedrnn: {words} they are\n"
 
 
 def test_hidden_folders_of_before_are_cleaned_or_named(pictured):
