@@ -38,8 +38,8 @@ def read_text(path: Path, *, most: int) -> str:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all; one that is there is replaced, a link to it stays."""
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     with writing(path):
         file = open(part, "xb")  # noqa: SIM115
         try:
@@ -47,7 +47,7 @@ def write_whole(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
+            os.replace(part, target)
         except BaseException:
             with suppress(OSError):
                 part.unlink()
