@@ -20,7 +20,12 @@ Records = list[dict[str, Any]]
 
 def draw(folder: RunFolder, criterion: Criterion) -> None:
     """Draw the metrics of `folder` into its PNG."""
-    folder.write(CURVE, png(plot(folder.metrics(criterion.name), criterion)))
+    folder.write(CURVE, drawn(folder, criterion))
+
+
+def drawn(folder: RunFolder, criterion: Criterion) -> bytes:
+    """The metrics of `folder` as a PNG."""
+    return png(plot(folder.metrics(criterion.name), criterion))
 
 
 def plot(metrics: Records, criterion: Criterion) -> Figure:

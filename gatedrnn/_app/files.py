@@ -17,13 +17,16 @@ def read(path: Path, *, most: int) -> bytes:
     Raises `OSError` where it cannot be read, `ValueError` where it is anything else: a device, or
     a pipe without a writer, would be read without an end.
     """
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(21, "Is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
-    if status.st_size > most:
-        raise ValueError(f"it has {status.st_size:,} bytes, expected at most {most:,}")
+    size = _size(path)
+    if size > most:
+        raise ValueError(f"it has {size:,} bytes, expected at most {most:,}")
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
+def read_beginning(path: Path, size: int) -> bytes:
+    """Return the first `size` bytes of a regular file, or all where it has fewer."""
+    most = min(size, _size(path))
     with open(path, "rb") as file:
         return file.read(most)
 
@@ -34,8 +37,9 @@ def read_text(path: Path, *, most: int) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all; one that is there is replaced."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    """Write a file, whole or not at all; one that is there is replaced, a link to it stays."""
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     with writing(path):
         file = open(part, "xb")  # noqa: SIM115
         try:
@@ -43,11 +47,21 @@ def write_whole(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
+            os.replace(part, target)
         except BaseException:
             with suppress(OSError):
                 part.unlink()
             raise
+
+
+def _size(path: Path) -> int:
+    """The bytes of the file `path`; raise unless it is a regular one."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(21, "Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    return status.st_size
 
 
 @contextmanager

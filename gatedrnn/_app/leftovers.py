@@ -26,22 +26,29 @@ def settle(folder: str) -> None:
     home = Path(folder).resolve()
     for root in _beside(home):
         clean(root)
-        if root.exists() and not is_whole(root):
-            notice(f"{_shown(root)} is left of a run that was ended early, and holds other files")
+        if os.path.lexists(root) and not is_whole(root):
+            notice(f"{_shown(root)} is left as it is: {_others(root)}")
     for words in _whole(home):
         notice(words)
 
 
 def clean(root: Path) -> None:
-    """Remove what was written to `root` of a run that has never been saved."""
-    found = _read(root)
+    """Remove what was written to `root` of a run that has never been saved.
+
+    A folder whose record cannot be read may hold a run: it is left alone.
+    """
     with suppress(OSError, CommandError):  # something else is in it
-        if found is None:
-            ours = record.Record()
-            record.remove(root, [name for name in record.contents(root) if ours.lists(name)])
+        if root.is_symlink():
+            return
+        found = record.read(root)
+        if found is not None:
+            if found.latest is None:
+                record.discard(root, found)
+            return
+        ours, others = record.split(root, record.Record())
+        if not others:
+            record.remove(root, ours)
             root.rmdir()
-        elif found.latest is None:
-            record.discard(root, found)
 
 
 def named(folder: Path) -> str:
@@ -81,6 +88,15 @@ def _read(root: Path) -> record.Record | None:
         return record.read(root)
     except CommandError:
         return None
+
+
+def _others(root: Path) -> str:
+    """The reason why `root`, which holds no whole run, was not removed."""
+    try:
+        record.read(root)
+    except CommandError as error:
+        return str(error)
+    return "a run that was ended early, and other files or links are there"
 
 
 def _shown(path: Path) -> str:

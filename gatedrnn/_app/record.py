@@ -8,9 +8,9 @@ that the run wrote or is about to write; what it does not list belongs to somebo
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ from gatedrnn._app.errors import CommandError, reason
 
 ALWAYS = ("run.json", "config.toml", "data.json", "metrics.jsonl", "curve.png")
 RECORD, CONFIG, DATA, METRICS, CURVE = ALWAYS
+LOCK = ".gatedrnn.lock"  # of runs beside which nothing can be written
 BEST, LATEST, PICTURES = "best", "latest", "pictures"
 MOST = 2**26  # bytes of a record, far more than any has
 PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # of a file that is being written
@@ -38,7 +39,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Literal[1] = 1
     latest: int | None = None  # the step that --resume goes on from; None before the first save
     best: dict[str, Best] = {}  # by model
-    metrics: int = 0  # bytes of the metrics up to that step
+    metrics: Annotated[int, msgspec.Meta(ge=0)] = 0  # bytes of the metrics up to that step
     files: tuple[str, ...] = ALWAYS  # relative, all that may be there of this run
     writing: tuple[str, ...] = ()  # checkpoints, whatever is in them, that are being written
 
@@ -49,14 +50,19 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return best if self.latest is None else {LATEST: f"{LATEST}/{self.latest}", **best}
 
     def lists(self, name: str) -> bool:
-        """True if the relative path `name` is of this run: written by it, or a part of that."""
+        """True if the file `name`, a relative path, is of this run: written by it, or a part."""
         folder, _, last = name.rpartition("/")
         part = PART.fullmatch(last)
         whole = "/".join(filter(None, (folder, part[1]))) if part else name
-        return whole in self.files or any(
-            _within(name, place) or place.startswith(f"{name}/")  # an empty folder around it
-            for place in (*self.writing, *(f for f in self.files if "/" in f))
+        return whole in (*self.files, LOCK) or any(
+            _within(name, place) for place in (*self.writing, *(f for f in self.files if "/" in f))
         )
+
+    @property
+    def folders(self) -> set[str]:
+        """The folders around all that this run wrote, relative paths."""
+        places = (PurePosixPath(name) for name in (*self.writing, *self.files))
+        return {parent.as_posix() for place in places for parent in place.parents} - {"."}
 
     def counts(self, name: str) -> bool:
         """True unless `name` is of a checkpoint that counts no more, or not yet."""
@@ -101,16 +107,37 @@ def listing(root: Path, record: Record, new: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*there, *new)))
 
 
-def contents(root: Path, within: str = "") -> list[str]:
-    """The relative paths of all files within `root`, and of its empty folders, in order."""
+def contents(root: Path, within: str = "", follow: Container[str] = ()) -> list[str]:
+    """The relative paths of all files and links within `root`, and of its empty folders, in order.
+
+    Links to folders are followed where `follow` names them.
+    """
     found = []
     for place, folders, names in os.walk(root / within):
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         here = Path(place).relative_to(root)
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         found += [(here / name).as_posix() for name in (*names, *links)]
-        if not (folders or names) and place != os.fspath(root):
+        for link in ((here / name).as_posix() for name in links):
+            found += contents(root, link, follow) if link in follow else []
+        if not (folders or names or os.path.islink(place)) and place != os.fspath(root):
             found.append(here.as_posix())
     return sorted(found)
+
+
+def split(root: Path, record: Record) -> tuple[list[str], list[str]]:
+    """The contents of `root`: what the run of `record` wrote there, and what it did not.
+
+    A run makes no links. It writes through those that its user put in the place of its folders.
+    """
+    folders = record.folders
+    ours: list[str] = []
+    others: list[str] = []
+    for name in contents(root, follow=folders):
+        path = root / name
+        empty = name in folders and path.is_dir()
+        own = (empty or record.lists(name)) and not path.is_symlink()
+        (ours if own else others).append(name)
+    return ours, others
 
 
 def remove(root: Path, names: Iterable[str]) -> None:
@@ -133,8 +160,8 @@ def discard(root: Path, record: Record) -> bool:
     if record.latest is not None:
         record = msgspec.structs.replace(record, latest=None, best={})
         write(root, record)
-    listed = [name for name in contents(root) if record.lists(name)]
-    remove(root, [name for name in listed if name != RECORD])
+    ours, _ = split(root, record)
+    remove(root, [name for name in ours if name != RECORD])
     remove(root, [RECORD])
     try:
         root.rmdir()

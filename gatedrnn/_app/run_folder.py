@@ -33,6 +33,7 @@ from gatedrnn._app.record import (
     CONFIG,
     DATA,
     LATEST,
+    LOCK,
     METRICS,
     PICTURES,
     RECORD,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 # what reading a file that is not as it was written raises
 DAMAGED = (OSError, ValueError, LookupError, TypeError, RecursionError)
-MOST = 2**28  # bytes of the files that are read whole
+MOST = 2**28  # bytes of what the task keeps with the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ class RunFolder:
         try:
             content = b""
             with suppress(FileNotFoundError):
-                content = files.read(path, most=MOST)[:committed]
+                content = files.read_beginning(path, committed)
             content = content[: content.rfind(b"\n") + 1]
             lines = [_line(line, criterion) for line in content.decode().split("\n")[:-1]]
         except DAMAGED as error:
@@ -174,7 +175,9 @@ class RunFolder:
         }
         with writing(self.path / PICTURES):
             there = {name for name in drawn if os.path.lexists(self.path / name)}
-            others = sorted(there - {*self.record.files})
+            others = sorted(
+                n for n in there if n not in self.record.files or (self.path / n).is_symlink()
+            )
             ours = [name for name in drawn if name not in others]
             listed = records.listing(self.path, self.record, ours)
             self._commit(msgspec.structs.replace(self.record, files=listed))
@@ -182,8 +185,10 @@ class RunFolder:
                 (self.path / PICTURES).mkdir(exist_ok=True)
             for name in ours:
                 self.write(name, drawn[name])
-            older = [name for name in listed if name.startswith(f"{PICTURES}/")]
-            records.remove(self.path, [name for name in older if name not in drawn])
+            older = {name for name in listed if name.startswith(f"{PICTURES}/")} - {*drawn}
+            records.remove(
+                self.path, [n for n in sorted(older) if not (self.path / n).is_symlink()]
+            )
         if others:
             raise CommandError(
                 f"{', '.join(others)} in {self.path}: left as it is, since this run did not write"
@@ -215,8 +220,8 @@ class RunFolder:
     def _drop_what_does_not_count(self) -> None:
         """Remove our checkpoints that the record does not name, and files half written."""
         with writing(self.path):
-            there = [name for name in records.contents(self.path) if self.record.lists(name)]
-            parts = [name for name in there if name not in self.record.files]
+            there, _ = records.split(self.path, self.record)
+            parts = [name for name in there if name not in (*self.record.files, LOCK)]
             records.remove(
                 self.path, dict.fromkeys((*parts, *(n for n in there if not self.record.counts(n))))
             )
@@ -236,7 +241,7 @@ def check_free(folder: str, *, overwrite: bool) -> None:
         if not os.path.lexists(path):
             return
         found = records.read(path) if overwrite or path.is_dir() else None
-        others = [n for n in records.contents(path) if not (found and found.lists(n))]
+        others = records.split(path, found)[1] if found else records.contents(path)
     if not overwrite:
         advice = "--set run.folder=FOLDER names another folder"
         if found:

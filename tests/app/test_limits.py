@@ -9,9 +9,10 @@ from pathlib import Path
 
 import jax
 import jax.monitoring
+import msgspec
 import pytest
 
-from gatedrnn._app import memory, tasks
+from gatedrnn._app import memory, record, run_folder, tasks
 from gatedrnn._app.config import Settings
 
 from . import tiny
@@ -125,6 +126,27 @@ def test_files_of_a_run_are_read_within_a_bound(command, refuses, places):
         kept.unlink()
         kept.write_bytes(content)
     assert command("sample", "runs/tiny", "--length", "1").code == 0
+
+
+def test_metrics_of_any_length_are_read(command, monkeypatch):
+    """As far as the run has committed them; only a regular file is read."""
+    monkeypatch.setattr(run_folder, "MOST", 2**10)
+    assert command(*TRAIN, "--set", "train.steps=1").code == 0
+    kept = Path("runs/tiny/metrics.jsonl")
+    line = next(line for line in kept.read_text().splitlines() if '"train"' in line)
+    with open(kept, "a") as file:
+        file.write(f"{line}\n" * 100)
+    found = run_folder.find("runs/tiny")
+    record.write(found.path, msgspec.structs.replace(found.record, metrics=kept.stat().st_size))
+    os.truncate(kept, 2**40)  # of holes
+    assert command("eval", "runs/tiny").code == 0
+    assert command(*TRAIN, "--resume", "--set", "train.steps=2").code == 0
+    assert kept.stat().st_size < 2**20
+    kept.unlink()
+    os.mkfifo(kept)
+    outcome = command("eval", "runs/tiny")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "metrics.jsonl: it is no regular file" in outcome.err
 
 
 def test_a_step_that_takes_more_than_there_is(refuses, monkeypatch):

@@ -1,5 +1,6 @@
 """What belongs to a run, what to its user, and what to another process."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -9,9 +10,10 @@ import sys
 from pathlib import Path
 
 import filelock
+import msgspec
 import pytest
 
-from gatedrnn._app import leftovers, lock, record, run_folder
+from gatedrnn._app import files, leftovers, lock, record, run_folder
 from gatedrnn._app.errors import CommandError
 
 from . import kills, tiny
@@ -67,6 +69,38 @@ def test_what_a_user_put_into_a_run_stays(pictured, refuses, name):
     assert mine.is_dir() or mine.read_text() == "years of work"
 
 
+def test_folders_of_checkpoints_on_another_disk_go_on(pictured, refuses):
+    """The user moved them, and put links in their place."""
+    links = [RUN / name for name in ("best/GRU", "best", "latest", "pictures")]
+    for number, link in enumerate(links):
+        disk = Path(f"disk/{number}").absolute()
+        disk.parent.mkdir(exist_ok=True)
+        os.rename(link, disk)
+        link.symlink_to(disk)
+    assert checkpoint("best/GRU")
+    for steps in (4, 6):
+        assert pictured(*TRAIN, "--resume", "--set", f"train.steps={steps}").code == 0
+        assert pictured("eval", "runs/tiny").code == 0
+    assert os.listdir("disk/2") == ["6"]
+    assert len(os.listdir("disk/0")) == 1
+    assert Path("disk/3/predictions.png").exists()
+    refuses(*TRAIN, "--overwrite", words=("is not to be overwritten", "best, best/GRU, latest, …"))
+    assert all(link.is_symlink() for link in links)
+
+
+def test_links_in_the_place_of_files_stay(pictured):
+    names = ("run.json", "metrics.jsonl", "curve.png", "pictures/predictions.png")
+    Path("disk").mkdir()
+    for name in names:
+        target = Path("disk", Path(name).name).absolute()
+        os.rename(RUN / name, target)
+        (RUN / name).symlink_to(target)
+    assert pictured(*TRAIN, "--resume", "--set", "train.steps=4").code == 1
+    assert run_folder.find(RUN).record.latest == 4
+    assert "pictures/predictions.png in " in pictured("eval", "runs/tiny").err
+    assert all((RUN / name).is_symlink() for name in names)
+
+
 def test_what_a_user_puts_in_while_the_run_is_replaced_is_kept_and_named(pictured, monkeypatch):
     def put(loss):
         (RUN / "thesis.tex").write_text("years of work")
@@ -78,7 +112,7 @@ def test_what_a_user_puts_in_while_the_run_is_replaced_is_kept_and_named(picture
     (kept,) = Path("runs").glob(".tiny.*.new")
     assert f"gatedrnn: {kept.absolute()} keeps what is left of the older run" in outcome.err
     assert kills.tree(kept) == {"thesis.tex": b"years of work"}
-    assert f"{kept} is left of a run that was ended early" in pictured(*TRAIN).err
+    assert f"{kept} is left as it is: a run that was ended early" in pictured(*TRAIN).err
     assert kills.tree(kept) == {"thesis.tex": b"years of work"}
 
 
@@ -177,8 +211,14 @@ def test_a_run_that_a_process_writes_to_is_left_alone(pictured, monkeypatch, ref
         for option in ((), ("--overwrite",), ("--resume",)):
             if option:
                 refuses(*TRAIN, *option, words=(words,), code=1)
-        refuses("eval", "runs/tiny", words=(words,), code=1)
-    assert pictured("eval", "runs/tiny").code == 0
+        before = kills.tree(RUN)
+        outcome = pictured("eval", "runs/tiny")
+        assert outcome.code == 0
+        assert "Elman, step 2" in outcome.out
+        assert outcome.err.startswith(f"gatedrnn: {words}")
+        assert outcome.err.endswith("; the curve and the pictures were left as they are\n")
+        assert kills.tree(RUN) == before
+    assert pictured("eval", "runs/tiny").err == ""
     assert os.listdir("runs") == ["tiny"]
 
 
@@ -221,12 +261,122 @@ def test_a_file_of_the_users_is_not_taken_for_a_lock(workplace, refuses):
         assert mine.read_text(encoding="latin-1") == content
 
 
-def test_a_lock_that_cannot_be_had_is_said(refuses, monkeypatch):
+def test_the_pictures_of_a_run_that_was_gone_on_with_stay(pictured, monkeypatch):
+    """Another process saves, or ends, while the parameters of before are evaluated."""
+    from gatedrnn._app.tasks.adding import Adding
+
+    real = Adding.baselines
+
+    def baselines(self):
+        found = run_folder.find(RUN)
+        record.write(found.path, msgspec.structs.replace(found.record, latest=4))
+        return real(self)
+
+    monkeypatch.setattr(Adding, "baselines", baselines)
+    picture = (RUN / "curve.png").stat().st_ino
+    outcome = pictured("eval", "runs/tiny")
+    assert outcome.code == 0
+    assert "runs/tiny has been gone on with; the curve and the pictures were left" in outcome.err
+    assert run_folder.find(RUN).record.latest == 4
+    assert (RUN / "curve.png").stat().st_ino == picture
+
+
+def test_parameters_and_their_step_are_of_one_moment(pictured, monkeypatch):
+    """Another process saves while the parameters are read."""
+    real, done = run_folder.RunFolder.restore, []
+
+    def restore(self, kind, like):
+        if not done:
+            done.append(self)
+            best = {name: record.Best(3, b.measures) for name, b in self.record.best.items()}
+            for name in best:
+                os.rename(RUN / f"best/{name}/2", RUN / f"best/{name}/3")
+            record.write(self.path, msgspec.structs.replace(self.record, best=best))
+        return real(self, kind, like)
+
+    monkeypatch.setattr(run_folder.RunFolder, "restore", restore)
+    assert "Elman, step 3" in pictured("eval", "runs/tiny").out
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(pictured, monkeypatch, number):
+    def flock(descriptor, operation):
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    outcome = pictured(*TRAIN, "--resume", "--set", "train.steps=4")
+    assert outcome.code == 0
+    assert outcome.err.startswith("gatedrnn: runs/tiny cannot be locked: not here; let no other")
+    outcome = pictured("eval", "runs/tiny")
+    assert outcome.code == 0
+    assert outcome.err.endswith("not here; the curve and the pictures were left as they are\n")
+    assert os.listdir("runs") == ["tiny"]
+
+
+def test_a_system_without_locks_has_those_of_filelock(workplace, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", flock)
+        for _ in range(2):
+            with lock.held("runs/tiny"):
+                words = f"in use by process {os.getpid()} of .*, or else .*lock is to be removed"
+                with pytest.raises(CommandError, match=words):
+                    lock.held("runs/tiny").__enter__()
+                mine = Path("runs/.tiny.gatedrnn.lock").read_text()
+            assert not Path("runs").exists()
+        Path("runs").mkdir()
+        Path("runs/.tiny.gatedrnn.lock").write_text("my notes")
+        with pytest.raises(CommandError, match="it is no lock of gatedrnn"):
+            lock.held("runs/tiny").__enter__()
+    Path("runs/.tiny.gatedrnn.lock").write_text(mine)  # of a process that was killed
+    with lock.held("runs/tiny"):
+        pass
+
+
+def test_the_lock_where_nothing_can_be_written_beside_the_folder(pictured, monkeypatch, refuses):
+    real = filelock.FileLock.acquire
+
     def acquire(self, **options):
-        raise OSError(95, "Operation not supported")
+        if Path(self.lock_file).parent.name == "runs":
+            raise PermissionError(13, "Permission denied")
+        return real(self, **options)
+
+    resume = (*TRAIN, "--resume", "--set", "train.steps=4")
+    inner, outer = RUN / ".gatedrnn.lock", Path("runs/.tiny.gatedrnn.lock")
+    with monkeypatch.context() as closed:
+        closed.setattr(filelock.FileLock, "acquire", acquire)
+        at_step(closed, 3, lambda loss: (inner.stat(), loss)[1])
+        assert pictured(*resume).code == 0
+        assert pictured("eval", "runs/tiny").err == ""
+        assert not inner.exists()
+        outer.write_text("process 7 of there")
+        words = ("is in use by process 7 of there, or else /", "is to be removed")
+        refuses(*resume, words=words, code=1)
+        outer.unlink()
+        of_one = lock.held("runs/tiny")
+        of_one.__enter__()
+    with pytest.raises(CommandError, match="runs/tiny is in use by process"):
+        lock.held("runs/tiny").__enter__()  # one who may write beside it
+    of_one.__exit__(None, None, None)
+    inner.write_text("process 7 of there")  # which was killed
+    assert record.split(RUN, run_folder.find(RUN).record)[1] == []
+    with lock.held("runs/tiny"):
+        assert f"process {os.getpid()} of" in inner.read_text()
+    assert not inner.exists()
+
+
+def test_a_folder_that_nobody_writes_to_is_evaluated(pictured, monkeypatch):
+    def acquire(self, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
-    refuses(*TRAIN, words=("cannot write runs/tiny: Operation not supported",), code=1)
+    outcome = pictured("eval", "runs/tiny")
+    assert outcome.code == 0
+    assert "Elman, step 2" in outcome.out
+    words = "cannot write runs/tiny: Read-only file system; the curve and the pictures were left as"
+    assert outcome.err == f"gatedrnn: {words} they are\n"
 
 
 def test_hidden_folders_of_before_are_cleaned_or_named(pictured):
@@ -248,13 +398,15 @@ def test_hidden_folders_of_before_are_cleaned_or_named(pictured):
     foreign = Path("runs/.tiny.00000004.new")
     foreign.mkdir()
     (foreign / "mine").touch()
+    (foreign / "metrics.jsonl").touch()
     others = [".tiny.x.00000001.new", ".tinyx00000001.new", ".tiny.00000001.newer", ".other.1.new"]
     for name in others:
         Path("runs", name).mkdir()
     outcome = pictured(*TRAIN)
     assert outcome.code == 2
     said = outcome.err.splitlines()
-    assert said[0].startswith("gatedrnn: runs/.tiny.00000004.new is left of a run")
+    assert said[0].startswith("gatedrnn: runs/.tiny.00000004.new is left as it is: a run that was")
+    assert sorted(os.listdir(foreign)) == ["metrics.jsonl", "mine"]
     command = "mv runs/.tiny.00000003.old runs/tiny-00000003-old"
     assert said[1].endswith(f"left a whole run, which is kept: {command}")
     assert len(said) == 3
@@ -262,6 +414,33 @@ def test_hidden_folders_of_before_are_cleaned_or_named(pictured):
     assert set(os.listdir("runs")) == kept
     os.rename(*command.split()[1:])
     assert pictured("eval", "runs/tiny-00000003-old").code == 0
+
+
+def test_a_hidden_folder_whose_record_cannot_be_read_is_left_alone(workplace, capsys, monkeypatch):
+    """Its record is damaged, of a newer version, of another user, or its folder a link."""
+    contents = {"1": "", "2": '{"format": "gatedrnn run", "version": 2}', "3": "{}"}
+    for name, content in contents.items():
+        root = Path(f"runs/.tiny.0000000{name}.new")
+        (root / "latest").mkdir(parents=True)
+        (root / "metrics.jsonl").write_text("lines")
+        (root / "run.json").write_text(content)
+    real = files.read
+
+    def read(path, most):
+        if path.parent.name == ".tiny.00000003.new":
+            raise PermissionError(13, "Permission denied")
+        return real(path, most=most)
+
+    monkeypatch.setattr(files, "read", read)
+    Path("mine").mkdir()
+    record.write(Path("mine").absolute(), record.Record())
+    Path("runs/.tiny.00000004.new").symlink_to(Path("mine").absolute())
+    before = kills.tree(Path())
+    leftovers.settle("runs/tiny")
+    said = capsys.readouterr().err.splitlines()
+    assert all(f"{n}.new is left as it is: " in line for n, line in zip("1234", said, strict=True))
+    assert kills.tree(Path()) == before
+    assert Path("runs/.tiny.00000004.new").is_symlink()
 
 
 def test_a_run_that_is_not_at_home_is_named_by_all_commands(pictured, refuses):
