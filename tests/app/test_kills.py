@@ -1,5 +1,6 @@
 """Runs that are killed at each write point in turn: what is left, and what resuming makes of it."""
 
+import gc
 import os
 import re
 import shlex
@@ -229,6 +230,7 @@ def stopped(command, arguments, point, signals):
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:unclosed event loop")  # of orbax, by the second signal
 def test_stopped_at_a_write_and_resumed_is_as_if_never_stopped(command, place, signals, stride):
     """By Ctrl-C or SIGTERM, which end a step first, and by another Ctrl-C, which does not."""
     place("adding")
@@ -239,12 +241,16 @@ def test_stopped_at_a_write_and_resumed_is_as_if_never_stopped(command, place, s
     while stopped(command, train, point, signals):
         if RUNS.exists() and not RUN.exists():  # saved, and not yet at home
             bring_back(command("eval", "runs/tiny").err)
-        assert not RUNS.exists() or os.listdir(RUNS) == ["tiny"]
+        others = [root for root in RUNS.glob("*") if root != RUN] if RUNS.exists() else []
+        assert not any(map(leftovers.is_whole, others))
         outcome = command(*train, *(("--resume",) if RUN.exists() else ()))
         assert outcome.code == 0, outcome.err
+        # what a second signal left of a run that was never saved went at the start
+        assert os.listdir(RUNS) == ["tiny"]
         assert_same(final(), expected)
         shutil.rmtree(RUNS)
         point += stride
+    gc.collect()  # here, where what was interrupted may be left unclosed
     print(f"\n{[n.name for n in signals]}: {point // stride} stops")
     assert point > 100
 
