@@ -320,6 +320,7 @@ def of_first_steps(_: Any) -> list[Mistake]:
         Mistake("fraction", 1.5),
         Mistake("negative", -1),
         Mistake("bool", True),
+        Mistake("other bool", False),
         Mistake("negative row", np.array([0, -1])),
         Mistake("beyond 32 bits", 2**40),
         Mistake("another batch", np.zeros(B + 5, int)),

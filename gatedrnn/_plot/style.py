@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gatedrnn._src.describe import shown
-from gatedrnn._src.validation import real
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,16 @@ def spread(values: np.ndarray, levels: tuple[float, ...] = (0.1, 0.5, 0.9)) -> n
 
 def numbers(name: str, values: Any) -> np.ndarray:
     """Return `values` as float64; raise for what is no array of real numbers."""
-    return np.asarray(real(name, values), np.float64)
+    try:
+        array = None if values is None else np.asarray(values)
+    except ValueError:  # a ragged list
+        array = None
+    # bfloat16, which NumPy itself does not know, too
+    if array is None or not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)):
+        raise TypeError(f"{name}: got {shown(values)}, expected an array of real numbers")
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: got dtype {array.dtype.name}, expected an array of real numbers")
+    return np.asarray(array, np.float64)
 
 
 def samples(name: str, values: Any, axes: int = 1) -> np.ndarray:

@@ -115,6 +115,22 @@ def first_steps(first_step: int | Array, batch_shape: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(steps, batch_shape)
 
 
+def checked_draw(
+    cell: Any, key: Any, first_step: Any, batch_shape: tuple[int, ...]
+) -> tuple[Array | None, Array | None]:
+    """Return the key as one typed key, and the number of each row's first step, both checked.
+
+    Without a key no step is numbered, so the default number, 0, costs nothing.
+    """
+    steps = None
+    if key is not None or type(first_step) is not int or first_step != 0:
+        steps = first_steps(first_step, batch_shape)
+    if key is None:
+        return None, None
+    check_draws(cell)
+    return validation.as_key(key), steps
+
+
 def check_draws(cell: Cell) -> None:
     """Raise unless `cell` draws masks where it is given a key."""
     if not draws(cell):

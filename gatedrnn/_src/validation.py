@@ -57,19 +57,6 @@ def as_array(name: str, value: Any, expected: str = "an array of numbers") -> Ar
     raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
 
 
-def real(name: str, value: Any) -> np.ndarray:
-    """Return `value` as an array of NumPy; raise unless it holds real numbers."""
-    try:
-        array = None if value is None else np.asarray(value)
-    except ValueError:  # a ragged list
-        array = None
-    if array is None or (array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.number)):
-        raise TypeError(f"{name}: got {shown(value)}, expected an array of real numbers")
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(f"{name}: got dtype {array.dtype.name}, expected an array of real numbers")
-    return array
-
-
 def as_known(name: str, value: Any, expected: str) -> tuple[Array, np.ndarray | None]:
     """Return `value` as an array, and the values as given, or None where a trace hides them."""
     array = as_array(name, value, expected)

@@ -44,12 +44,9 @@ def node(op, d=1, *, after=(), outputs=None, constants=(), inputs=(), x=("T", "B
 def rearranged():
     """Weights that nodes join, turn and cast, and a state that they expand."""
     arrays = om.weights("LSTM", I, H)
-    first, rest = np.split(arrays["W"], [3], axis=1)
+    computing, constants = om.computed(arrays)
     nodes = [
-        helper.make_node("Constant", [], ["first"], value=numpy_helper.from_array(first)),
-        helper.make_node("Transpose", ["turned"], ["rest"], perm=[0, 2, 1]),
-        helper.make_node("Concat", ["first", "rest"], ["W"], axis=1),
-        helper.make_node("Cast", ["wide"], ["B"], to=TensorProto.FLOAT),
+        *computing,
         helper.make_node("Shape", ["x"], ["shape"]),
         helper.make_node("Gather", ["shape", "one"], ["batch"], axis=0),
         helper.make_node("Concat", ["one", "batch", "size"], ["whole"], axis=0),
@@ -57,10 +54,7 @@ def rearranged():
         helper.make_node("ConstantOfShape", ["whole"], ["initial_c"]),
         om.node("LSTM", H, {**arrays, "initial_h": 0, "initial_c": 0}),
     ]
-    constants = {
-        "R": arrays["R"],
-        "turned": rest.transpose(0, 2, 1),
-        "wide": arrays["B"].astype(np.float64),
+    constants |= {
         "row": om.draw(5, 1, 1, H),
         "one": np.array([1]),
         "size": np.array([H]),

@@ -28,6 +28,24 @@ def weights(op, i, h, d=1, *, bias=True, peephole=False, seed=0, dtype=np.float3
     return {prefix + name: array for name, array in arrays.items()}
 
 
+def computed(arrays):
+    """Nodes that make the weights of a node, joined, turned and cast, and what they read."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    first, rest = np.split(arrays["W"], [3], axis=1)
+    nodes = [
+        helper.make_node("Constant", [], ["first"], value=numpy_helper.from_array(first)),
+        helper.make_node("Transpose", ["turned"], ["rest"], perm=[0, 2, 1]),
+        helper.make_node("Concat", ["first", "rest"], ["W"], axis=1),
+        helper.make_node("Cast", ["wide"], ["B"], to=TensorProto.FLOAT),
+    ]
+    return nodes, {
+        "R": arrays["R"],
+        "turned": rest.transpose(0, 2, 1),
+        "wide": arrays["B"].astype(np.float64),
+    }
+
+
 def node(op, h, names, *, x="x", y=("y", "h", "c"), prefix="", **attributes):
     """A recurrent node, whose inputs are those of `names` that it has."""
     from onnx import helper

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 import gatedrnn as gr
 from gatedrnn._interop.carries import carry_from_states, states_from_carry
@@ -194,19 +194,11 @@ def test_a_row_of_length_0_keeps_its_initial_state_where_onnxruntime_returns_zer
 def test_weights_may_be_constants_that_nodes_compute(op):
     """Constant nodes, pieces joined, cast and turned."""
     arrays = om.weights(op, I, H)
-    first, rest = np.split(arrays["W"], [3], axis=1)
+    computing, constants = om.computed(arrays)
     nodes = [
-        helper.make_node("Constant", [], ["first"], value=numpy_helper.from_array(first)),
-        helper.make_node("Transpose", ["turned"], ["rest"], perm=[0, 2, 1]),
-        helper.make_node("Concat", ["first", "rest"], ["W"], axis=1),
-        helper.make_node("Cast", ["wide"], ["B"], to=TensorProto.FLOAT),
+        *computing,
         om.node(op, H, arrays),
     ]
-    constants = {
-        "R": arrays["R"],
-        "turned": rest.transpose(0, 2, 1),
-        "wide": arrays["B"].astype(np.float64),
-    }
     model = om.model(nodes, {"x": ("T", "B", I)}, outputs(op), constants)
     plain = om.model([om.node(op, H, arrays)], {"x": ("T", "B", I)}, outputs(op), arrays)
     equal(gr.interop.from_onnx(model), gr.interop.from_onnx(plain))

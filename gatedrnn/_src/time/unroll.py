@@ -13,7 +13,7 @@ from jax import Array
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import C, Carry, Cell, P, Params
 from gatedrnn._src.episodes import episode_starts, step_numbers
-from gatedrnn._src.masks import check_draws, draw, first_steps
+from gatedrnn._src.masks import checked_draw, draw
 from gatedrnn._src.time import engine
 from gatedrnn._src.time.bptt import BPTT, check_bptt
 from gatedrnn._src.time.recurrence import Recurrence, Steps
@@ -169,12 +169,7 @@ def checked(
     if resets is not None:
         resets = validation.as_flags("resets", resets, (length, *batch_shape))
         reset_carry = _carry_or_initial("reset_carry", cell, reset_carry, xs)
-    key, first_step = options.key, None
-    if key is not None or not (isinstance(options.first_step, int) and options.first_step == 0):
-        first_step = first_steps(options.first_step, batch_shape)
-    if key is not None:
-        check_draws(cell)
-        key = validation.as_key(key)
+    key, first_step = checked_draw(cell, options.key, options.first_step, batch_shape)
     return Unrolled(
         cell,
         params,
