@@ -34,6 +34,7 @@ NO_ARRAYS = [
     Mistake("bytes", b"3"),
     Mistake("dict", {"a": 1}),
     Mistake("ragged", [[1.0, 2.0], [3.0]]),
+    Mistake("ragged and wide", [[2**40], [1, 2]]),
     Mistake("object", object()),
     Mistake("class", int),
     Mistake("function", lambda: 0),

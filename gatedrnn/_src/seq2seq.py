@@ -190,8 +190,6 @@ class Seq2Seq:
         """
         self._check(params)
         _check_encoded(carry)
-        if not self.decoder.streams:
-            return self.decoder.step(params.decoder, carry, x)  # raises
         names = Names("params.decoder", "x")
         return self.decoder.step_named(names, params.decoder, carry, x, None, _fold(key, 1))
 

@@ -3,6 +3,7 @@
 Axes: `T` time, `*B` batch, `I` input features.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -44,16 +45,14 @@ def as_array(name: str, value: Any, expected: str = "an array of numbers") -> Ar
     """
     if isinstance(value, Array):
         return value
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         if value is not None and not isinstance(value, str | bytes):
-            if isinstance(value, int | float):
-                return jnp.asarray(on_device(value))
-            return integers.as_array(value)
-    except OverflowError:  # Python's integers, beyond 32 bits
-        wide = np.clip(np.asarray(value, object), -(2**63), 2**63 - 1)
-        return integers.as_array(np.asarray(wide, np.int64))
-    except (TypeError, ValueError):
-        pass
+            try:
+                scalar = isinstance(value, int | float)
+                return jnp.asarray(on_device(value)) if scalar else integers.as_array(value)
+            except OverflowError:  # Python's integers, beyond 32 bits
+                wide = np.clip(np.asarray(value, object), -(2**63), 2**63 - 1)
+                return integers.as_array(np.asarray(wide, np.int64))
     raise TypeError(f"{name}: got {shown(value)}, expected {expected}")
 
 

@@ -131,7 +131,7 @@ class Layer(abc.ABC):
         """
         return self.apply_named(Names(), params, xs, carry, lengths, mask, resets, key)
 
-    def apply_named(self, names: "Names", *arguments: Any) -> tuple[Carry, Array]:
+    def apply_named(self, names: Names, *arguments: Any) -> tuple[Carry, Array]:
         """Do what `apply` does, all of whose arguments are given; errors call them by `names`."""
         checked = self._checked(names, *arguments)
         return self._returned(checked[2], *run_layer(self, *checked))
@@ -183,12 +183,12 @@ class Layer(abc.ABC):
           TypeError: a layer that cannot stream, an argument of another dtype.
           ValueError: an argument of another shape or structure.
         """
-        if not self.streams:
-            raise TypeError(f"step: {self!r} cannot stream, {self.why_not}; use apply")
         return self.step_named(Names(xs="x"), params, carry, x, resets, key)
 
-    def step_named(self, names: "Names", *arguments: Any) -> tuple[Carry, Array]:
+    def step_named(self, names: Names, *arguments: Any) -> tuple[Carry, Array]:
         """Do what `step` does, all of whose arguments are given; errors call them by `names`."""
+        if not self.streams:
+            raise TypeError(f"step: {self!r} cannot stream, {self.why_not}; use apply")
         checked = self._checked_step(names, *arguments)
         return self._returned(checked[2], *self.run_step(*checked))
 
@@ -326,7 +326,7 @@ class Layer(abc.ABC):
 
     def _checked(
         self,
-        names: "Names",
+        names: Names,
         params: Params,
         xs: Any,
         carry: Carry | None,
@@ -348,7 +348,7 @@ class Layer(abc.ABC):
         return params, validation.zero_masked(xs, mask), carry, Context(mask, lengths, resets, key)
 
     def _checked_step(
-        self, names: "Names", params: Params, carry: Carry, x: Any, resets: Any, key: Any
+        self, names: Names, params: Params, carry: Carry, x: Any, resets: Any, key: Any
     ) -> tuple[Params, Array, Carry, Array | None]:
         x = validation.as_array(names.xs, x)
         batch_shape = self.check_inputs(names.xs, x, ())
@@ -378,7 +378,7 @@ class Layer(abc.ABC):
 
     def _checked_carry(
         self,
-        names: "Names",
+        names: Names,
         params: Params,
         xs: Array,
         carry: Carry | None,
