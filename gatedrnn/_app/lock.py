@@ -83,12 +83,14 @@ def _locked(folder: str, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # while it is held: whoever opened this very file finds it without a name, and opens the
-        # next
-        if not isinstance(lock, SoftFileLock):
-            with suppress(OSError):
-                path.unlink()
-        lock.release()
+        try:
+            # while it is held: whoever opened this very file finds it without a name, and opens
+            # the next
+            if not isinstance(lock, SoftFileLock):
+                with suppress(OSError):
+                    path.unlink()
+        finally:  # a signal here interrupts the removal, and must not keep the lock
+            lock.release()
 
 
 def _acquired(folder: str, path: Path) -> Any:
@@ -109,6 +111,9 @@ def _acquired(folder: str, path: Path) -> Any:
             lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise CommandError(f"{folder} is in use by {_holder(path)}", exit_code=1) from None
+    except BaseException:  # a signal, perhaps while the holder's name was written
+        lock.release()
+        raise
     return lock
 
 
