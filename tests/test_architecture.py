@@ -19,20 +19,23 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Every room of the library, a folder or a module beside the folders, and what it may import. In
 # particular cells know no engine, and what runs over time or trees knows no cell.
 GROUND = {"base", "checks", "describe", "episodes", "integers", "masks", "numerics", "pytree"}
-GROUND |= {"validation"}
+GROUND |= {"loops", "target", "validation"}
 ARROWS = {
-    "base": {"describe"},
+    "base": {"describe", "loops"},
     "checks": {"describe"},
     "describe": set(),
     "episodes": set(),
     "integers": set(),
+    "loops": {"target"},
+    "target": set(),
+    "kernels": {"loops", "pytree"},
     "numerics": set(),
     "pytree": {"base", "numerics"},
     "validation": {"base", "checks", "describe", "integers"},
     "masks": {"base", "describe", "integers", "validation"},
     "rows": {"base", "integers", "pytree", "validation"},
-    "cells": GROUND,
-    "time": GROUND,
+    "cells": GROUND | {"kernels"},
+    "time": GROUND | {"kernels"},
     "trees": GROUND,
     "layers": GROUND | {"time"},
     "decoding": GROUND,
@@ -143,7 +146,11 @@ def loops_in(path):
 
 
 MAY_LOOP = {
-    "time/engine": {"scan", "custom_vjp"},  # over time
+    "loops": {"scan"},  # over time, for the engine
+    "kernels/triton": {"fori_loop", "scan", "custom_jvp"},  # the same on a GPU
+    "time/plan": {"scan"},
+    "time/recurrence": {"scan"},
+    "time/engine": {"scan", "custom_vjp"},  # over chunks
     "trees/engine": {"scan", "custom_vjp"},  # over the levels of trees
     "layers/combinators": {"scan"},  # over depth
     "losses": {"scan", "custom_vjp"},  # over the vocabulary

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src.describe import documented
+from gatedrnn._src.loops import Kernel
 
 Params = Any  # a pytree of arrays
 Carry = Any  # a pytree of arrays [*B, ...]
@@ -209,6 +210,8 @@ class Rule(NamedTuple):
         recurrent input `[..., F]` where the products read it, and nowhere else.
       gate_names: the fields of `gates`, then a NamedTuple, that are gates: between 0, closed, and
         1, open; `"inner.i"` is a field of a field. `gr.diagnostics.gates` shows them.
+      kernels: the kernels that can run the sequential functions, `recur` and `backward`; see
+        `gr.Kernel`. Without any, and where none fits, `jax.lax.scan` runs them.
 
     Example:
       >>> cell, xs = gr.GRU(3), jnp.ones((5, 4, 2), "float32")
@@ -228,6 +231,7 @@ class Rule(NamedTuple):
     has_cell_path: bool = False
     takes_mask: bool = False
     gate_names: tuple[str, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
 
 
 # ------------------------------------------------------------------------------ cells

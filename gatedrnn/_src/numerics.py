@@ -68,26 +68,53 @@ def _dot(x: Array, kernel: Array, kernel_axis: int) -> Array:
     )
 
 
-def gates_apart(array: Array, gates: int, axis: int = -1) -> tuple[Array, ...]:
+class Gates(NamedTuple):
+    """The declaration that `stacked` holds the values of `gates` gates side by side along `axis`.
+
+    Rules declare it in the layouts of their weights; `laid_out` decides.
+    """
+
+    stacked: Array
+    gates: int
+    axis: int = -1
+
+
+def laid_out(params: Any, stacked: bool) -> Any:
+    """Return `params` with the values of gates stacked, or as a tuple of one array for each."""
+
+    def lay_out(leaf: Any) -> Any:
+        if not isinstance(leaf, Gates):
+            return leaf
+        return leaf.stacked if stacked else gates_apart(*leaf)
+
+    return jax.tree.map(lay_out, params, is_leaf=lambda leaf: isinstance(leaf, Gates))
+
+
+def gates_apart(values: Array | tuple[Array, ...], gates: int, axis: int = -1) -> tuple[Array, ...]:
     """Return the part of each gate along `axis`: `[..., nH]` -> `n` of `[..., H]`."""
-    return tuple(jnp.split(array, gates, axis=axis))
+    if isinstance(values, tuple):
+        return values
+    return (values,) if gates == 1 else tuple(jnp.split(values, gates, axis=axis))
 
 
 def dot_gates(x: Array, kernel: Array | tuple[Array, ...], gates: int) -> tuple[Array, ...]:
     """Return `x W` of each gate: `x [..., I]` -> `n` of `[..., H]`.
 
-    For many rows by one product with the stacked kernel `[I, nH]`, for the few rows of a step by
-    one product for each of `n` kernels `[I, H]`: small products need no threads, and the next
-    operation reads separate arrays fastest.
+    By one product with the stacked kernel `[I, nH]`, or by one for each of `n` kernels `[I, H]`.
     """
     if isinstance(kernel, tuple):
         return tuple(dot(x, of_gate) for of_gate in kernel)
     return gates_apart(dot(x, kernel), gates)
 
 
-def dot_sum(deltas: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    """Return `Σ δ W [..., I]` over gates, of `n` `deltas [..., H]` and `n` `kernels [H, I]`."""
-    return functools.reduce(jnp.add, map(dot, deltas, kernels))
+def dot_sum(deltas: Sequence[Array], kernel: Array | tuple[Array, ...]) -> Array:
+    """Return `Σ δ W [..., I]` over gates, of `n` `deltas [..., H]`.
+
+    By one product with the stacked kernel `[nH, I]`, or by one for each of `n` kernels `[H, I]`.
+    """
+    if isinstance(kernel, tuple):
+        return functools.reduce(jnp.add, map(dot, deltas, kernel))
+    return dot(jnp.concatenate(deltas, axis=-1), kernel)
 
 
 def sum_of_outer(x: Array, delta: Array) -> Array:

@@ -15,6 +15,7 @@ from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
+from gatedrnn._src.kernels.pallas import KERNELS
 from gatedrnn._src.numerics import (
     ACTIVATIONS,
     ActivationName,
@@ -162,7 +163,14 @@ class Elman:
     use_bias: bool = True
 
     rule: ClassVar[Rule] = Rule(
-        project, recur, linearize, backward, contract, prepare, takes_mask=True
+        project,
+        recur,
+        linearize,
+        backward,
+        contract,
+        prepare,
+        takes_mask=True,
+        kernels=KERNELS,
     )
     __repr__ = short_repr
 

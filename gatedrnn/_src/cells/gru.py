@@ -15,7 +15,9 @@ from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
+from gatedrnn._src.kernels.pallas import KERNELS
 from gatedrnn._src.numerics import (
+    Gates,
     dot,
     dot_gates,
     dot_sum,
@@ -94,16 +96,25 @@ def project(cell: "GRU", params: GRUParams, xs: Array) -> tuple[Array, ...]:
 
 
 def prepare(cell: "GRU", params: GRUParams) -> tuple[GRUParams, GRUParams]:
-    """Return `params` with a kernel for each gate, and the same transposed for reverse steps."""
-    return _by_gate(params, -1), _by_gate(transposed(params), 0)
+    """Return `params` for the steps, and the same transposed for reverse steps."""
+    return _declared(cell, params, -1), _declared(cell, transposed(params), 0)
 
 
-def _by_gate(params: GRUParams, axis: int) -> GRUParams:
-    """Return `params` with a kernel for each gate stacked along `axis`."""
-    kernels: dict[str, Any] = {
-        name: gates_apart(getattr(params, name), 3, axis) for name in ("kernel", "recurrent_kernel")
+def _declared(cell: "GRU", params: GRUParams, axis: int) -> GRUParams:
+    """Return `params` with gates declared, those of matrices along `axis`.
+
+    The recurrent kernel of `s` stands alone where its product waits for the reset gate.
+    """
+    recurrent: Any = Gates(params.recurrent_kernel, 3, axis)
+    if cell.reset == "before":
+        u_rz, u_s = _split(cell, params.recurrent_kernel, axis)
+        recurrent = Gates(u_rz, 2, axis), u_s
+    declared: dict[str, Any] = {
+        "kernel": Gates(params.kernel, 3, axis),
+        "recurrent_kernel": recurrent,
+        "bias": None if params.bias is None else Gates(params.bias, 3),
     }
-    return params._replace(**kernels)
+    return params._replace(**declared)
 
 
 def recur(
@@ -139,11 +150,11 @@ def recur(
     return GRUCarry((n + k * (state - n)).astype(carry.h.dtype)), GRUGates(r, z, n, u)
 
 
-def _split(cell: "GRU", kernel: Any) -> Any:
-    """Return the kernels of `r` and `z`, and the kernel of `s`: stacked, or one for each gate."""
+def _split(cell: "GRU", kernel: Any, axis: int = -1) -> Any:
+    """Return the kernels of `r` and `z`, and the kernel of `s`."""
     if isinstance(kernel, tuple):
-        return kernel[:2], kernel[2]
-    return jnp.split(kernel, [2 * cell.features], axis=-1)
+        return kernel
+    return jnp.split(kernel, [2 * cell.features], axis=axis)
 
 
 def _kept(cell: "GRU", z: Array) -> Array:
@@ -216,8 +227,9 @@ def backward(
     q, kept = None, d * local.keep
     kernels: Any = params.recurrent_kernel
     if cell.reset == "before":
-        q = masked(dot(d * local.s, kernels[2]), mask)
-        through = q * local.u + masked(dot_sum((q * local.r, d * local.z), kernels[:2]), mask)
+        u_rz, u_s = kernels
+        q = masked(dot(d * local.s, u_s), mask)
+        through = q * local.u + masked(dot_sum((q * local.r, d * local.z), u_rz), mask)
     else:
         through = masked(dot_sum((d * local.r, d * local.z, d * local.u), kernels), mask)
     return GRUCarry(kept if cell_path_only else kept + through), GRUDelta(d, q)
@@ -267,6 +279,7 @@ RULE = Rule(
     has_cell_path=True,
     takes_mask=True,
     gate_names=("r", "z"),
+    kernels=KERNELS,
 )
 
 Reset = Literal["before", "after"]

@@ -17,7 +17,9 @@ from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
+from gatedrnn._src.kernels.pallas import KERNELS
 from gatedrnn._src.numerics import (
+    Gates,
     accumulator,
     dot,
     dot_gates,
@@ -107,19 +109,21 @@ def project(cell: "LSTM", params: LSTMParams, xs: Array) -> tuple[Array, ...]:
 
 
 def prepare(cell: "LSTM", params: LSTMParams) -> tuple[LSTMParams, LSTMParams]:
-    """Return `params` with a kernel for each gate, and the same transposed for reverse steps."""
-    return _by_gate(cell, params, -1), _by_gate(cell, transposed(params), 0)
+    """Return `params` for the steps, and the same transposed for reverse steps."""
+    return _declared(cell, params, -1), _declared(cell, transposed(params), 0)
 
 
-def _by_gate(cell: "LSTM", params: LSTMParams, axis: int) -> LSTMParams:
-    """Return `params` with a kernel, and a full peephole, for each gate stacked along `axis`."""
-    apart: dict[str, Any] = {
-        name: gates_apart(getattr(params, name), cell.gates, axis)
-        for name in ("kernel", "recurrent_kernel")
+def _declared(cell: "LSTM", params: LSTMParams, axis: int) -> LSTMParams:
+    """Return `params` with gates declared, those of matrices along `axis`."""
+    n, bias, peephole = cell.gates, params.bias, params.peephole
+    of_matrix = axis if cell.peephole == "full" else -1
+    declared: dict[str, Any] = {
+        "kernel": Gates(params.kernel, n, axis),
+        "recurrent_kernel": Gates(params.recurrent_kernel, n, axis),
+        "bias": None if bias is None else Gates(bias, n),
+        "peephole": None if peephole is None else Gates(peephole, n - 2, of_matrix),
     }
-    if cell.peephole == "full" and params.peephole is not None:
-        apart["peephole"] = gates_apart(params.peephole, cell.gates - 2, axis)
-    return params._replace(**apart)
+    return params._replace(**declared)
 
 
 def recur(
@@ -300,6 +304,7 @@ RULE = Rule(
     has_cell_path=True,
     takes_mask=True,
     gate_names=("i", "f", "o"),
+    kernels=KERNELS,
 )
 
 Peephole = Literal["diagonal", "full"]

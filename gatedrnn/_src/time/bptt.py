@@ -6,6 +6,7 @@ from typing import Literal
 from gatedrnn._src import checks
 from gatedrnn._src.base import Cell, Route, rule_of
 from gatedrnn._src.describe import short_repr, shown
+from gatedrnn._src.target import Target, default_target
 
 Saved = Literal["carries", "gates", "boundaries"]
 
@@ -61,7 +62,9 @@ class BPTT:
     truncate: int | None = None
     cell_path_only: bool = False
     clip: float | None = None
-    save: Saved = "carries"
+    save: Saved | None = None
+    kernel: str | None = None
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         checks.option("rule", self.rule, Route | None)
@@ -73,11 +76,24 @@ class BPTT:
         if self.clip is not None:
             checks.number("clip", self.clip, above=0)
             object.__setattr__(self, "clip", float(self.clip))  # NumPy's would promote
-        checks.option("save", self.save, Saved)
+        checks.option("save", self.save, Saved | None)
+        checks.option("target", self.target, Target | None)
+        if self.kernel is not None and not isinstance(self.kernel, str):
+            raise TypeError(f"kernel: got {shown(self.kernel)}, expected a name or None")
+        if self.kernel not in (None, "scan") and self.rule == "autodiff":
+            raise ValueError(
+                f"kernel: got {shown(self.kernel)}, expected None or 'scan' with rule='autodiff', "
+                "which differentiates the loop itself"
+            )
 
     def __repr__(self) -> str:
         """Return the call that makes the value, with the fields that differ from their defaults."""
         return short_repr(self)
+
+
+def target_of(bptt: BPTT) -> Target:
+    """Return the kind of device that a recurrence is compiled for."""
+    return bptt.target or default_target()
 
 
 def check_bptt(cell: Cell, bptt: BPTT) -> None:
@@ -92,3 +108,12 @@ def check_bptt(cell: Cell, bptt: BPTT) -> None:
             f"cell_path_only: got True, expected False: {cell!r} has no path from state to state "
             "beside its recurrent input"
         )
+    if bptt.kernel not in (None, "scan"):
+        target = target_of(bptt)
+        names = [k.name for k in rule.kernels if k.target == target] if rule else []
+        if bptt.kernel not in names:
+            expected = ", ".join(["None", *map(repr, sorted({"scan", *names}))])
+            raise ValueError(
+                f"kernel: got {bptt.kernel!r}, expected one of {expected} for {cell!r} on a "
+                f"{target.upper()}"
+            )

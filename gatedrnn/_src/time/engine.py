@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src.base import Carry, Params, StepRecord
+from gatedrnn._src.loops import Steps
 from gatedrnn._src.pytree import (
     as_dtypes,
     clipped,
@@ -28,8 +29,8 @@ from gatedrnn._src.pytree import (
     where,
     zeros,
 )
-from gatedrnn._src.time.chunks import with_chunk_size
-from gatedrnn._src.time.recurrence import Recurrence, Steps, Weights, step_function, weights_of
+from gatedrnn._src.time.plan import planned
+from gatedrnn._src.time.recurrence import Recurrence, Weights, steps_of, weights_of
 
 
 @partial(jax.jit, static_argnames="recurrence")
@@ -41,7 +42,7 @@ def run(
     Jitted, so that outside `jit` too equal recurrences and shapes compile once.
     """
     params, carry, steps, reset_carry = vary_alike((params, carry, steps, reset_carry))
-    recurrence = with_chunk_size(recurrence, params, carry, steps)
+    recurrence = planned(recurrence, params, carry, steps)
     arguments = (recurrence, params, carry, steps, reset_carry)
     if recurrence.rule is None:
         final, (outputs, carries), _ = _forward(
@@ -70,10 +71,10 @@ def _forward(
         final, kept = _forward_chunk(recurrence, weights, carry, steps, reset_carry, keep)
         return final, kept, carry
 
-    if recurrence.rule is None and recurrence.bptt.save == "boundaries":
+    if recurrence.rule is None and recurrence.plan.save == "boundaries":
         chunk = jax.checkpoint(chunk, prevent_cse=False)
     return _over_chunks(
-        chunk, carry, steps, None, recurrence.chunk_size, reverse=recurrence.reverse
+        chunk, carry, steps, None, recurrence.plan.chunk_size, reverse=recurrence.reverse
     )
 
 
@@ -85,23 +86,24 @@ def _forward_chunk(
     reset_carry: Carry,
     keep: Callable,
 ) -> tuple[Carry, Any]:
-    bptt, by_autodiff = recurrence.bptt, recurrence.rule is None
-    inputs, advance = step_function(recurrence, weights, steps.xs)
-    if by_autodiff and bptt.save == "carries":
+    bptt, plan, by_autodiff = recurrence.bptt, recurrence.plan, recurrence.rule is None
+    inputs, advance = steps_of(recurrence, weights.forward, steps.xs)
+    if by_autodiff and plan.save == "carries":
         advance = jax.checkpoint(advance, prevent_cse=False)
 
-    def step(carry: Carry, inputs: tuple) -> tuple[Carry, Any]:
+    def step(weights: Any, reset_carry: Carry, carry: Carry, inputs: Steps) -> tuple[Carry, Any]:
         a, skip, reset, cut = inputs
         if by_autodiff:
             carry = carry if cut is None else _cut_gradient(cut, carry)
         start = where(reset, reset_carry, carry)
         if by_autodiff and bptt.clip is not None:
             start = _clip_cotangent(bptt.clip, start)
-        new, y, gates = advance(start, a)
+        new, y, gates = advance(weights, start, a)
         carry = where(skip, carry, new)
         return carry, keep(carry, y, gates)
 
-    return lax.scan(step, carry, (inputs, *steps[1:]), reverse=recurrence.reverse)
+    inputs = steps._replace(xs=inputs)
+    return plan.loop(step, weights.forward, reset_carry, carry, inputs, reverse=recurrence.reverse)
 
 
 # ------------------------------------------------------------------- backward, by the rule
@@ -142,7 +144,7 @@ def _visible(recurrence: Recurrence, carry: Carry) -> Any:
 def _ruled_fwd(
     recurrence: Recurrence, params: Params, carry: Carry, steps: Steps, reset_carry: Carry
 ) -> tuple[tuple, Residuals]:
-    save = recurrence.bptt.save
+    save = recurrence.plan.save
 
     def keep(carry: Carry, y: Array, gates: Any) -> tuple[Carry, Any]:
         return (
@@ -170,7 +172,7 @@ def _ruled_bwd(recurrence: Recurrence, saved: Residuals, cotangents: tuple) -> t
     state = vary_alike((flow, zeros(params)), like=saved)
     per_step = (steps, carries, gates, dvisible)
     (flow, dparams), dxs, _ = _over_chunks(
-        chunk, state, per_step, starts, recurrence.chunk_size, reverse=not recurrence.reverse
+        chunk, state, per_step, starts, recurrence.plan.chunk_size, reverse=not recurrence.reverse
     )
     dreset = zeros(reset_carry) if flow.dreset is None else flow.dreset
     return (
@@ -200,27 +202,27 @@ def _backward_chunk(
     dvisible: Any,
 ) -> tuple[_Flow, Params, Array]:
     """Return the flow that leaves a chunk, and the gradients of weights and inputs."""
-    cell, bptt, rule = recurrence.cell, recurrence.bptt, recurrence.rule
+    cell, bptt, rule, plan = recurrence.cell, recurrence.bptt, recurrence.rule, recurrence.plan
     assert rule is not None
     if carries is None:
         _, (carries, gates) = _forward_chunk(
             recurrence, weights, start, steps, reset_carry, lambda carry, y, gates: (carry, gates)
         )
     before = where(steps.resets, reset_carry, shift(start, carries, recurrence.reverse))
-    if bptt.save == "carries":
+    if plan.save == "carries":
         projected = rule.project(cell, weights.params, steps.xs)
         _, gates = rule.recur(cell, weights.params, before, projected)
     record: StepRecord = StepRecord(steps.xs, before, carries, gates)
     record = record._replace(local=rule.linearize(cell, weights.params, record))
     cut_path = {"cell_path_only": True} if bptt.cell_path_only else {}
 
-    def step(flow: _Flow, inputs: tuple) -> tuple[_Flow, Any]:
-        local, direct, skip, reset, cut = inputs
+    def step(weights: Any, _: None, flow: _Flow, inputs: Steps) -> tuple[_Flow, Any]:
+        (local, direct), skip, reset, cut = inputs
         dcarry = _add_direct(recurrence, flow.dcarry, direct)
         zero = zeros(dcarry)
         # a skipped step hands δcarry on as it is, and none of it to the rule
         entering = where(skip, zero, dcarry)
-        dbefore, delta = rule.backward(cell, weights.reverse, local, entering, **cut_path)
+        dbefore, delta = rule.backward(cell, weights, local, entering, **cut_path)
         if bptt.clip is not None:
             dbefore = clipped(bptt.clip, dbefore)
         dreset = flow.dreset
@@ -230,8 +232,10 @@ def _backward_chunk(
         dbefore = where(skip, dcarry, dbefore)
         return _Flow(where(cut, zero, dbefore), dreset), delta
 
-    inputs = (record.local, dvisible, *steps[1:])
-    flow, delta = lax.scan(step, flow, inputs, reverse=not recurrence.reverse)
+    inputs = steps._replace(xs=(record.local, dvisible))
+    flow, delta = plan.loop(
+        step, weights.reverse, None, flow, inputs, reverse=not recurrence.reverse
+    )
     dparams, dxs = rule.contract(cell, weights.params, record, delta)
     dtype = first_leaf(steps.xs).dtype
     return flow, dparams, jax.tree.map(lambda d: d.astype(dtype), dxs)

@@ -1,4 +1,4 @@
-"""The recurrence of a cell over time: static facts, inputs of the steps, weights, step function.
+"""The recurrence of a cell over time: static facts, weights, inputs of the steps, step function.
 
 Axes: `T` time, `*B` batch, `I` input features, `F` output features.
 """
@@ -11,11 +11,33 @@ import jax
 from jax import Array
 
 from gatedrnn._src.base import Carry, Cell, Params, Rule, prepared, rule_of
-from gatedrnn._src.numerics import matrices_as
+from gatedrnn._src.loops import Loop, scan
+from gatedrnn._src.numerics import laid_out, matrices_as
 from gatedrnn._src.pytree import as_real_dtypes, first_leaf
-from gatedrnn._src.time.bptt import BPTT
+from gatedrnn._src.target import Target
+from gatedrnn._src.time.bptt import BPTT, Saved
 
 PHASES = ("project", "recur", "linearize", "backward", "contract")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The decisions about speed and memory, none about what is computed.
+
+    Attributes:
+      chunk_size: the number of steps in a chunk.
+      save: the values that the forward pass keeps for the backward pass.
+      stacked: True where the steps read the kernels of all gates as one, forward and in reverse.
+      project_one: True where a step itself projects an input of a single feature, which is
+        multiplied, not contracted: the compiler fuses that into the step.
+      loop: the loop over the steps of a chunk.
+    """
+
+    chunk_size: int = 0
+    save: Saved = "carries"
+    stacked: tuple[bool, bool] = (False, False)
+    project_one: bool = True
+    loop: Loop = scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,28 +49,21 @@ class Recurrence:
       bptt: the options of the backward pass.
       reverse: True to run from the end.
       every_carry: True to stack the carry of every step, not only the output.
-      chunk_size: the steps of a chunk, 0 until `with_chunk_size` sets it.
+      target: the kind of device that it is compiled for.
+      plan: the plan, empty until `planned` makes it.
     """
 
     cell: Cell
     bptt: BPTT
     reverse: bool
     every_carry: bool
-    chunk_size: int = 0
+    target: Target = "cpu"
+    plan: Plan = Plan()
 
     @property
     def rule(self) -> Rule | None:
         """The rule by which the cell is differentiated; None: by autodiff."""
         return None if self.bptt.rule == "autodiff" else _with_named_phases(rule_of(self.cell))
-
-
-class Steps(NamedTuple):
-    """The inputs of the steps, stacked over time; None where a step reads nothing."""
-
-    xs: Any  # [T, *B, I], or of a cell that draws masks: masks.Keyed
-    skips: Array | None = None  # [T, *B], True: the step is skipped and keeps the carry
-    resets: Array | None = None  # [T, *B], True: the step starts from the reset carry
-    cuts: Array | None = None  # [T], True: no gradient from this step to the one before
 
 
 class Weights(NamedTuple):
@@ -61,37 +76,41 @@ class Weights(NamedTuple):
 
 def weights_of(recurrence: Recurrence, params: Params, xs: Any) -> Weights:
     """Return the layouts of `params`, to be made once, before any loop."""
-    rule = rule_of(recurrence.cell)
+    cell, (forward_stacked, reverse_stacked) = recurrence.cell, recurrence.plan.stacked
+    rule = rule_of(cell)
     if rule is None:
         return Weights(params, params, params)
     params = matrices_as(params, first_leaf(xs).dtype)
-    return Weights(params, *prepared(rule, recurrence.cell, params))
+    forward, reverse = prepared(rule, cell, params)
+    return Weights(params, laid_out(forward, forward_stacked), laid_out(reverse, reverse_stacked))
 
 
-def step_function(recurrence: Recurrence, weights: Weights, xs: Any) -> tuple[Any, Callable]:
-    """Return the inputs of a scan over `xs`, and its step `(carry, input) -> (carry, y, gates)`."""
+def steps_of(recurrence: Recurrence, weights: Any, xs: Any) -> tuple[Any, Callable]:
+    """Return the inputs of a loop over `xs [T, *B, I]`, and its step.
+
+    The step is `(weights, carry, input) -> (carry, y, gates)`.
+    """
     cell, rule = recurrence.cell, _with_named_phases(rule_of(recurrence.cell))
     if rule is None:
 
-        def step_without_rule(carry: Carry, x: Array) -> tuple[Carry, Array, None]:
-            new, y = cell.step(weights.params, carry, x)
+        def step_without_rule(weights: Params, carry: Carry, x: Any) -> tuple[Carry, Any, None]:
+            new, y = cell.step(weights, carry, x)
             return as_real_dtypes(new, carry), y, None
 
         return xs, step_without_rule
     by_autodiff = recurrence.rule is None
     cut = {"cell_path_only": True} if by_autodiff and recurrence.bptt.cell_path_only else {}
 
-    def step(carry: Carry, a: Any) -> tuple[Carry, Array, Any]:
-        carry, gates = rule.recur(cell, weights.forward, carry, a, **cut)
+    def step(weights: Any, carry: Carry, a: Any) -> tuple[Carry, Array, Any]:
+        carry, gates = rule.recur(cell, weights, carry, a, **cut)
         return carry, first_leaf(carry), gates
 
-    def step_from_inputs(carry: Carry, x: Any) -> tuple[Carry, Array, Any]:
-        return step(carry, rule.project(cell, weights.forward, x))
+    def step_from_inputs(weights: Any, carry: Carry, x: Any) -> tuple[Carry, Array, Any]:
+        return step(weights, carry, rule.project(cell, weights, x))
 
-    # one feature is multiplied, not contracted, and the compiler fuses that into the step
-    if first_leaf(xs).shape[-1] == 1:
+    if recurrence.plan.project_one and first_leaf(xs).shape[-1] == 1:
         return xs, step_from_inputs
-    return rule.project(cell, weights.forward, xs), step
+    return rule.project(cell, weights, xs), step
 
 
 def _with_named_phases(rule: Rule | None) -> Rule | None:

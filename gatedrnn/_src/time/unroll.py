@@ -13,10 +13,11 @@ from jax import Array
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import C, Carry, Cell, P, Params
 from gatedrnn._src.episodes import episode_starts, step_numbers
+from gatedrnn._src.loops import Steps
 from gatedrnn._src.masks import checked_draw, draw
 from gatedrnn._src.time import engine
-from gatedrnn._src.time.bptt import BPTT, check_bptt
-from gatedrnn._src.time.recurrence import Recurrence, Steps
+from gatedrnn._src.time.bptt import BPTT, check_bptt, target_of
+from gatedrnn._src.time.recurrence import Recurrence
 
 
 def unroll(
@@ -211,7 +212,7 @@ def run(unrolled: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array,
     if bptt.truncate is not None:
         cuts = _cuts(bptt.truncate, len(unrolled.xs), reverse)
     steps = Steps(xs, None if mask is None else ~mask, starts, cuts)
-    recurrence = Recurrence(cell, bptt, reverse, every_carry)
+    recurrence = Recurrence(cell, bptt, reverse, every_carry, target_of(bptt))
     final, ys, carries = engine.run(recurrence, params, unrolled.carry, steps, unrolled.reset_carry)
     return final, validation.zero_masked(ys, mask), carries
 

@@ -1,4 +1,4 @@
-"""The size of a chunk, and the layout in which the weights reach the steps."""
+"""The plan of a recurrence: chunks, and the layout in which the weights reach the steps."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from networks import normal, random_params
 from reference import FEW
 
 import gatedrnn as gr
-from gatedrnn._src.time.chunks import CHUNK_BYTES, CHUNK_SHARE, with_chunk_size
-from gatedrnn._src.time.recurrence import Recurrence, Steps
+from gatedrnn._src.loops import Steps
+from gatedrnn._src.time.plan import HABITS, planned
+from gatedrnn._src.time.recurrence import Recurrence
 
 CELLS = {name: cell for name, cell in FEW.items() if not hasattr(cell, "cell")}
 
@@ -22,7 +23,7 @@ def chunk(length, batch, features, cell=gr.LSTM, in_features=4, bptt=gr.BPTT()):
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
     carry = jax.eval_shape(lambda: cell.carry((batch,)))
     recurrence = Recurrence(cell, bptt, reverse=False, every_carry=False)
-    return with_chunk_size(recurrence, params, carry, Steps(xs)).chunk_size
+    return planned(recurrence, params, carry, Steps(xs)).plan.chunk_size
 
 
 def bytes_of_a_step(batch, features):
@@ -37,14 +38,14 @@ def test_a_chunk_is_a_twentieth_of_the_sequence():
 
 def test_a_chunk_is_not_too_small_for_its_overhead():
     """It makes the lower bound, however short the sequence is; or it is the whole sequence."""
-    least = CHUNK_BYTES[0] // bytes_of_a_step(16, 64)
+    least = HABITS["cpu"].chunk_bytes[0] // bytes_of_a_step(16, 64)
     assert least // 2 < chunk(100, 16, 64) <= least
     assert chunk(8, 2, 3) == 8
 
 
 def test_a_chunk_is_not_too_large_for_the_caches():
     """It makes no more than the upper bound, however long the sequence is; or is one step."""
-    most = CHUNK_BYTES[1] // bytes_of_a_step(64, 256)
+    most = HABITS["cpu"].chunk_bytes[1] // bytes_of_a_step(64, 256)
     assert most // 2 < chunk(10_000, 64, 256) <= most
     assert chunk(10_000, 4096, 4096) == 1
 
@@ -52,7 +53,7 @@ def test_a_chunk_is_not_too_large_for_the_caches():
 @pytest.mark.parametrize("length", [997, 1000, 1001, 1024])
 def test_a_chunk_divides_the_sequence_where_it_can(length):
     """A remainder costs a copy; at most half of the chunk is given up to avoid one."""
-    wanted = length // CHUNK_SHARE
+    wanted = length // HABITS["cpu"].chunk_share
     size = chunk(length, 16, 64)
     divisors = [n for n in range(wanted // 2 + 1, wanted + 1) if length % n == 0]
     assert size == (max(divisors) if divisors else wanted)

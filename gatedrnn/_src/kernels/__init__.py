@@ -1,0 +1,1 @@
+"""Kernels: one program on the device for all steps of a loop."""

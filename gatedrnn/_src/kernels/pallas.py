@@ -1,0 +1,5 @@
+"""The kernels of this library, all made with Pallas."""
+
+from gatedrnn._src.kernels.triton import TRITON
+
+KERNELS = (TRITON,)

@@ -1,0 +1,274 @@
+"""One kernel for all steps on a GPU, by Pallas and Triton.
+
+Axes: `T` time, `B` rows, `b` rows of a block, `F` features of a leaf.
+
+A program of the grid takes a block of rows through all steps: the loop over time runs inside, the
+carry stays in registers, and the weights are loaded once, where they fit. The step itself is the
+engine's, so masks, resets, truncation and clipping are in the kernel too, and the equations stand
+in the rule alone. Triton computes on arrays whose sizes are powers of two. So features are padded
+with zeros, which add nothing to a product; and what a step makes of them is cut off again.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src.kernels.columns import Columns, Matrix, on_columns, used
+from gatedrnn._src.loops import Kernel, Step, Steps, scan
+from gatedrnn._src.pytree import first_leaf
+
+ROWS = 8  # of a block: the fewest of a product on tensor cores
+FEWEST = 16  # features, likewise
+MOST_BYTES = 208 * 1024  # of weights in shared memory, of 227 KiB: the rest is for the carry
+PRECISE = {"highest", "float32", "F32_F32_F32", "TF32_TF32_F32_X3"}
+
+
+def refusal(weights: Any, carry: Any) -> str | None:
+    """Return why the kernel cannot run steps with these weights and this carry, or None."""
+    leaves = jax.tree.leaves((weights, carry))
+    dtypes = {leaf.dtype for leaf in leaves}
+    if any(dtype.itemsize > 4 for dtype in dtypes):
+        return f"it computes in at most float32, not in {max(dtypes, key=lambda d: d.itemsize)}"
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    matrices = [leaf for leaf in jax.tree.leaves(weights) if leaf.ndim > 1]
+    if precision in PRECISE and any(leaf.dtype == jnp.float32 for leaf in matrices):
+        return f"its float32 products are TF32, and jax_default_matmul_precision is {precision!r}"
+    size = _padded_bytes(matrices)
+    if size > MOST_BYTES:
+        return f"its weights take {size} bytes, a block of the device holds {MOST_BYTES}"
+    return None
+
+
+def _warps(carry: Any) -> int:
+    return 4 if max(leaf.shape[-1] for leaf in jax.tree.leaves(carry)) <= 64 else 8
+
+
+def _padded(size: int) -> int:
+    return max(FEWEST, 1 << (size - 1).bit_length())
+
+
+def _padded_bytes(matrices: list[Any]) -> int:
+    return sum(math.prod(map(_padded, m.shape)) * m.dtype.itemsize for m in matrices)
+
+
+def run(
+    step: Step,
+    weights: Any,
+    rows: Any,
+    carry: Any,
+    inputs: Steps,
+    *,
+    reverse: bool,
+    interpret: bool = False,
+) -> tuple[Any, Any]:
+    """Run `step` in one kernel where the program is lowered for CUDA, and elsewhere by a scan.
+
+    Args and values are those of `gr.Loop`. Derivatives are those of the scan.
+    """
+    by_scan = partial(_scanned, step, reverse)
+
+    @jax.custom_jvp
+    def loop(*arguments: Any) -> Any:
+        by_kernel = partial(_kernel, step, reverse, interpret)
+        if interpret:
+            return by_kernel(*arguments)
+        return lax.platform_dependent(*arguments, cuda=by_kernel, default=by_scan)
+
+    @loop.defjvp
+    def _(primals: tuple, tangents: tuple) -> tuple:
+        return jax.jvp(by_scan, primals, tangents)
+
+    if 0 in (*first_leaf(inputs.xs).shape, *first_leaf(carry).shape):
+        return by_scan(weights, rows, carry, inputs)
+    return loop(weights, rows, carry, inputs)
+
+
+def _scanned(
+    step: Step, reverse: bool, weights: Any, rows: Any, carry: Any, inputs: Steps
+) -> tuple[Any, Any]:
+    return scan(step, weights, rows, carry, inputs, reverse=reverse)
+
+
+def _kernel(
+    step: Step,
+    reverse: bool,
+    interpret: bool,
+    weights: Any,
+    rows: Any,
+    carry: Any,
+    inputs: Steps,
+) -> tuple[Any, Any]:
+    """Pad, run the kernel, and cut the padding off."""
+    batch_shape = _batch(inputs)[1:]
+    batch = math.prod(batch_shape)
+    kept = jax.eval_shape(step, weights, rows, carry, jax.tree.map(lambda v: v[0], inputs))[1]
+
+    def flat(leaf: Array, leading: int) -> Array:
+        """`[*leading, *B, *F]` -> `[*leading, B, *F]`, rows padded to whole blocks."""
+        shape = leaf.shape
+        leaf = leaf.reshape(*shape[:leading], batch, *shape[leading + len(batch_shape) :])
+        return _pad(leaf, leading, -batch % ROWS)
+
+    def features(leaf: Array, first: int) -> Array:
+        """Pad the axes from `first` on."""
+        for axis in range(first, leaf.ndim):
+            leaf = _pad(leaf, axis, _padded(leaf.shape[axis]) - leaf.shape[axis])
+        return leaf
+
+    def flags(leaf: Array | None) -> Array | None:
+        return None if leaf is None else flat(leaf, 1).astype(jnp.int32)
+
+    padded = (
+        jax.tree.map(lambda v: features(v, 0), weights),
+        jax.tree.map(lambda v: features(flat(v, 0), 1), (rows, carry)),
+        Steps(
+            jax.tree.map(lambda v: features(flat(v, 1), 2), inputs.xs),
+            flags(inputs.skips),
+            flags(inputs.resets),
+            None if inputs.cuts is None else inputs.cuts.astype(jnp.int32),
+        ),
+    )
+    carry_out, kept_out = _call(step, reverse, interpret, *padded)
+
+    def cut(leaf: Array, like: Any, leading: int) -> Array:
+        leaf = lax.slice_in_dim(leaf, 0, batch, axis=leading)
+        own = like.shape[len(batch_shape) :]
+        for axis, size in enumerate(own, leading + 1):
+            leaf = lax.slice_in_dim(leaf, 0, size, axis=axis)
+        return leaf.reshape(*leaf.shape[:leading], *like.shape)
+
+    return (
+        jax.tree.map(lambda v, like: cut(v, like, 0), carry_out, carry),
+        jax.tree.map(lambda v, like: cut(v, like, 1), kept_out, kept),
+    )
+
+
+def _batch(inputs: Steps) -> tuple[int, ...]:
+    """`(T, *B)`."""
+    return first_leaf(inputs.xs).shape[:-1]
+
+
+def _pad(leaf: Array, axis: int, more: int) -> Array:
+    if not more:
+        return leaf
+    return jnp.pad(leaf, [(0, more if a == axis else 0) for a in range(leaf.ndim)])
+
+
+def _call(
+    step: Step, reverse: bool, interpret: bool, weights: Any, of_rows: Any, inputs: Steps
+) -> tuple[Any, Any]:
+    """Call the kernel, on leaves whose sizes are powers of two but for `T` and the rows."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import triton
+
+    length, batch = _batch(inputs)
+    of_block = partial(jax.tree.map, lambda v: jax.ShapeDtypeStruct((ROWS, *v.shape[1:]), v.dtype))
+    rows, carry = of_block(of_rows)
+    at_once = Steps(
+        jax.tree.map(lambda v: jax.ShapeDtypeStruct((ROWS, *v.shape[2:]), v.dtype), inputs.xs),
+        *(v and jax.ShapeDtypeStruct((ROWS,) * (v.ndim - 1), bool) for v in inputs[1:]),  # type: ignore[misc]
+    )
+    kept_shapes = jax.eval_shape(step, weights, rows, carry, at_once)[1]
+    shapes, structure = jax.tree.flatten((weights, rows, carry, at_once))
+    out_structure = jax.tree.structure((carry, kept_shapes))
+
+    def flat_step(*leaves: Array) -> list[Array]:
+        return jax.tree.leaves(step(*jax.tree.unflatten(structure, leaves)))
+
+    step_on_columns = on_columns(flat_step, shapes)
+    # the kernels of the inputs are among the weights, and have done their work outside
+    read = used(flat_step, shapes)
+    weights = [w.T if r else None for w, r in zip(jax.tree.leaves(weights), read, strict=False)]
+    mat = jax.typeof(first_leaf(inputs.xs)).mat
+    shape_of = partial(jax.ShapeDtypeStruct, manual_axis_type=mat)
+    out_shapes = (
+        jax.tree.map(lambda v: shape_of(v.shape, v.dtype), of_rows[1]),
+        jax.tree.map(lambda v: shape_of((length, batch, *v.shape[1:]), v.dtype), kept_shapes),
+    )
+
+    def whole(leaf: Any) -> Any:
+        return pl.BlockSpec(leaf.shape, lambda j: (0,) * leaf.ndim)
+
+    def part(leaf: Any, axis: int) -> Any:
+        """The part of a leaf that is of one block of rows."""
+        shape = (*leaf.shape[:axis], ROWS, *leaf.shape[axis + 1 :])
+        return pl.BlockSpec(shape, lambda j: tuple(j if a == axis else 0 for a in range(leaf.ndim)))
+
+    blocks = (
+        jax.tree.map(whole, weights),
+        jax.tree.map(lambda v: part(v, 0), of_rows),
+        jax.tree.map(lambda v: part(v, 1) if v.ndim > 1 else whole(v), inputs),
+    )
+    out_blocks = (
+        jax.tree.map(lambda v: part(v, 0), out_shapes[0]),
+        jax.tree.map(lambda v: part(v, 1), out_shapes[1]),
+    )
+
+    def kernel(weights: Any, of_rows: Any, inputs: Any, carry_out: Any, kept_out: Any) -> None:
+        matrices = [None if ref is None else _weight(ref[...]) for ref in weights]
+        rows, carry = jax.tree.map(lambda ref: ref[...].T, of_rows)
+
+        def time(s: Any) -> Any:
+            return length - 1 - s if reverse else s
+
+        def at(s: Array | int) -> Steps:
+            return jax.tree.map(lambda ref: ref[time(s)], inputs)
+
+        def body(s: Array, state: tuple[Any, Steps]) -> tuple[Any, Steps]:
+            carry, now = state
+            following = at(jnp.minimum(s + 1, length - 1))  # read before the products need it
+            now = Steps(
+                jax.tree.map(lambda v: Columns(v.T), now.xs),
+                *(v if v is None else _flag(v) for v in now[1:]),
+            )
+            of_rows = jax.tree.map(Columns, (rows, carry))
+            out = step_on_columns(*matrices, *jax.tree.leaves((*of_rows, now)))
+            carry_of, kept = jax.tree.unflatten(out_structure, out)
+            carry = jax.tree.map(_values, carry_of, carry)
+
+            def write(ref: Any, value: Any, like: Any) -> None:
+                ref[time(s)] = _values(value, jax.eval_shape(lambda v: v.T, like)).T
+
+            jax.tree.map(write, kept_out, kept, kept_shapes)
+            return carry, following
+
+        carry, _ = lax.fori_loop(0, length, body, (carry, at(0)))
+
+        def write_last(ref: Any, value: Array) -> None:
+            ref[...] = value.T
+
+        jax.tree.map(write_last, carry_out, carry)
+
+    return pl.pallas_call(
+        kernel,
+        grid=(batch // ROWS,),
+        in_specs=blocks,
+        out_specs=out_blocks,
+        out_shape=out_shapes,
+        interpret=interpret,
+        compiler_params=None
+        if interpret
+        else triton.CompilerParams(num_warps=_warps(carry), num_stages=1),
+        name="reverse_steps" if reverse else "steps",
+    )(weights, of_rows, inputs)
+
+
+def _weight(values: Array) -> Any:
+    return Matrix(values) if values.ndim > 1 else values
+
+
+def _flag(values: Array) -> Any:
+    return Columns(values != 0) if values.ndim else values != 0
+
+
+def _values(value: Any, like: Any) -> Array:
+    """Return the array of a result, which may be one value for all."""
+    array = value.values if isinstance(value, Columns) else value
+    return jnp.broadcast_to(array, like.shape).astype(like.dtype)
+
+
+TRITON = Kernel("pallas", "gpu", refusal, run)

@@ -1,0 +1,162 @@
+"""The plan of a recurrence for the devices that it is compiled for.
+
+Axes: `T` time, `*B` batch, `I` input features.
+
+Every decision that is about speed and memory, and not about what is computed, is made here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gatedrnn._src.base import Carry, Params, StepRecord
+from gatedrnn._src.kernels.columns import used
+from gatedrnn._src.loops import Kernel, Steps, scan
+from gatedrnn._src.pytree import first_leaf, zeros
+from gatedrnn._src.target import Target
+from gatedrnn._src.time.recurrence import Plan, Recurrence, steps_of, weights_of
+
+
+class Habits(NamedTuple):
+    """The choices that follow from the target alone.
+
+    Attributes:
+      chunk_share: a chunk is this part of the sequence, within `chunk_bytes`.
+      chunk_bytes: the least and the most bytes that a chunk makes.
+      stacked: whether the steps read the kernels of all gates as one, forward and in reverse.
+      unroll: the number of steps in one pass of a loop.
+    """
+
+    chunk_share: int
+    chunk_bytes: tuple[int, int]
+    stacked: tuple[bool, bool]
+    unroll: int
+
+
+# CPU. A chunk makes fresh memory beside the values that are saved for every step: a twentieth of
+# the sequence keeps the first a small part of the second. Fewer steps than make the first size are
+# not worth a pass over the weights; more than make the second leave the caches, and the page faults
+# of larger temporaries cost more than the arithmetic on them. One product for each gate: small
+# products need no threads, and XLA runs them side by side.
+#
+# GPU and TPU. There an operation of the loop costs its launch, some microseconds, not its
+# arithmetic. So a sequence is one chunk while that is small beside the memory of the device (16 GB
+# and more), since the outer loop has the work of steps for every chunk; all gates are one product;
+# and the steps of one pass share what the loop does for itself, counting and updates in memory.
+#
+# LSTM, training step, float32, T=100, B=32, I=40, H=256: operations for each step, compiled for an
+# H100 and a TPU v5e; microseconds for each step, measured on an H200 (jax 0.11.2):
+#
+#                                        H100    v5e   on an H200
+#   as on a CPU                          21.8   20.8         36.3
+#   one chunk                            14     14
+#   and the gates as one product         12      9           21.9
+#   and 4 steps in a pass of the loop     6.8    6.0         14.9
+#   and 10 steps                          5.7    5.8         13.9
+#   flax, its optimised cell             40     14           50.4
+HABITS: dict[Target, Habits] = {
+    "cpu": Habits(20, (2**20, 2**24), stacked=(False, False), unroll=1),
+    "gpu": Habits(1, (2**20, 2**30), stacked=(True, True), unroll=10),
+    "tpu": Habits(1, (2**20, 2**30), stacked=(True, True), unroll=10),
+}
+
+
+def planned(recurrence: Recurrence, params: Params, carry: Carry, steps: Steps) -> Recurrence:
+    """Return `recurrence` with a plan for its target and for these sizes.
+
+    Raises:
+      ValueError: a kernel that `bptt` insists on and that cannot run these steps.
+    """
+    habits, bptt = HABITS[recurrence.target], recurrence.bptt
+    kernel = _kernel(recurrence, params, carry, steps.xs)
+    length = len(first_leaf(steps.xs))
+    if bptt.chunk is None:
+        size = _automatic_size(habits, recurrence, params, carry, steps.xs)
+    else:
+        size = max(1, min(bptt.chunk, length))
+    plan = Plan(
+        chunk_size=size,
+        save=bptt.save or "carries",
+        stacked=habits.stacked if kernel is None else (False, False),
+        project_one=kernel is None,
+        loop=partial(scan, unroll=_unroll(habits.unroll, size)) if kernel is None else kernel.loop,
+    )
+    return dataclasses.replace(recurrence, plan=plan)
+
+
+def _unroll(most: int, size: int) -> int:
+    """Return the number of steps in a pass of the loop, which divides a chunk if one near does."""
+    return next((n for n in range(most, most // 2, -1) if size % n == 0), most)
+
+
+def _automatic_size(
+    habits: Habits, recurrence: Recurrence, params: Params, carry: Carry, xs: Any
+) -> int:
+    """Return a number of steps from the bytes that one step makes."""
+
+    def one_step(params: Params, carry: Carry, x: Any) -> Any:
+        weights = weights_of(recurrence, params, x).forward
+        a, step = steps_of(recurrence, weights, x)
+        return a, step(weights, carry, a)
+
+    x = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), xs)
+    made = jax.eval_shape(one_step, params, carry, x)
+    bytes_of_step = max(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made)), 1)
+    least, most = (size // bytes_of_step for size in habits.chunk_bytes)
+    length = max(len(first_leaf(xs)), 1)
+    size = min(max(length // habits.chunk_share, least, 1), max(most, 1), length)
+    # a remainder costs a copy of all that is saved: prefer a size that leaves none
+    return next((n for n in range(size, size // 2, -1) if length % n == 0), size)
+
+
+def _kernel(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Kernel | None:
+    """Return the kernel that runs the steps, or None: they go by `lax.scan`."""
+    name, rule = recurrence.bptt.kernel, recurrence.rule
+    if name in (None, "scan") or rule is None:
+        return None
+    kernel = next(k for k in rule.kernels if (k.name, k.target) == (name, recurrence.target))
+    for read in _weights_read(recurrence, params, carry, xs):
+        refusal = kernel.refusal(read, carry)
+        if refusal is not None:
+            raise ValueError(
+                f"kernel: got {name!r}, expected None or 'scan' for {recurrence.cell!r}: {refusal}"
+            )
+    return kernel
+
+
+def _weights_read(
+    recurrence: Recurrence, params: Params, carry: Carry, xs: Any
+) -> Iterator[list[Any]]:
+    """Yield the shapes of the weights that a step reads, forward and in reverse."""
+    rule, cell = recurrence.rule, recurrence.cell
+    assert rule is not None
+    x = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), xs)
+    of = partial(weights_of, recurrence)
+    weights = jax.eval_shape(of, params, x)
+    a = jax.eval_shape(partial(rule.project, cell), weights.params, x)
+    after, gates = jax.eval_shape(partial(rule.recur, cell), weights.params, carry, a)
+    record: StepRecord = StepRecord(x, carry, after, gates)
+    local = jax.eval_shape(partial(rule.linearize, cell), weights.params, record)
+
+    def recur(forward: Any) -> Any:
+        return rule.recur(cell, forward, _zeros(carry), _zeros(a))
+
+    def backward(reverse: Any) -> Any:
+        return rule.backward(cell, reverse, _zeros(local), zeros(carry))
+
+    yield _read(recur, weights.forward)
+    yield _read(backward, weights.reverse)
+
+
+def _read(function: Callable[[Any], Any], weights: Any) -> list[Any]:
+    leaves, structure = jax.tree.flatten(weights)
+    read = used(lambda *leaves: function(jax.tree.unflatten(structure, leaves)), leaves)
+    return [leaf for leaf, is_read in zip(leaves, read, strict=True) if is_read]
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
