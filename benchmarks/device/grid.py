@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,7 +16,8 @@ from benchmarks.measure import first_line
 from benchmarks.program import Program
 from benchmarks.timing import interleaved
 
-THREADS = 16
+THREADS = os.cpu_count() or 1
+COMPILING = 75.0  # seconds for all programs of a case
 SECONDS, TINY_SECONDS = 0.5, 0.02  # of timed rounds for a row
 FEWEST, MOST = 7, 60
 
@@ -70,7 +72,7 @@ def _compiled(
         for name, programs in made.items()
         for kind in kinds
     }
-    wait(futures.values(), timeout=max(until - time.time(), 0))
+    wait(futures.values(), timeout=max(min(until - time.time(), COMPILING), 0))
     pool.shutdown(wait=False, cancel_futures=True)
     built = {kind: Built([], dict(failed)) for kind in kinds}
     for (kind, name), future in futures.items():

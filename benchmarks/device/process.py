@@ -38,7 +38,11 @@ def rows(
 
 
 def lines(
-    command: list[str], log: Path, until: float, environment: Mapping[str, str] = {}
+    command: list[str],
+    log: Path,
+    until: float,
+    environment: Mapping[str, str] = {},
+    silence: float = SILENCE,
 ) -> Iterator[str]:
     """The lines that a command prints; its errors go to `log`."""
     with log.open("a") as errors:
@@ -46,6 +50,7 @@ def lines(
             command,
             cwd=ROOT,
             env={**os.environ, **MEMORY, **environment},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -58,9 +63,9 @@ def lines(
         while True:
             left = until - time.time()
             try:
-                line = printed.get(timeout=max(min(left, SILENCE), 0))
+                line = printed.get(timeout=max(min(left, silence), 0))
             except queue.Empty:
-                why = "out of time" if left < SILENCE else f"no sign of life for {SILENCE:g} s"
+                why = "out of time" if left < silence else f"no sign of life for {silence:g} s"
                 raise Died(why) from None
             if line is None:
                 break

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 import gatedrnn as gr
-from benchmarks.candidates import available
+from benchmarks import candidates
 from benchmarks.device.cases import Case
 from benchmarks.problem import Problem
 from benchmarks.program import Program, jax_programs
@@ -31,7 +31,8 @@ CANDIDATES = (REFERENCE, SCAN, PALLAS, *FLAX, CUDNN, TORCH, HALF)
 
 def missing() -> list[str]:
     """The packages that are not installed; their candidates are left out."""
-    return available((*FLAX, CUDNN, TORCH)).missing
+    needed = [c for c in candidates.CANDIDATES if c.name in CANDIDATES]
+    return sorted({c.package for c in needed if find_spec(c.library) is None})
 
 
 def builders(case: Case) -> dict[str, Callable[[], Programs | None]]:
@@ -40,7 +41,7 @@ def builders(case: Case) -> dict[str, Callable[[], Programs | None]]:
     made: dict[str, Callable[[], Programs | None]] = {REFERENCE: lambda: _reference(problems)}
     for name, kernel in KERNELS.items():
         made[name] = lambda name=name, kernel=kernel: _ours(name, problems, kernel)
-    for name, builder in available((*FLAX, CUDNN)).builders.items():
+    for name, builder in candidates.available((*FLAX, CUDNN)).builders.items():
         if case.heads == 1:
             made[name] = lambda builder=builder: builder(problems[0])
         elif name in FLAX:

@@ -12,8 +12,9 @@ from typing import Any
 from benchmarks.device import process
 from benchmarks.environment import ROOT
 
-# every file with a test marked `gpu`
-FILES = ("tests/test_kernels.py", "tests/interop/test_cudnn.py")
+# every file with a test marked `gpu`, and the seconds that it may take
+FILES = {"tests/test_kernels.py": 75.0, "tests/interop/test_cudnn.py": 45.0}
+SILENCE = 40.0  # seconds without a line, after which pytest hangs
 WORKERS = min(8, (os.cpu_count() or 1) // 2)
 OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 NAMED = re.compile(r"^(?:FAILED|ERROR) (\S+?::.*)$")
@@ -22,12 +23,11 @@ NO_TESTS = "ended with 5"  # pytest's exit code where no test is selected
 
 def run(out: Path, until: float) -> Iterator[dict[str, Any]]:
     """A row for each file: how many passed, failed and were skipped, and why."""
-    for count, file in enumerate(FILES):
+    for file, seconds in FILES.items():
         if not (ROOT / file).exists():
             yield {"file": file, "failed": "there is no such file"}
             continue
-        share = (until - time.time()) / (len(FILES) - count)
-        yield {"file": file} | _ran(file, out / "tests.log", time.time() + share)
+        yield {"file": file} | _ran(file, out / "tests.log", min(until, time.time() + seconds))
 
 
 def _ran(file: str, log: Path, until: float) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _ran(file: str, log: Path, until: float) -> dict[str, Any]:
     ended, begin = None, time.time()
     with log.open("a") as written:
         try:
-            for line in process.lines(command, log, until):
+            for line in process.lines(command, log, until, silence=SILENCE):
                 written.write(line)
                 written.flush()
                 named = NAMED.match(line)

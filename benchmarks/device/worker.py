@@ -5,6 +5,8 @@
 A line without a candidate is a sign of life: `{"begin": k}` opens case `k` of the request.
 """
 
+import gc
+import importlib
 import json
 import os
 import sys
@@ -23,7 +25,7 @@ from benchmarks.measure import warm_up
 
 def main(request: dict[str, Any]) -> None:
     """Do what is asked, and end at once: a thread that still compiles is not waited for."""
-    where = _where()
+    where = _where(torch=request["stage"] == "grid")
     _say({"environment": where, "missing": rivals.missing()})
     warm_up()
     for row in _rows(request):
@@ -46,17 +48,17 @@ def _rows(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from grid.measure(case, KINDS, names, request["until"], request["tiny"])
         jax.block_until_ready(jax.numpy.ones(8) + 1)  # raises where a kernel has spoilt the device
         yield {"end": k}
+        gc.collect()
 
 
-def _where() -> dict[str, Any]:
+def _where(torch: bool) -> dict[str, Any]:
     """All that figures depend on; the versions of CUDA and cuDNN too."""
     where = environment()
     versions = {name: version for name, version in where["versions"].items() if version}
     versions["platform"] = " ".join(jax.devices()[0].client.platform_version.split())
-    if "torch" in versions:
-        import torch
-
-        versions["cuDNN of torch"] = str(torch.backends.cudnn.version())
+    if torch and "torch" in versions:
+        cudnn = importlib.import_module("torch").backends.cudnn
+        versions["cuDNN of torch"] = str(cudnn.version())
     return where | {"versions": versions}
 
 
