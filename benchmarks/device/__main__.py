@@ -68,7 +68,7 @@ def grid(run: Run, until: float) -> Iterator[Row]:
                 at_work = row.get("begin", at_work)
                 if "skipped" in row:
                     yield {"skipped": [left[row["skipped"]][0].described()]}
-                elif not row.keys() & {"begin", "end"}:
+                elif not row.keys() & {"begin", "end", "alive"}:
                     yield row
             return
         except process.Died as died:

@@ -58,7 +58,8 @@ def lines(
             start_new_session=True,
         )
     printed: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(process, printed), daemon=True).start()
+    reader = threading.Thread(target=_read, args=(process, printed), daemon=True)
+    reader.start()
     try:
         while True:
             left = until - time.time()
@@ -67,28 +68,30 @@ def lines(
             except queue.Empty:
                 why = "out of time" if left < silence else f"no sign of life for {silence:g} s"
                 raise Died(why) from None
-            if line is None:
+            if line is None:  # its output is closed, as at its end
+                process.wait(timeout=silence)
                 break
             yield line
     finally:
         _end(process)
+        reader.join()
     if process.returncode:
         raise Died(f"ended with {process.returncode}: {_last_line(log)}")
 
 
 def _read(process: subprocess.Popen[str], printed: queue.Queue[str | None]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        printed.put(line)
-    process.wait()
+    with process.stdout as stdout:
+        for line in stdout:
+            printed.put(line)
     printed.put(None)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
     """End the process and those that it started."""
-    if process.poll() is None:
+    if process.returncode is None:  # not waited for, so that its number is still its own
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        process.wait()
 
 
 def _last_line(log: Path) -> str:
