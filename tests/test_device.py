@@ -73,6 +73,8 @@ def fake(deaths):
     asked = []
 
     def rows(request, log, until):
+        if "start" in deaths and rivals.TORCH in request["candidates"][0]:
+            raise process.Died("at the start")
         asked.append([len(names) for names in request["candidates"]])
         for k, case in enumerate(request["cases"]):
             yield {"begin": k}
@@ -91,7 +93,8 @@ def measured(monkeypatch, tmp_path, deaths):
     run = command.Run(tmp_path, True, CELLS, DTYPES, ("long-small",))
     found = list(command.grid(run, time.time() + 100))
     return [
-        ("died" if "died" in row else row["kernels"], row["cell"], row["dtype"]) for row in found
+        ("died" if "died" in row else row["kernels"], row.get("cell"), row.get("dtype"))
+        for row in found
     ], asked
 
 
@@ -120,6 +123,12 @@ def test_what_dies_without_kernels_too_is_left_out(monkeypatch, tmp_path):
     died = [row for row in found if row[1:] == ("LSTM", "float32")]
     assert died == [("died", "LSTM", "float32")] * 2
     assert found[-1][1:] == ("GRU after", "float32")
+
+
+def test_a_death_at_the_start_costs_torch(monkeypatch, tmp_path):
+    found, _ = measured(monkeypatch, tmp_path, {"start"})
+    assert found[0] == ("died", None, None)
+    assert [kernels for kernels, *_ in found[1:]] == [True] * 4
 
 
 def test_no_time_is_named(tmp_path):

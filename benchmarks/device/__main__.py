@@ -18,6 +18,7 @@ Row = dict[str, Any]
 # Seconds that each stage may take, and that are kept for it while those before it run. The grid
 # takes what the others leave.
 SHARES = {"tests": 120.0, "grid": 0.0, "flag": 90.0, "profile": 40.0}
+SIGNS = {"begin", "end", "alive"}  # rows that are signs of life
 GRACE = 10.0  # seconds in which a process may finish what it is at
 MOST_DEATHS = 2  # of a process that runs kernels of ours, after which it is asked for none
 
@@ -55,23 +56,28 @@ def tests(run: Run, until: float) -> Iterator[Row]:
 def grid(run: Run, until: float) -> Iterator[Row]:
     """Every case; where a process dies, the rest goes to another, and that case without kernels."""
     left = [(case, True) for case in run.cases()]
-    deaths = 0
+    deaths, without = 0, set[str]()
     while left:
         if time.time() > until or deaths > MOST_DEATHS + 2:
             yield {"skipped": [case.described() for case, _ in left]}
             return
-        names = [_names(wanted and deaths < MOST_DEATHS) for _, wanted in left]
+        names = [
+            [n for n in _names(wanted and deaths < MOST_DEATHS) if n not in without]
+            for _, wanted in left
+        ]
         request = _request("grid", run, [case for case, _ in left], names, until)
-        at_work = 0  # the case that the process is at
+        at_work = None  # the case that the process is at
         try:
             for row in process.rows(request, run.log, until + GRACE):
                 at_work = row.get("begin", at_work)
-                if "skipped" in row:
-                    yield {"skipped": [left[row["skipped"]][0].described()]}
-                elif not row.keys() & {"begin", "end", "alive"}:
+                if not row.keys() & SIGNS:
                     yield row
             return
         except process.Died as died:
+            if at_work is None:  # not by a case: by torch, if it does not go with JAX
+                yield {"died": str(died)}
+                without, deaths = {rivals.TORCH, rivals.HALF}, deaths + 1
+                continue
             case, wanted = left[at_work]
             yield dataclasses.asdict(case) | {"died": str(died)}
             deaths += 1
@@ -106,7 +112,7 @@ def flags(run: Run, until: float) -> Iterator[Row]:
         request = _request("flag", run, asked, [names] * len(asked), until)
         try:
             for row in process.rows(request, run.log, until, flag.environment(added)):
-                if "candidate" in row:
+                if not row.keys() & {*SIGNS, "environment"}:
                     yield row | {"variant": variant}
         except process.Died as died:
             yield {"variant": variant, "died": str(died)}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.device.worker '{"stage": "grid", ...}'
 
-A line without a candidate is a sign of life: `{"begin": k}` opens case `k` of the request.
+Some lines are signs of life: `{"begin": k}` and `{"end": k}` around case `k` of the request.
 """
 
 import gc
@@ -25,7 +25,7 @@ from benchmarks.measure import warm_up
 
 def main(request: dict[str, Any]) -> None:
     """Do what is asked, and end at once: a thread that still compiles is not waited for."""
-    where = _where(torch=request["stage"] == "grid")
+    where = _where(torch=rivals.TORCH in request["candidates"][0])
     _say({"environment": where, "missing": rivals.missing()})
     warm_up()
     for row in _rows(request):
@@ -41,7 +41,7 @@ def _rows(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         return
     for k, case in enumerate(cases):
         if time.time() > request["until"]:
-            yield {"skipped": k}
+            yield {"skipped": [case.described()]}
             continue
         yield {"begin": k}
         names = request["candidates"][k]
