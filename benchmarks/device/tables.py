@@ -24,12 +24,12 @@ RATIOS = {
 TEXT = (
     "Medians in ms, of rounds in which every candidate runs once, in random order; *flax* and "
     "*cuDNN* are the fastest of the candidates that are. cuDNN runs by `jax.experimental.rnn` "
-    "(float32), by torch in the same type, and by torch in float16 beside bfloat16; torch runs several "
-    "heads one after the other. Products in float32 are TF32 everywhere, by default. Programs were "
-    "compiled side by side, so that their seconds of compilation are too long to compare with "
-    "others'. *Error* is the largest of an answer, over its largest entry, against our scan in "
-    "float32 at the highest precision; where it is above the tolerance (**!**), the candidate "
-    "counts in no ratio."
+    "(float32), by torch in the same type, and by torch in float16 beside bfloat16; torch runs "
+    "several heads one after the other. Products in float32 are TF32 everywhere, by default. "
+    "Programs were compiled side by side, so that their seconds of compilation are too long to "
+    "compare with others'. *Error* is the largest of an answer, over its largest entry, against "
+    "our scan in float32 at the highest precision; where it is above the tolerance (**!**), the "
+    "candidate counts in no ratio."
 )
 
 
