@@ -14,8 +14,12 @@ from typing import Any
 
 from benchmarks.environment import ROOT
 
-# beside torch in one process and tests in others, JAX takes what it needs, up to a fifth
-MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2"}
+# beside torch in one process and tests in others, JAX takes what it needs, up to a fifth; JAX
+# refuses both names of the fraction at once
+FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION"
+MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+if not any(name in os.environ for name in FRACTION):
+    MEMORY[FRACTION[0]] = "0.2"
 SILENCE = 90.0  # seconds without a line, after which a process hangs
 
 
