@@ -54,6 +54,7 @@ class Problem:
     I: int
     H: int
     dtype: str = "float32"
+    seed: int = 0
 
     def ours(self) -> Any:
         """Our cell."""
@@ -62,7 +63,7 @@ class Problem:
     def weights(self) -> Any:
         """Our parameters for it, random, the biases too: every candidate converts these."""
         shapes = jax.eval_shape(lambda: self.ours().init(jax.random.key(0), self.I))
-        draw = np.random.default_rng(0)
+        draw = np.random.default_rng(self.seed)
 
         def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
             width = leaf.shape[0] if len(leaf.shape) > 1 else 10
@@ -75,5 +76,5 @@ class Problem:
 
     def inputs(self) -> np.ndarray:
         """`xs [T, B, I]`, standard normal."""
-        draw = np.random.default_rng(1)
+        draw = np.random.default_rng(1 + self.seed)
         return draw.normal(size=(self.T, self.B, self.I)).astype(self.dtype)

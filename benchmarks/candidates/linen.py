@@ -19,11 +19,28 @@ CELLS = {
 
 
 def programs(problem: Problem, name: str = NAME) -> dict[str, Callable[[], Program]] | None:
+    network = layer(problem, name)
+    if network is None:
+        return None
+    return jax_programs(name, network.apply, params(problem), problem.inputs())
+
+
+def layer(problem: Problem, name: str) -> nn.RNN | None:
+    """The network, or None for a cell that it does not have."""
     if problem.cell not in CELLS[name]:
         return None
-    layer = nn.RNN(CELLS[name][problem.cell](problem.H), time_major=True)
-    params = {"params": {"cell": CONVERT[problem.cell](problem.weights())}}
-    return jax_programs(name, layer.apply, params, problem.inputs())
+    cell = CELLS[name][problem.cell](
+        problem.H,
+        recurrent_kernel_init=nn.initializers.zeros_init(),  # the default lacks bfloat16
+        dtype=problem.dtype,  # without its types a cell starts from float32, and computes in it
+        param_dtype=problem.dtype,
+    )
+    return nn.RNN(cell, time_major=True)
+
+
+def params(problem: Problem) -> dict:
+    """Our weights as its own."""
+    return {"params": {"cell": CONVERT[problem.cell](problem.weights())}}
 
 
 optimised = partial(programs, name=OPTIMISED)

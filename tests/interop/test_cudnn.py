@@ -491,6 +491,7 @@ def is_nvidia():
     return "cuda" in jax.local_devices()[0].client.platform_version
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not is_nvidia(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("name", [*NETWORKS, *LEARNS])
 @pytest.mark.parametrize("padding", ["none", "lengths", "mask"])
