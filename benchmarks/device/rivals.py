@@ -78,16 +78,8 @@ def _ours(name: str, problems: Sequence[Problem], kernel: str) -> Programs:
 
 
 def _unrolled(problem: Problem, kernel: str) -> Callable[[Any, Array], Array]:
-    cell, bptt = problem.ours(), _bptt(kernel)
+    cell, bptt = problem.ours(), gr.BPTT(kernel=kernel)
     return lambda params, xs: gr.unroll(cell, params, xs, bptt=bptt)[1]
-
-
-def _bptt(kernel: str) -> gr.BPTT:
-    if "kernel" in gr.BPTT.__dataclass_fields__:
-        return gr.BPTT(kernel=kernel)
-    if kernel == "scan":
-        return gr.BPTT()
-    raise ValueError("kernel: this BPTT has no such field")
 
 
 def _linen(name: str, problems: Sequence[Problem]) -> Programs | None:

@@ -168,9 +168,14 @@ def _call(
     length, batch = _batch(inputs)
     of_block = partial(jax.tree.map, lambda v: jax.ShapeDtypeStruct((ROWS, *v.shape[1:]), v.dtype))
     rows, carry = of_block(of_rows)
+
+    def flags_of_block(flags: Array | None) -> Any:
+        shape = None if flags is None else (ROWS,) * (flags.ndim - 1)
+        return None if shape is None else jax.ShapeDtypeStruct(shape, bool)
+
     at_once = Steps(
         jax.tree.map(lambda v: jax.ShapeDtypeStruct((ROWS, *v.shape[2:]), v.dtype), inputs.xs),
-        *(v and jax.ShapeDtypeStruct((ROWS,) * (v.ndim - 1), bool) for v in inputs[1:]),  # type: ignore[misc]
+        *map(flags_of_block, inputs[1:]),
     )
     kept_shapes = jax.eval_shape(step, weights, rows, carry, at_once)[1]
     shapes, structure = jax.tree.flatten((weights, rows, carry, at_once))
