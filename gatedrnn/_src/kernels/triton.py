@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src.kernels.columns import Columns, Matrix, on_columns, used
-from gatedrnn._src.loops import Kernel, Step, Steps, scan
+from gatedrnn._src.kernels.common import loop_of, pad, sizes
+from gatedrnn._src.loops import Kernel, Step, Steps
 from gatedrnn._src.pytree import first_leaf
 
 ROWS = 8  # of a block: the fewest of a product on tensor cores
@@ -55,7 +56,7 @@ def _padded_bytes(matrices: list[Any]) -> int:
     return sum(math.prod(map(_padded, m.shape)) * m.dtype.itemsize for m in matrices)
 
 
-def run(
+def _kernel(
     step: Step,
     weights: Any,
     rows: Any,
@@ -65,45 +66,8 @@ def run(
     reverse: bool,
     interpret: bool = False,
 ) -> tuple[Any, Any]:
-    """Run `step` in one kernel where the program is lowered for CUDA, and elsewhere by a scan.
-
-    Args and values are those of `gr.Loop`. Derivatives are those of the scan.
-    """
-    by_scan = partial(_scanned, step, reverse)
-
-    @jax.custom_jvp
-    def loop(*arguments: Any) -> Any:
-        by_kernel = partial(_kernel, step, reverse, interpret)
-        if interpret:
-            return by_kernel(*arguments)
-        return lax.platform_dependent(*arguments, cuda=by_kernel, default=by_scan)
-
-    @loop.defjvp
-    def _(primals: tuple, tangents: tuple) -> tuple:
-        return jax.jvp(by_scan, primals, tangents)
-
-    if 0 in (*first_leaf(inputs.xs).shape, *first_leaf(carry).shape):
-        return by_scan(weights, rows, carry, inputs)
-    return loop(weights, rows, carry, inputs)
-
-
-def _scanned(
-    step: Step, reverse: bool, weights: Any, rows: Any, carry: Any, inputs: Steps
-) -> tuple[Any, Any]:
-    return scan(step, weights, rows, carry, inputs, reverse=reverse)
-
-
-def _kernel(
-    step: Step,
-    reverse: bool,
-    interpret: bool,
-    weights: Any,
-    rows: Any,
-    carry: Any,
-    inputs: Steps,
-) -> tuple[Any, Any]:
     """Pad, run the kernel, and cut the padding off."""
-    batch_shape = _batch(inputs)[1:]
+    batch_shape = sizes(inputs)[1:]
     batch = math.prod(batch_shape)
     kept = jax.eval_shape(step, weights, rows, carry, jax.tree.map(lambda v: v[0], inputs))[1]
 
@@ -111,12 +75,12 @@ def _kernel(
         """`[*leading, *B, *F]` -> `[*leading, B, *F]`, rows padded to whole blocks."""
         shape = leaf.shape
         leaf = leaf.reshape(*shape[:leading], batch, *shape[leading + len(batch_shape) :])
-        return _pad(leaf, leading, -batch % ROWS)
+        return pad(leaf, leading, -batch % ROWS)
 
     def features(leaf: Array, first: int) -> Array:
         """Pad the axes from `first` on."""
         for axis in range(first, leaf.ndim):
-            leaf = _pad(leaf, axis, _padded(leaf.shape[axis]) - leaf.shape[axis])
+            leaf = pad(leaf, axis, _padded(leaf.shape[axis]) - leaf.shape[axis])
         return leaf
 
     def flags(leaf: Array | None) -> Array | None:
@@ -147,17 +111,6 @@ def _kernel(
     )
 
 
-def _batch(inputs: Steps) -> tuple[int, ...]:
-    """`(T, *B)`."""
-    return first_leaf(inputs.xs).shape[:-1]
-
-
-def _pad(leaf: Array, axis: int, more: int) -> Array:
-    if not more:
-        return leaf
-    return jnp.pad(leaf, [(0, more if a == axis else 0) for a in range(leaf.ndim)])
-
-
 def _call(
     step: Step, reverse: bool, interpret: bool, weights: Any, of_rows: Any, inputs: Steps
 ) -> tuple[Any, Any]:
@@ -165,7 +118,7 @@ def _call(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    length, batch = _batch(inputs)
+    length, batch = sizes(inputs)
     of_block = partial(jax.tree.map, lambda v: jax.ShapeDtypeStruct((ROWS, *v.shape[1:]), v.dtype))
     rows, carry = of_block(of_rows)
 
@@ -276,4 +229,5 @@ def _values(value: Any, like: Any) -> Array:
     return jnp.broadcast_to(array, like.shape).astype(like.dtype)
 
 
+run = loop_of(_kernel, "cuda")
 TRITON = Kernel("pallas", "gpu", refusal, run)

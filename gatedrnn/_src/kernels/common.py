@@ -1,0 +1,90 @@
+"""The loop that a kernel makes: its derivatives, and the choice of platform.
+
+Axes: `T` time, `*B` batch, `F` features of a leaf.
+"""
+
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gatedrnn._src.loops import Step, Steps, scan
+from gatedrnn._src.pytree import first_leaf
+
+
+class Call(Protocol):
+    """A call of a kernel, for which the step runs over time on one kind of device."""
+
+    def __call__(
+        self,
+        step: Step,
+        weights: Any,
+        rows: Any,
+        carry: Any,
+        inputs: Steps,
+        *,
+        reverse: bool,
+        interpret: bool = False,
+    ) -> tuple[Any, Any]:
+        """Return the final carry and what is kept of every step.
+
+        Args:
+          step: the step.
+          weights: see `Step`.
+          rows: see `Step`.
+          carry: the carry before the first step.
+          inputs: those of all steps; no array is empty.
+          reverse: True to run from the last step to the first.
+          interpret: True to run the kernel on any device by Pallas's interpreter.
+        """
+        ...
+
+
+def loop_of(call: Call, platform: str) -> Call:
+    """Return the loop that runs `call` where a program is lowered for `platform`, else a scan.
+
+    Derivatives are those of the scan. The loop is a `gr.Loop` with the option `interpret`.
+    """
+
+    def run(
+        step: Step,
+        weights: Any,
+        rows: Any,
+        carry: Any,
+        inputs: Steps,
+        *,
+        reverse: bool,
+        interpret: bool = False,
+    ) -> tuple[Any, Any]:
+        by_scan = partial(scan, step, reverse=reverse)
+        by_kernel = partial(call, step, reverse=reverse, interpret=interpret)
+
+        @jax.custom_jvp
+        def loop(*arguments: Any) -> Any:
+            if interpret:
+                return by_kernel(*arguments)
+            return lax.platform_dependent(*arguments, **{platform: by_kernel}, default=by_scan)
+
+        @loop.defjvp
+        def _(primals: tuple, tangents: tuple) -> tuple:
+            return jax.jvp(by_scan, primals, tangents)
+
+        if 0 in (*first_leaf(inputs.xs).shape, *first_leaf(carry).shape):
+            return by_scan(weights, rows, carry, inputs)
+        return loop(weights, rows, carry, inputs)
+
+    return run
+
+
+def sizes(inputs: Steps) -> tuple[int, ...]:
+    """Return `(T, *B)`."""
+    return first_leaf(inputs.xs).shape[:-1]
+
+
+def pad(leaf: Array, axis: int, more: int) -> Array:
+    """Return `leaf` with `more` zeros at the end of an axis."""
+    if not more:
+        return leaf
+    return jnp.pad(leaf, [(0, more if a == axis else 0) for a in range(leaf.ndim)])
