@@ -25,6 +25,10 @@ ELEMENT_WISE = {
 }  # fmt: skip
 
 
+# where values lie on a mesh: a matter of types alone
+UNCHANGED = {"pcast", "pvary", "reshard"}
+
+
 class Columns:
     """A value `[b, *F]` that lies in memory as `[*F, b]`; `b` may be 1, for values of all rows."""
 
@@ -84,6 +88,8 @@ def _apply(equation: Any, operands: list[Any]) -> list[Any]:
         return _run(inner.jaxpr, inner.consts, operands)
     if primitive.name in ELEMENT_WISE:
         return [_element_wise(primitive, params, operands)]
+    if primitive.name in UNCHANGED:
+        return operands
     if primitive is primitives.dot_general_p:
         return [_product(params, *operands)]
     if primitive is primitives.broadcast_in_dim_p:

@@ -1,4 +1,4 @@
-"""The loop that a kernel makes: its derivatives, and the choice of platform.
+"""The loop that a kernel makes: its derivatives, rows that are spread, and the choice of platform.
 
 Axes: `T` time, `*B` batch, `F` features of a leaf.
 """
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gatedrnn._src.kernels.sharding import over_rows
 from gatedrnn._src.loops import Step, Steps, scan
 from gatedrnn._src.pytree import first_leaf
 
@@ -59,7 +60,7 @@ def loop_of(call: Call, platform: str) -> Call:
         interpret: bool = False,
     ) -> tuple[Any, Any]:
         by_scan = partial(scan, step, reverse=reverse)
-        by_kernel = partial(call, step, reverse=reverse, interpret=interpret)
+        by_kernel = over_rows(partial(call, step, reverse=reverse, interpret=interpret), by_scan)
 
         @jax.custom_jvp
         def loop(*arguments: Any) -> Any:

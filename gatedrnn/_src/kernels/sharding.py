@@ -1,24 +1,71 @@
 """A kernel on arrays whose rows are spread over devices.
 
+Axes: `T` time, `*B` batch, `F` features of a leaf.
+
 The compiler cannot look into a kernel: left alone it gathers all rows on every device. Here it is
 told that rows are independent, so that every device runs the kernel on its own; and so under `vmap`
 too, which adds an axis that may be spread as well.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax import Array
 
+from gatedrnn._src.loops import Steps
+from gatedrnn._src.pytree import first_leaf
+
 Axes = tuple[str, ...]  # the name of every axis of an array
+
+
+def over_rows(call: Callable, like: Callable) -> Callable:
+    """Return the call of a kernel, for arrays that may be spread over devices along `*B`.
+
+    Args:
+      call: `(weights, rows, carry, inputs) -> (carry, kept)`; see `gr.Loop`.
+      like: a function whose results have the same shapes.
+    """
+
+    def run(weights: Any, rows: Any, carry: Any, inputs: Steps) -> tuple[Any, Any]:
+        batch = tuple(f"b{i}" for i in range(first_leaf(inputs.xs).ndim - 2))
+        number = itertools.count()
+
+        def named(tree: Any, *axes: str) -> list[Axes]:
+            """Name all axes: `axes`, and those of features, each a name of its own."""
+            return [
+                (*axes, *(f"f{next(number)}" for _ in range(leaf.ndim - len(axes))))
+                for leaf in jax.tree.leaves(tree)
+            ]
+
+        leaves, structure = jax.tree.flatten((weights, rows, carry, inputs))
+        out = jax.eval_shape(like, weights, rows, carry, inputs)
+
+        def flat(*leaves: Array) -> tuple[Array, ...]:
+            return tuple(jax.tree.leaves(call(*jax.tree.unflatten(structure, leaves))))
+
+        over = spread(
+            flat,
+            [
+                *named(weights),
+                *named((rows, carry), *batch),
+                *named(inputs[:3], "t", *batch),
+                *named(inputs.cuts, "t"),
+            ],
+            [*named(out[0], *batch), *named(out[1], "t", *batch)],
+            batch,
+        )
+        return jax.tree.unflatten(jax.tree.structure(out), over(*leaves))
+
+    return run
 
 
 def spread(
     function: Callable[..., Sequence[Array]],
     arguments: Sequence[Axes],
     results: Sequence[Axes],
-    rows: frozenset[str],
+    rows: Sequence[str],
 ) -> Callable[..., Sequence[Array]]:
     """Return `function` of a flat list of arrays, for arrays that are spread along some axes.
 
@@ -37,12 +84,12 @@ def spread(
         of = lambda infos: jax.tree.map(lambda info: info.sharding, infos)  # noqa: E731
         return mesh, lambda *leaves: function(*leaves), of(outs), of(leaves)
 
-    names = {name for axes in (*arguments, *results) for name in axes}
+    names = dict.fromkeys(name for axes in (*arguments, *results) for name in axes)
     sides = [", ".join(" ".join(axes) for axes in side) for side in (arguments, results)]
     partitioned.def_partition(
         partition,
         sharding_rule=" -> ".join(sides),
-        need_replication_factors=tuple(sorted(names - rows)),
+        need_replication_factors=tuple(name for name in names if name not in rows),
     )
     call = custom_vmap(lambda *leaves: partitioned(*leaves))
 
@@ -53,7 +100,7 @@ def spread(
             jax.vmap(function, in_axes=tuple(0 if b else None for b in batched), axis_size=size),
             [(axis, *axes) if b else axes for b, axes in zip(batched, arguments, strict=True)],
             [(axis, *axes) for axes in results],
-            rows | {axis},
+            (axis, *rows),
         )
         out = over(*leaves)
         return out, jax.tree.map(lambda _: True, out)
