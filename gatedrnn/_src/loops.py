@@ -99,10 +99,12 @@ class Kernel:
       target: the kind of device that it is for; elsewhere the steps go by `jax.lax.scan`.
       refusal: `(weights, carry) -> reason`, of the shapes and dtypes of both, for the forward and
         for the reverse steps: the reason, in words, why it cannot run them, or None.
+      preferred: `(carry) -> bool`: True where it is taken unasked, since it is faster than a scan.
       loop: `(step, weights, rows, carry, inputs, *, reverse) -> (carry, kept)`; see `gr.Loop`.
     """
 
     name: str
     target: Target
     refusal: Callable[[Any, Any], str | None]
+    preferred: Callable[[Any], bool]
     loop: Loop

@@ -24,6 +24,7 @@ from gatedrnn._src.pytree import first_leaf
 
 ROWS = 8  # of a block: the fewest of a product on tensor cores
 FEWEST = 16  # features, likewise
+PROCESSORS = 132  # of an H100 and an H200; each has room for one block
 MOST_BYTES = 208 * 1024  # of weights in shared memory, of 227 KiB: the rest is for the carry
 PRECISE = {"highest", "float32", "F32_F32_F32", "TF32_TF32_F32_X3"}
 
@@ -42,6 +43,12 @@ def refusal(weights: Any, carry: Any) -> str | None:
     if size > MOST_BYTES:
         return f"its weights take {size} bytes, a block of the device holds {MOST_BYTES}"
     return None
+
+
+def preferred(carry: Any) -> bool:
+    """Return True where all blocks of rows run at once; more of them run one after another."""
+    rows = math.prod(first_leaf(carry).shape[:-1])
+    return -(-rows // ROWS) <= PROCESSORS
 
 
 def _warps(carry: Any) -> int:
@@ -230,4 +237,4 @@ def _values(value: Any, like: Any) -> Array:
 
 
 run = loop_of(_kernel, "cuda")
-TRITON = Kernel("pallas", "gpu", refusal, run)
+TRITON = Kernel("pallas", "gpu", refusal, preferred, run)

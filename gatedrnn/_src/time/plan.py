@@ -116,16 +116,31 @@ def _automatic_size(
 def _kernel(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Kernel | None:
     """Return the kernel that runs the steps, or None: they go by `lax.scan`."""
     name, rule = recurrence.bptt.kernel, recurrence.rule
-    if name in (None, "scan") or rule is None:
+    if name == "scan" or rule is None:
         return None
-    kernel = next(k for k in rule.kernels if (k.name, k.target) == (name, recurrence.target))
-    for read in _weights_read(recurrence, params, carry, xs):
-        refusal = kernel.refusal(read, carry)
-        if refusal is not None:
+    for kernel in rule.kernels:
+        if kernel.target != recurrence.target or name not in (None, kernel.name):
+            continue
+        refusal = _refusal(kernel, recurrence, params, carry, xs)
+        if name is None and refusal is None and kernel.preferred(carry):
+            return kernel
+        if name is not None and refusal is not None:
             raise ValueError(
                 f"kernel: got {name!r}, expected None or 'scan' for {recurrence.cell!r}: {refusal}"
             )
-    return kernel
+        if name is not None:
+            return kernel
+    return None
+
+
+def _refusal(
+    kernel: Kernel, recurrence: Recurrence, params: Params, carry: Carry, xs: Any
+) -> str | None:
+    """Return why `kernel` cannot run the steps, forward or in reverse, or None."""
+    refusals = (
+        kernel.refusal(read, carry) for read in _weights_read(recurrence, params, carry, xs)
+    )
+    return next((refusal for refusal in refusals if refusal is not None), None)
 
 
 def _weights_read(
