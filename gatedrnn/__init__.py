@@ -40,6 +40,7 @@ from gatedrnn._src.layers.pointwise import (
 from gatedrnn._src.layers.recurrent import CountedCarry, Recurrent, RecurrentParams, recurrent
 from gatedrnn._src.layers.stack import Stack, stack
 from gatedrnn._src.layers.summary import summary
+from gatedrnn._src.loops import Kernel
 from gatedrnn._src.losses import softmax_cross_entropy
 from gatedrnn._src.rows import take_rows, where_rows
 from gatedrnn._src.seq2seq import Seq2Seq, Seq2SeqParams, seq2seq
@@ -84,6 +85,7 @@ __all__ = [
     "Jordan",
     "JordanCarry",
     "JordanParams",
+    "Kernel",
     "LSTMCarry",
     "LSTMParams",
     "Layer",

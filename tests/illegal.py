@@ -409,7 +409,8 @@ KINDS: dict[str, Callable[[Any], list[Mistake]]] = {
     ),
     **dict.fromkeys(("activation", "output_activation", "peephole", "reset", "update"), of_options),
     **dict.fromkeys(("merge", "initial", "how", "bridge", "rule", "save", "kind"), of_options),
-    **dict.fromkeys(("of", "leaf"), of_options),
+    **dict.fromkeys(("of", "leaf", "target"), of_options),
+    "kernel": lambda _: of_options(_)[1:],  # a rule may bring a kernel of any name
     "batch_shape": of_shapes,
     "dtype": of_dtypes,
     **dict.fromkeys(("bptt", "sizes"), of_values),

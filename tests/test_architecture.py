@@ -26,7 +26,7 @@ ARROWS = {
     "describe": set(),
     "episodes": set(),
     "integers": set(),
-    "loops": {"target"},
+    "loops": {"describe", "target"},
     "target": set(),
     "kernels": {"loops", "pytree"},
     "numerics": set(),
@@ -147,7 +147,8 @@ def loops_in(path):
 
 MAY_LOOP = {
     "loops": {"scan"},  # over time, for the engine
-    "kernels/triton": {"fori_loop", "scan", "custom_jvp"},  # the same on a GPU
+    "kernels/common": {"scan", "custom_jvp"},  # the same on one device
+    "kernels/triton": {"fori_loop"},
     "time/plan": {"scan"},
     "time/recurrence": {"scan"},
     "time/engine": {"scan", "custom_vjp"},  # over chunks

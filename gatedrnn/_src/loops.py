@@ -7,13 +7,13 @@ and hands over all that the step reads; so a loop knows nothing of cells, masks 
 one may take the place of another.
 """
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from jax import Array, lax
 
+from gatedrnn._src.describe import documented
 from gatedrnn._src.target import Target
 
 
@@ -90,9 +90,13 @@ def scan(
     return lax.scan(partial(step, weights, rows), carry, inputs, reverse=reverse, unroll=unroll)
 
 
-@dataclasses.dataclass(frozen=True)
-class Kernel:
+@documented
+class Kernel(NamedTuple):
     """A loop over the steps of a rule that is one program on the device, and what it can run.
+
+    A rule names its kernels (`Rule.kernels`). Those of this library run any rule whose `recur` and
+    `backward` are element-wise operations and products of rows with parameters, and to which extra
+    features that are zero do no harm: give it those of `gr.GRU.rule.kernels`.
 
     Attributes:
       name: the name by which `gr.BPTT(kernel=...)` asks for it.
@@ -100,7 +104,17 @@ class Kernel:
       refusal: `(weights, carry) -> reason`, of the shapes and dtypes of both, for the forward and
         for the reverse steps: the reason, in words, why it cannot run them, or None.
       preferred: `(carry) -> bool`: True where it is taken unasked, since it is faster than a scan.
-      loop: `(step, weights, rows, carry, inputs, *, reverse) -> (carry, kept)`; see `gr.Loop`.
+      loop: `(step, weights, rows, carry, inputs, *, reverse) -> (carry, kept)`, as a scan over the
+        leading axis of `inputs`, with `step(weights, rows, carry, inputs) -> (carry, kept)`: masks,
+        resets, truncation and clipping are in the step. `weights` are the same for all rows,
+        `rows [*B, F]` for all steps.
+
+    Example:
+      >>> [(kernel.name, kernel.target) for kernel in gr.GRU.rule.kernels][0]
+      ('pallas', 'gpu')
+      >>> weights, carry = [jnp.ones((8192, 8192), "float32")], gr.GRU(8192).carry((4,))
+      >>> gr.GRU.rule.kernels[0].refusal(weights, carry)
+      'its weights take 268435456 bytes, a block of the device holds 212992'
     """
 
     name: str

@@ -29,7 +29,7 @@ class BPTT:
         `jax.hessian`) and reverse over reverse work on both routes.
       chunk: the number of steps that the engine projects, linearizes and contracts at once, at
         least 1, at most `T`; a remainder is one shorter chunk. None: a twentieth of `T`, between
-        bounds on the bytes of a chunk.
+        bounds on the bytes of a chunk; on a GPU or TPU the whole sequence, within such bounds.
       truncate: `k`: the gradient that crosses between array positions `jk−1` and `jk` is zero, in
         both directions of time and for any chunk or mask (Williams & Peng 1990). The forward pass
         and the gradient within each window of `k` steps are unchanged.
@@ -38,14 +38,24 @@ class BPTT:
         and cells without a rule have no such path.
       clip: bound every element of `δcarry` to `[−clip, clip]` as it leaves a step of the backward
         pass (Graves 2013). No forward mode on either route.
-      save: the values that the forward pass keeps. `"carries"`: the carry of every step; gates are
+      save: the values that the forward pass keeps. None: our choice, today `"carries"` on every
+        device. `"carries"`: the carry of every step; gates are
         computed again, for a whole chunk at once. `"gates"`: the gates too, which is faster where
         products dominate, for a little more than twice the memory. `"boundaries"`: only the carry
         at the start of each chunk, whose forward pass runs again. On the autodiff route:
         `jax.checkpoint` of each step, none, and `jax.checkpoint` of each chunk.
+      target: the kind of device to be fast on, `"cpu"`, `"gpu"` or `"tpu"`: the chunks, the layout
+        of kernels and the loops follow it. None: the kind on which JAX runs by default
+        (`jax.default_backend()`, `jax.default_device`). A program gives the right values on every
+        device; say the target when it is compiled for another than the default one.
+      kernel: `"scan"` runs the steps by `jax.lax.scan`, as several operations each; `"pallas"` runs
+        all steps of a chunk in one kernel, on a GPU or TPU, and raises where it cannot; the name of
+        a kernel that the cell's own rule brings (`gr.Rule`) likewise. None: a kernel where one fits
+        and is known to be faster, else the scan. Kernels take part in every derivative that the
+        rule has. Where a program is lowered for another platform, their steps go by the scan.
 
     Raises:
-      ValueError: an unknown option, or a number out of range.
+      ValueError: an unknown option, a number out of range, or a kernel that cannot run the cell.
 
     Example:
       >>> gr.BPTT(truncate=2, save="gates")
