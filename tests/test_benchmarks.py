@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import hlo, profiling, report, store, targets, timing
 from benchmarks import markdown as md
+from benchmarks import profiling, report, store, targets, timing
 from benchmarks.measure import DISAGREES, measure
 from benchmarks.problem import GRID, REFUSED, Problem, cells
 from benchmarks.program import Program
@@ -301,31 +301,3 @@ def test_the_profile_knows_the_phases():
     phases, products = profiling._parts(events, names)
     assert phases == pytest.approx({"recompute": 2e-6, "moving": 3e-6})
     assert products == pytest.approx(2e-6)
-
-
-def test_collectives_by_loop():
-    text = """
-%sum (a: f32[], b: f32[]) -> f32[] {
-  ROOT %add = f32[] add(%a, %b)
-}
-
-%step.1 (p: f32[4]) -> f32[4] {
-  ROOT %all-gather.7 = f32[4] all-gather(%p), dimensions={0}
-}
-
-%chunk (p: f32[4]) -> f32[4] {
-  %while.2 = f32[4] while(%p), condition=%c, body=%step.1
-  ROOT %all-reduce.3 = f32[4] all-reduce(%while.2), to_apply=%sum
-}
-
-ENTRY %main (p: f32[4]) -> f32[4] {
-  %while.5 = f32[4] while(%p), condition=%c, body=%chunk
-  %all-reduce.1 = f32[4] all-reduce-start(%while.5), to_apply=%sum
-  ROOT %all-reduce.9 = f32[4] all-reduce-done(%all-reduce.1)
-}
-"""
-    assert hlo.collectives(text) == {
-        hlo.STEPS: {"all-gather": 1},
-        hlo.CHUNKS: {"all-reduce": 1},
-        hlo.OUTSIDE: {"all-reduce": 1},
-    }

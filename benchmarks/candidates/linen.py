@@ -1,13 +1,12 @@
 """flax linen: `nn.RNN` over its cells, time-major; `OptimizedLSTMCell`, its fused one, too."""
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import numpy as np
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "flax linen"
 OPTIMISED = "flax linen, optimised"
@@ -18,7 +17,7 @@ CELLS = {
 }
 
 
-def programs(problem: Problem, name: str = NAME) -> dict[str, Callable[[], Program]] | None:
+def programs(problem: Problem, name: str = NAME) -> dict[str, Source] | None:
     if problem.cell not in CELLS[name]:
         return None
     layer = nn.RNN(CELLS[name][problem.cell](problem.H), time_major=True)
