@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from benchmarks import __main__ as command
-from benchmarks import accelerators, candidates, profiling, report, store, targets, timing
+from benchmarks import accelerators, candidates, picture, profiling, report, store, targets, timing
 from benchmarks import markdown as md
 from benchmarks.measure import DISAGREES, measure
 from benchmarks.problem import GRID, REFUSED, Problem, cells
@@ -422,14 +422,23 @@ def test_targets_of_operations():
     assert verdicts(counted(41))[names[3]] == "not met"
 
 
-def test_the_report_of_operations(tmp_path):
-    path = tmp_path / "launches.json"
-    path.write_text(json.dumps(counted(21.8)))
+def test_the_report_of_operations(tmp_path, monkeypatch):
+    path, data = tmp_path / "launches.json", counted(25.0)
+    path.write_text(json.dumps(data))
+    monkeypatch.setattr(picture, "_measured", None)  # the picture of times
     report.render(path)
+    _, panels, _ = picture._launches(data["tables"]["launches"]["rows"])
+    assert [panel.get_title(loc="left") for panel in panels] == [
+        f"{target.name}, {cell}"
+        for target in accelerators.TARGETS.values()
+        for cell in ("LSTM", "GRU after")
+    ]
+    dots = {line.get_label(): line.get_xdata() for line in panels[0].lines}
+    assert dots["flax linen"] == [2.0]
     text = path.with_suffix(".md").read_text()
     assert "# Benchmarks on devices that are described" in text
     assert "no figure is a time" in text
     assert "### TPU v5e, training step" in text
-    assert "| LSTM, speech | 21.8 | 50 | 40 | 16 | 1.36 (haiku) |" in text
+    assert "| LSTM, speech | 25 | 50 | 40 | 16 | 1.56 (haiku) |" in text
     assert "training step, LSTM: time over" not in text
     assert path.with_suffix(".png").read_bytes().startswith(PNG)

@@ -3,8 +3,12 @@
 `.ci/accelerators` runs this in an environment that has the compilers.
 """
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +27,7 @@ from benchmarks.program import Source
 
 pytestmark = pytest.mark.accelerator
 
+ROOT = Path(__file__).parents[2]
 T = 100
 
 
@@ -91,6 +96,20 @@ def test_operations_of_a_step(cell, target):
     count = hlo.per_step(program.hlo(), T)
     assert count <= BOUNDS[cell][target.key]
     assert misplaced(program) == []
+
+
+def test_the_table_of_launches(tmp_path):
+    """At a tiny size, for both devices."""
+    command = [sys.executable, "-m", "benchmarks", "launches", "--tiny", "--cells", "Elman"]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*command, "--out", tmp_path], **options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "launches-tiny.json").read_text())["tables"]["launches"]["rows"]
+    assert [row["of"]["target"] for row in rows] == [H100.name] * 2 + [V5E.name] * 2
+    for row in rows:
+        assert set(row["candidates"]) == {"gatedrnn", "lax.scan", "flax linen", "flax nnx"}
+        assert row["failed"] == {}
+        assert all(figures["operations"] >= 1 for figures in row["candidates"].values())
 
 
 # Four devices -------------------------------------------------------------------------------------
