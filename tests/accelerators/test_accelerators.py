@@ -24,6 +24,7 @@ from benchmarks.accelerators import H100, TARGETS, V5E, compiled_for, described
 from benchmarks.candidates import ours
 from benchmarks.problem import Problem
 from benchmarks.program import Source
+from gatedrnn._registry.cells import over_time
 
 pytestmark = pytest.mark.accelerator
 
@@ -69,6 +70,23 @@ def test_it_compiles(name, target):
     function = partial(outcome, case.function) if case.differentiable else case.function
     source = Source(name, function, case.arguments, options=OPTIONS[target])
     assert misplaced(compiled_for(target, source)) == []
+
+
+TIMED = {name: make for row in over_time() for name, make in row.timed().items()}
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_it_compiles_at_a_size_in_use(name, target):
+    """The training step of every cell, with XLA's own products and its fusions of that size."""
+    cell = TIMED[name](64)
+
+    def loss(params, xs):
+        return jnp.mean(jnp.square(gr.unroll(cell, params, xs)[1]))
+
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 40))
+    arguments = params, jax.ShapeDtypeStruct((T, 32, 40), jnp.float32)
+    step = Source(name, jax.value_and_grad(loss, argnums=(0, 1)), arguments)
+    assert misplaced(compiled_for(target, step)) == []
 
 
 NO_TILES = pytest.mark.xfail(reason="XLA finds no tiles of 300 rows", strict=True)
