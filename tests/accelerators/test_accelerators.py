@@ -104,6 +104,7 @@ def test_batches_of_an_odd_size(cell, B):
 SIZES = (T, 32, 40, 256)
 BOUNDS = {  # operations of a time step, in a training step
     "LSTM": {"h100": 9, "v5e": 10},
+    "GRU after": {"h100": 19.6, "v5e": 13.3},  # 0.7 of flax's best, 28 and 19
 }
 
 
