@@ -7,18 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import report
 from benchmarks.environment import ROOT, device_name, environment
 from benchmarks.measure import DISAGREES, first_line, warm_up
 from benchmarks.problem import GRID, REFUSED, TINY, cells
 from benchmarks.settings import Settings
 from benchmarks.store import Store
-from benchmarks.tables import TABLES, registry
+from benchmarks.tables import HERE, TABLES, registry
 from benchmarks.tables.task import Task
 
 TINY_SECONDS = 0.02
 EPILOG = """\
-Figures go to DIR/DEVICE.json (with --tiny to DIR/DEVICE-tiny.json) after every row, and from there
+Figures go to DIR/DEVICE.json (with --tiny to DIR/DEVICE-tiny.json) after every row, those of
+'launches', which compiles for devices that are not there, to DIR/launches.json, and from there
 to a .md and a .png beside it. A row that is measured again replaces the earlier one, with all its
 candidates; all other rows stay.
 
@@ -33,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         return _report(argv[1:])
     parser = _parser()
     arguments = parser.parse_args(argv)
-    tables = list(dict.fromkeys(arguments.tables)) or list(TABLES)
+    tables = list(dict.fromkeys(arguments.tables)) or HERE
     _check_options(parser, arguments, tables)
     if arguments.tiny:  # what counts then is that it runs; compiling takes most of that
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -44,18 +47,33 @@ def main(argv: list[str] | None = None) -> int:
         points=_tuple(arguments.points),
         candidates=_tuple(arguments.candidates),
     )
-    device = device_name()
-    path = arguments.out / f"{device}{'-tiny' if settings.tiny else ''}.json"
-    whole = not (settings.cells or settings.points or settings.candidates)
-    try:
-        failed = _measure(tables, settings, Store(path, device, settings.tiny), whole)
-    except KeyboardInterrupt:
-        _say("interrupted; all finished rows are kept")
-        failed = None
-    if path.exists():
-        for written in (path, *report.render(path)):
-            _say(str(written))
-    return 130 if failed is None else int(failed > 0)
+    if set(tables) - set(HERE):  # compilers for other devices are not asked for devices
+        jax.config.update("jax_platforms", "cpu")
+    failed: int | None = 0
+    for file, held in _files(tables).items():
+        path = arguments.out / f"{file}{'-tiny' if settings.tiny else ''}.json"
+        whole = not (settings.cells or settings.points or settings.candidates)
+        try:
+            device = getattr(TABLES[held[0]], "DEVICE", file)
+            failed += _measure(held, settings, Store(path, device, settings.tiny), whole)
+        except KeyboardInterrupt:
+            _say("interrupted; all finished rows are kept")
+            failed = None
+        if path.exists():
+            for written in (path, *report.render(path)):
+                _say(str(written))
+        if failed is None:
+            return 130
+    return int(failed > 0)
+
+
+def _files(tables: list[str]) -> dict[str, list[str]]:
+    """The tables of each file: of the device at hand, or of their own."""
+    files: dict[str, list[str]] = {}
+    for name in tables:
+        file = device_name() if name in HERE else TABLES[name].FILE
+        files.setdefault(file, []).append(name)
+    return files
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,9 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; all by default"
-    )
+    asked = [name for name in TABLES if name not in HERE]
+    tables = f"{', '.join(HERE)}, all by default; {', '.join(asked)}, if asked for"
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=tables)
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: to see that it runs")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", metavar="DIR")
     parser.add_argument(
@@ -104,6 +122,9 @@ def _check_options(
     unknown = [name for name in tables if name not in TABLES]
     if unknown:
         parser.error(f"TABLE: got {', '.join(unknown)}, expected some of {', '.join(TABLES)}")
+    for name in set(tables) - set(HERE):
+        if TABLES[name].missing():
+            parser.error(f"{name}: {TABLES[name].missing()}")
     for option in ("cells", "points", "candidates"):
         without = [name for name in tables if option not in TABLES[name].OPTIONS]
         if getattr(arguments, option) is not None and without:
@@ -152,6 +173,8 @@ def _summary(row: dict[str, Any]) -> str:
     parts = [
         f"{name} {f['median'] * 1e3:.4g} ms"
         if "median" in f
+        else f"{name} {f['operations']:.4g} operations"
+        if "operations" in f
         else f"{name} {f['compile_seconds']:.3g} s"
         for name, f in figures
     ]

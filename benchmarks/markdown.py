@@ -17,6 +17,11 @@ def number(value: float | None) -> str:
     return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
 
 
+def count(value: float | None) -> str:
+    """A count, or a mean of counts, with one digit behind the point at most."""
+    return NONE if value is None else f"{value:,.1f}".removesuffix(".0")
+
+
 def milliseconds(seconds: float | None) -> str:
     """Seconds as milliseconds."""
     return NONE if seconds is None else number(seconds * 1e3)

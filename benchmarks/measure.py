@@ -37,7 +37,7 @@ def measure(
     programs, failed = [], {}
     for label, build in builds:
         if not settings.tiny:
-            _forget()
+            forget()
         try:
             program = build()
             if program is None:
@@ -83,7 +83,7 @@ def measure_compiling(builds: dict[str, Build], rounds: int = 3) -> dict[str, An
         for name, build in builds.items():
             if name in failed:
                 continue
-            _forget()
+            forget()
             try:
                 program = build()
             except Exception as error:
@@ -105,7 +105,7 @@ def measure_compiling(builds: dict[str, Build], rounds: int = 3) -> dict[str, An
     return {"candidates": figures, "failed": failed}
 
 
-def _forget() -> None:
+def forget() -> None:
     """Clear all caches, or the second to compile would find what the first has traced."""
     jax.clear_caches()
     gc.collect()

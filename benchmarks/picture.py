@@ -1,4 +1,4 @@
-"""The picture: training-step times relative to ours, and memory over length."""
+"""The picture: training-step times or operations relative to ours, and memory over length."""
 
 from pathlib import Path
 from typing import Any
@@ -20,35 +20,101 @@ STYLES = [
     *(("#CC79A7", "P"), ("#7F7F7F", "X"), ("#8C6D1F", "<"), ("#5D3A9B", ">"), ("#B8A200", "h")),
 ]
 INK, FAINT = "#222222", "#DDDDDD"
+Drawn = tuple[Figure, Any, str]  # with the panels of the legend, and the title
 SPREAD = 0.62  # of the distance between two points of the grid, over which candidates are laid out
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
-    """Draw what there is of the grid and of lengths."""
+    """Draw what there is: the grid and lengths, or operations of devices that are described."""
     tables = {name: held["rows"] for name, held in data["tables"].items()}
-    train = [row for row in tables.get("grid", []) if row["of"].get("kind") == "train"]
-    train = [row for row in train if figure(row, OURS) is not None]
-    drawn = [cell for cell in cells() if any(row["of"]["cell"] == cell for row in train)] or [None]
-    points = [p for p in GRID if any(row["of"]["point"] == p for row in train)]
+    drawn = _launches(tables["launches"]) if "launches" in tables else _measured(data, tables)
+    canvas, panels, title = drawn
+    if data["tiny"]:
+        title += " (tiny sizes, figures mean nothing)"
+    _finish(canvas, panels, title)
+    canvas.savefig(path, dpi=150, format="png")
+
+
+def _measured(data: dict[str, Any], tables: dict[str, list[dict]]) -> Drawn:
+    """Times of a training step at each point, a panel for each cell, and memory over length."""
+    train = _training(tables.get("grid", []), "median")
+    drawn = _cells_of(train) or [None]
+    points = _points_of(train)
     height = 2.6 + 1.05 * max(len(points), 3)
     canvas = Figure(figsize=(3.0 * len(drawn) + 4.6, height), layout="constrained")
     FigureCanvasAgg(canvas)
     widths = [3.0] * len(drawn) + [3.6]
     panels = canvas.subplots(1, len(drawn) + 1, gridspec_kw={"width_ratios": widths})
-    names = [name for name in names_in(train) if name != OURS]
-    styles = dict(zip(names, STYLES * (len(names) // len(STYLES) + 1), strict=False))
-    for panel, cell in zip(panels[:-1], drawn, strict=True):
-        rows = [row for row in train if row["of"]["cell"] == cell]
-        _times(panel, rows, points, styles)
-        panel.set_title(f"{cell}" if cell else "Training step", fontsize=11, color=INK, loc="left")
-    _share_x(panels[:-1])
-    for panel in panels[1:-1]:
-        panel.tick_params(labelleft=False)
+    _grid(panels[:-1], train, drawn, points, "median", _styles(train))
     _memory(
         panels[-1], [row for row in tables.get("length", []) if row["of"]["loss"] == length.ALL]
     )
-    handles = {}
-    for panel in panels[:-1]:
+    title = f"Training step on {data['device']}: time relative to {OURS}, log scale"
+    return canvas, panels[:-1], title
+
+
+def _launches(rows: list[dict]) -> Drawn:
+    """Operations of a training step at each point: a row for each device, a panel for each cell."""
+    train = _training(rows, "operations")
+    drawn, points = _cells_of(train) or [None], _points_of(train)
+    names = list(dict.fromkeys(row["of"]["target"] for row in rows)) or [""]
+    size = (3.0 * len(drawn) + 1.6, len(names) * (1.4 + 0.75 * max(len(points), 2)) + 1.2)
+    canvas = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(canvas)
+    panels = canvas.subplots(len(names), len(drawn), squeeze=False)
+    for line, target in zip(panels, names, strict=True):
+        here = [row for row in train if row["of"]["target"] == target]
+        _grid(line, here, drawn, points, "operations", _styles(train), f"{target}, ")
+    _share_x(panels.ravel())
+    title = f"Training step: operations of a time step relative to {OURS}, log scale"
+    return canvas, panels.ravel(), title
+
+
+def _training(rows: list[dict], what: str) -> list[dict]:
+    """The training steps of which there is a figure of ours."""
+    train = [row for row in rows if row["of"].get("kind") == "train"]
+    return [row for row in train if figure(row, OURS, what) is not None]
+
+
+def _cells_of(rows: list[dict]) -> list[str]:
+    return [cell for cell in cells() if any(row["of"]["cell"] == cell for row in rows)]
+
+
+def _points_of(rows: list[dict]) -> list[str]:
+    return [point for point in GRID if any(row["of"]["point"] == point for row in rows)]
+
+
+def _styles(rows: list[dict]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each candidate."""
+    names = [name for name in names_in(rows) if name != OURS]
+    return dict(zip(names, STYLES * (len(names) // len(STYLES) + 1), strict=False))
+
+
+def _grid(
+    panels: Any,
+    rows: list[dict],
+    drawn: list,
+    points: list[str],
+    what: str,
+    styles: dict[str, tuple[str, str]],
+    of: str = "",
+) -> None:
+    """A panel for each cell, all in one line."""
+    for panel, cell in zip(panels, drawn, strict=True):
+        here = [row for row in rows if row["of"]["cell"] == cell]
+        _ratios(panel, here, points, styles, what)
+        panel.set_title(
+            f"{of}{cell}" if cell else "Training step", fontsize=11, color=INK, loc="left"
+        )
+    _share_x(panels)
+    for panel in panels[1:]:
+        panel.tick_params(labelleft=False)
+
+
+def _finish(canvas: Figure, panels: Any, title: str) -> None:
+    """The title, and one legend for all panels."""
+    handles: dict[str, Any] = {}
+    for panel in panels:
         found = zip(*panel.get_legend_handles_labels()[::-1], strict=True)
         handles |= {label: handle for label, handle in found if label not in handles}
     if handles:
@@ -56,36 +122,36 @@ def draw(data: dict[str, Any], path: Path) -> None:
             handles.values(),
             handles.keys(),
             loc="outside lower center",
-            ncols=min(len(handles), 3 + 2 * len(drawn)),
+            ncols=min(len(handles), 3 + 2 * (len(canvas.axes) - 1)),
             frameon=False,
             fontsize=9.5,
             handletextpad=0.3,
             columnspacing=1.4,
         )
-    title = f"Training step on {data['device']}: time relative to {OURS}, log scale"
-    if data["tiny"]:
-        title += " (tiny sizes, figures mean nothing)"
     canvas.suptitle(title, fontsize=12.5, color=INK, x=0.01, ha="left")
-    canvas.savefig(path, dpi=150, format="png")
 
 
-def _times(
-    panel: Axes, rows: list[dict], points: list[str], styles: dict[str, tuple[str, str]]
+def _ratios(
+    panel: Axes,
+    rows: list[dict],
+    points: list[str],
+    styles: dict[str, tuple[str, str]],
+    what: str,
 ) -> None:
-    """A dot for each candidate at each point, at its time over ours."""
+    """A dot for each candidate at each point, at its figure over ours."""
     _clean(panel)
     panel.set_xscale("log")
     panel.axvline(1, color=INK, linewidth=1.6, zorder=2, label=OURS)
     order = list(styles)
     for row in rows:
         middle = points.index(row["of"]["point"])
-        here = [name for name in order if against(row, name) is not None]
+        here = [name for name in order if against(row, name, what) is not None]
         for k, name in enumerate(here):
             offset = SPREAD * ((k + 0.5) / len(here) - 0.5)
             colour, marker = styles[name]
             hollow = name == FLOOR  # no rival: it computes nothing of use
             panel.plot(
-                [1 / against(row, name)],
+                [1 / against(row, name, what)],
                 [middle + offset],
                 marker=marker,
                 markersize=6.5,
@@ -101,9 +167,10 @@ def _times(
             panel.axhspan(k - 0.5, k + 0.5, color="#F5F5F5", zorder=0, linewidth=0)
     panel.set_yticks(range(len(points)), points)
     panel.set_ylim(max(len(points), 1) - 0.5, -0.5)
-    panel.set_xlabel(f"time / {OURS}", color=INK, fontsize=9.5)
+    unit = "time" if what == "median" else what
+    panel.set_xlabel(f"{unit} / {OURS}", color=INK, fontsize=9.5)
     if not points:
-        _say(panel, "grid: not measured")
+        _say(panel, "not measured")
 
 
 def _share_x(panels: Any) -> None:

@@ -9,7 +9,7 @@ and the inputs.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,7 +27,22 @@ class Program:
     answer: Callable[[], dict[str, np.ndarray]]  # what all candidates must agree on
     compile_seconds: float | None = None
     temporary_bytes: int | None = None  # XLA's own account; None where there is none
-    hlo: Callable[[], str] | None = None  # what XLA made of it, as text
+    stablehlo: Callable[[], str] | None = None  # what XLA is given, as text
+    hlo: Callable[[], str] | None = None  # what XLA made of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A program that is not compiled yet; a call compiles it."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple  # of `function`: arrays, or their shapes where it is compiled and never run
+    answer: Callable[[Any], dict[str, np.ndarray]] = lambda result: {}
+    options: Mapping[str, Any] | None = None  # of XLA's compiler
+
+    def __call__(self) -> Program:
+        return compiled(self.name, self.function, self.arguments, self.answer, self.options)
 
 
 def jax_programs(
@@ -38,7 +53,7 @@ def jax_programs(
     *,
     batch_major: bool = False,
     kernels: Callable[[Any], Any] = lambda params: params,
-) -> dict[str, Callable[[], Program]]:
+) -> dict[str, Source]:
     """The two programs of a JAX candidate, each compiled when it is asked for.
 
     `apply(params, xs) -> ys`, time-major unless `batch_major`: a library is given its own layout,
@@ -54,23 +69,19 @@ def jax_programs(
     def loss(params: Any, xs: Array) -> Array:
         return jnp.mean(jnp.square(apply(params, xs).astype(jnp.float32)))
 
-    def forward() -> Program:
-        return compiled(name, apply, (params, inputs), lambda ys: {"outputs": own(ys)})
+    def trained(result: Any) -> dict[str, np.ndarray]:
+        value, (dparams, dxs) = result
+        return {
+            "loss": np.asarray(value, np.float64),
+            "gradient of the inputs": own(dxs),
+            "norm of the kernels' gradients": norm_of_matrices(kernels(dparams)),
+        }
 
-    def train() -> Program:
-        step = jax.value_and_grad(loss, argnums=(0, 1))
-        return compiled(
-            name,
-            step,
-            (params, inputs),
-            lambda result: {
-                "loss": np.asarray(result[0], np.float64),
-                "gradient of the inputs": own(result[1][1]),
-                "norm of the kernels' gradients": norm_of_matrices(kernels(result[1][0])),
-            },
-        )
-
-    return {"forward": forward, "train": train}
+    step = jax.value_and_grad(loss, argnums=(0, 1))
+    return {
+        "forward": Source(name, apply, (params, inputs), lambda ys: {"outputs": own(ys)}),
+        "train": Source(name, step, (params, inputs), trained),
+    }
 
 
 def compiled(
@@ -78,10 +89,12 @@ def compiled(
     function: Callable[..., Any],
     arguments: tuple,
     answer: Callable[[Any], dict[str, np.ndarray]] = lambda result: {},
+    options: Mapping[str, Any] | None = None,
 ) -> Program:
     """`function(*arguments)`, compiled ahead of time."""
     begin = time.perf_counter()
-    executable = jax.jit(function).lower(*arguments).compile()
+    lowered = jax.jit(function).lower(*arguments)
+    executable = lowered.compile(options)
     seconds = time.perf_counter() - begin
     memory = executable.memory_analysis()
     return Program(
@@ -90,6 +103,7 @@ def compiled(
         answer=lambda: answer(executable(*arguments)),
         compile_seconds=seconds,
         temporary_bytes=None if memory is None else int(memory.temp_size_in_bytes),
+        stablehlo=lowered.as_text,
         hlo=executable.as_text,
     )
 

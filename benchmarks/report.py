@@ -5,8 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import picture, store, targets
-from benchmarks.tables import TABLES
+from benchmarks.tables import HERE, TABLES
 from benchmarks.tables.task import described
+
+INTRO = (
+    "Made by `python -m benchmarks`. A time is a median over rounds in which every candidate",
+    "runs once, in random order; what counts is the ratio of two times of a row. Memory is",
+    "XLA's own account of temporaries. A training step is the mean square of the outputs with",
+    "its gradients for all parameters and the inputs, unless it says otherwise.",
+)
+PICTURE = "Time and memory of the training step"
 
 
 def render(path: Path) -> list[Path]:
@@ -23,14 +31,11 @@ def markdown(data: dict[str, Any], image: str) -> list[str]:
     lines = [f"# Benchmarks on {data['device']}", ""]
     if data["tiny"]:
         lines += ["Sizes are tiny: it shows that the command works, figures mean nothing.", ""]
+    own = [table for name, table in TABLES.items() if name not in HERE and name in data["tables"]]
+    intro, shown = (own[0].INTRO, own[0].PICTURE) if own else (INTRO, PICTURE)
     lines += [
-        "Made by `python -m benchmarks`. A time is a median over rounds in which every candidate",
-        "runs once, in random order; what counts is the ratio of two times of a row. Memory is",
-        "XLA's own account of temporaries. A training step is the mean square of the outputs with",
-        "its gradients for all parameters and the inputs, unless it says otherwise.",
-        "",
-        f"![Time and memory of the training step]({image})",
-        "",
+        *(*intro, ""),
+        *(f"![{shown}]({image})", ""),
         *("## Targets", ""),
         *targets.markdown(data),
     ]

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from benchmarks import accelerators
 from benchmarks import markdown as md
 from benchmarks.problem import GRID, TINY, cells
 from benchmarks.tables import compiling, masks, readout, registry
@@ -45,6 +46,8 @@ def targets(data: dict[str, Any]) -> list[Target]:
     """All targets, from the figures of a file."""
     tables = {name: held["rows"] for name, held in data["tables"].items()}
     points = GRID if not data["tiny"] else list(TINY)[:1]
+    if "launches" in tables:
+        return list(_launches(tables["launches"], len(points)))
     return [
         *_grid(tables.get("grid", []), len(points)),
         *_others(tables, len(points)),
@@ -77,6 +80,27 @@ def _grid(rows: list[Row], points: int) -> Iterable[Target]:
     ratios = _ratios(train, lambda row: against_least(row, flax(row), "compile_seconds"))
     name = "training step: compilation over flax's, each compiled once"
     yield Target(name, ratios, points * FLAX_CELLS, mean=1.3)
+
+
+OPERATIONS = {accelerators.H100.name: 9, accelerators.V5E.name: 10}
+"""The most of a time step, in an LSTM's training step at *speech*."""
+
+
+def _launches(rows: list[Row], points: int) -> Iterable[Target]:
+    train = [row for row in rows if row["of"]["kind"] == "train"]
+    against_flax = lambda row: against_least(row, flax(row), "operations")  # noqa: E731
+    for target, most in OPERATIONS.items():
+        here = _where(train, target=target)
+        speech = _where(here, cell="LSTM", point="speech")
+        ratios = _ratios(speech, lambda row, m=most: figure(row, registry.OURS, "operations") / m)
+        name = f"{target}: operations of a step, LSTM at speech, over {most}"
+        yield Target(name, ratios, 1, worst=1.0)
+        ratios = _ratios(_where(here, cell="GRU after"), against_flax)
+        name = f"{target}: operations of a step, GRU after, over the least of flax"
+        yield Target(name, ratios, points, worst=0.7)
+        ratios = _ratios(here, against_flax)
+        name = f"{target}: operations of a step, any cell, over the least of flax"
+        yield Target(name, ratios, points * FLAX_CELLS, worst=1.0)
 
 
 def _others(tables: dict[str, list[Row]], points: int) -> Iterable[Target]:

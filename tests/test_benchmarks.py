@@ -1,23 +1,29 @@
 """The benchmark command: what it writes, its options, its arithmetic. No test is about speed."""
 
+import dataclasses
+import importlib.util
 import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from benchmarks import __main__ as command
-from benchmarks import hlo, profiling, report, store, targets, timing
+from benchmarks import accelerators, candidates, picture, profiling, report, store, targets, timing
 from benchmarks import markdown as md
 from benchmarks.measure import DISAGREES, measure
 from benchmarks.problem import GRID, REFUSED, Problem, cells
-from benchmarks.program import Program
+from benchmarks.program import Program, Source
 from benchmarks.settings import Settings
-from benchmarks.tables import TABLES, registry
+from benchmarks.tables import HERE, TABLES, launches, registry
 from gatedrnn._registry.cells import over_time
 
 ROOT = Path(__file__).parent.parent
@@ -303,29 +309,136 @@ def test_the_profile_knows_the_phases():
     assert products == pytest.approx(2e-6)
 
 
-def test_collectives_by_loop():
-    text = """
-%sum (a: f32[], b: f32[]) -> f32[] {
-  ROOT %add = f32[] add(%a, %b)
-}
+# --------------------------------------------------------------- devices that are not here
 
-%step.1 (p: f32[4]) -> f32[4] {
-  ROOT %all-gather.7 = f32[4] all-gather(%p), dimensions={0}
-}
 
-%chunk (p: f32[4]) -> f32[4] {
-  %while.2 = f32[4] while(%p), condition=%c, body=%step.1
-  ROOT %all-reduce.3 = f32[4] all-reduce(%while.2), to_apply=%sum
-}
+def test_what_is_not_installed_is_named(monkeypatch, capsys):
+    """And the table is no part of those that are measured here."""
+    assert "launches" in TABLES
+    assert "launches" not in HERE
+    monkeypatch.setattr(accelerators, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        command.main(["launches"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "launches: NVIDIA H100: got no jax_plugins.xla_cuda12 or jax_plugins.xla_cuda13" in said
+    assert accelerators.EXTRA in said
+    with pytest.raises(ModuleNotFoundError, match="TPU v5e: got no libtpu"):
+        accelerators.V5E.devices()
 
-ENTRY %main (p: f32[4]) -> f32[4] {
-  %while.5 = f32[4] while(%p), condition=%c, body=%chunk
-  %all-reduce.1 = f32[4] all-reduce-start(%while.5), to_apply=%sum
-  ROOT %all-reduce.9 = f32[4] all-reduce-done(%all-reduce.1)
-}
-"""
-    assert hlo.collectives(text) == {
-        hlo.STEPS: {"all-gather": 1},
-        hlo.CHUNKS: {"all-reduce": 1},
-        hlo.OUTSIDE: {"all-reduce": 1},
+
+def test_too_many_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(accelerators, "find_spec", lambda name: True)
+    described = dataclasses.replace(
+        accelerators.V5E, describe=lambda count: SimpleNamespace(devices=[0, 1, 2, 3])
+    )
+    assert described.devices(3) == [0, 1, 2]
+    with pytest.raises(ValueError, match="count: got 5, expected at most 4 of TPU v5e"):
+        described.devices(5)
+
+
+def test_a_device_is_described_as_xla_reads_it():
+    facts = {"info": {"cores": 132, "rate": 1.98}, "name": "NVIDIA H100"}
+    assert accelerators._text_proto(facts) == 'info { cores: 132 rate: 1.98 } name: "NVIDIA H100"'
+
+
+def test_a_described_program_keeps_no_values():
+    """Shapes, dtypes and places, for all arguments or for each."""
+    (here,) = jax.devices()[:1]
+    where, other = SingleDeviceSharding(here), SingleDeviceSharding(jax.devices()[1])
+    source = Source("f", lambda a, b: a["x"] + b, ({"x": np.ones(3, np.float32)}, jnp.ones((2, 3))))
+    a, b = accelerators.described(source, (where, other)).arguments
+    assert a == {"x": jax.ShapeDtypeStruct((3,), np.float32, sharding=where)}
+    assert b == jax.ShapeDtypeStruct((2, 3), np.float64, sharding=other)
+    assert accelerators.described(source, where).arguments[1].sharding == where
+
+
+def test_operations_are_counted_and_nothing_is_run(monkeypatch):
+    """For the CPU here; a candidate without its library is named, one without the cell is not."""
+    monkeypatch.setattr(launches, "compiled_for", lambda target, source: source())
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        candidates, "find_spec", lambda name: None if name == "equinox" else find(name)
+    )
+    tasks = launches.tasks(Settings(tiny=True, cells=("Elman",), candidates=("gatedrnn", "floor")))
+    first = next(tasks)
+    assert first.of == {
+        "target": "NVIDIA H100",
+        "cell": "Elman",
+        "point": "long-small",
+        "kind": "forward",
     }
+    (figures,) = first.measure()["candidates"].values()  # the floor is no candidate here
+    assert set(figures) == {"operations", "compile_seconds", "temporary_bytes"}
+    assert figures["operations"] >= 1
+    row = launches._measure(
+        accelerators.H100,
+        ("lax.scan", "equinox", "haiku"),
+        Problem("Elman", 4, 2, 3, 2),
+        "train",
+        True,
+    )
+    assert set(row["candidates"]) == {"lax.scan"}
+    assert row["failed"] == {"equinox": "ModuleNotFoundError: equinox is not installed"}
+
+
+def counted(ours):
+    """Rows of both devices at *speech*, where the leanest flax takes 40 and another library 16."""
+    counts = {"gatedrnn": ours, "flax linen": 50.0, "flax nnx": 40.0, "haiku": 16.0}
+    figures = {
+        name: {"operations": count, "compile_seconds": 1.0, "temporary_bytes": 10**6}
+        for name, count in counts.items()
+    }
+    kinds = itertools.product(accelerators.TARGETS.values(), ("LSTM", "GRU after"), ("train",))
+    rows = [
+        {
+            "of": {"target": target.name, "cell": cell, "point": "speech", "kind": kind},
+            "candidates": figures,
+            "failed": {},
+            "environment": 0,
+        }
+        for target, cell, kind in kinds
+    ]
+    data = fabricated()
+    table = {"environments": data["tables"]["grid"]["environments"], "rows": rows}
+    return data | {"device": "devices that are described", "tables": {"launches": table}}
+
+
+def test_targets_of_operations():
+    names = [
+        "NVIDIA H100: operations of a step, LSTM at speech, over 9",
+        "NVIDIA H100: operations of a step, GRU after, over the least of flax",
+        "TPU v5e: operations of a step, LSTM at speech, over 10",
+        "TPU v5e: operations of a step, any cell, over the least of flax",
+    ]
+    assert [verdicts(counted(9))[name] for name in names] == [
+        *("met", "incomplete", "met", "incomplete")
+    ]
+    ten = verdicts(counted(10))
+    assert (ten[names[0]], ten[names[2]]) == ("not met", "met")
+    found = {target.name: target for target in targets.targets(counted(30))}
+    assert [found[name].verdict for name in names] == [*["not met"] * 3, "incomplete"]
+    assert list(found[names[1]].ratios.values()) == [0.75]
+    assert verdicts(counted(41))[names[3]] == "not met"
+
+
+def test_the_report_of_operations(tmp_path, monkeypatch):
+    path, data = tmp_path / "launches.json", counted(25.0)
+    path.write_text(json.dumps(data))
+    monkeypatch.setattr(picture, "_measured", None)  # the picture of times
+    report.render(path)
+    _, panels, _ = picture._launches(data["tables"]["launches"]["rows"])
+    assert [panel.get_title(loc="left") for panel in panels] == [
+        f"{target.name}, {cell}"
+        for target in accelerators.TARGETS.values()
+        for cell in ("LSTM", "GRU after")
+    ]
+    dots = {line.get_label(): line.get_xdata() for line in panels[0].lines}
+    assert dots["flax linen"] == [2.0]
+    text = path.with_suffix(".md").read_text()
+    assert "# Benchmarks on devices that are described" in text
+    assert "no figure is a time" in text
+    assert "### TPU v5e, training step" in text
+    assert "| LSTM, speech | 25 | 50 | 40 | 16 | 1.56 (haiku) |" in text
+    assert "training step, LSTM: time over" not in text
+    assert path.with_suffix(".png").read_bytes().startswith(PNG)

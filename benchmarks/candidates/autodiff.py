@@ -1,16 +1,14 @@
 """`jax.lax.scan` over the step of our own cell, differentiated by JAX: what one writes by hand."""
 
-from collections.abc import Callable
-
 from jax import Array, lax
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "lax.scan"
 
 
-def programs(problem: Problem) -> dict[str, Callable[[], Program]]:
+def programs(problem: Problem) -> dict[str, Source]:
     cell = problem.ours()
 
     def apply(params: tuple, xs: Array) -> Array:

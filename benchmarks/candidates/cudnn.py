@@ -3,7 +3,6 @@
 At its default precision, which allows TF32, as XLA's own float32 products do by default.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,12 +12,12 @@ from jax import Array
 from jax.experimental import rnn
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "cuDNN"
 
 
-def programs(problem: Problem) -> dict[str, Callable[[], Program]] | None:
+def programs(problem: Problem) -> dict[str, Source] | None:
     if jax.default_backend() != "gpu" or problem.cell != "LSTM" or problem.dtype != "float32":
         return None
     lengths = np.full(problem.B, problem.T, np.int32)

@@ -4,7 +4,6 @@ The batch is mapped on axis 1, so that the scan runs over time-major inputs as t
 a mapped cell takes the same time. There is no Elman cell, and no GRU that resets before.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,14 +12,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "equinox"
 
 CELLS = {"LSTM": eqx.nn.LSTMCell, "GRU after": eqx.nn.GRUCell}
 
 
-def programs(problem: Problem) -> dict[str, Callable[[], Program]] | None:
+def programs(problem: Problem) -> dict[str, Source] | None:
     if problem.cell not in CELLS:
         return None
     cell = CELLS[problem.cell](problem.I, problem.H, key=jax.random.key(0))

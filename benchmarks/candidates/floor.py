@@ -9,14 +9,13 @@ that keeps XLA from merging products, and values from growing. Only `h` is store
 Axes: `T` time, `k` steps of a chunk, `B` batch, `I` input features, `H` features, `G` gates.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, compiled
+from benchmarks.program import Source
 
 NAME = "floor"
 
@@ -26,7 +25,7 @@ ROWS = 1024
 SCALE = 0.25
 
 
-def programs(problem: Problem) -> dict[str, Callable[[], Program]]:
+def programs(problem: Problem) -> dict[str, Source]:
     weights = problem.weights()
     arguments = tuple(
         jnp.asarray(a) for a in (weights.kernel, weights.recurrent_kernel, problem.inputs())
@@ -41,8 +40,8 @@ def programs(problem: Problem) -> dict[str, Callable[[], Program]]:
         return _train(gates, kernel, recurrent, xs)
 
     return {
-        "forward": lambda: compiled(NAME, forward, arguments),
-        "train": lambda: compiled(NAME, train, arguments),
+        "forward": Source(NAME, forward, arguments),
+        "train": Source(NAME, train, arguments),
     }
 
 

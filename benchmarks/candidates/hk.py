@@ -3,7 +3,6 @@
 `hk.VanillaRNN` is a ReLU without an option for tanh, so there is no Elman network.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import haiku as hk
@@ -12,14 +11,14 @@ import numpy as np
 from jax import Array
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "haiku"
 
 CORES = {"LSTM": hk.LSTM, "GRU before": hk.GRU}
 
 
-def programs(problem: Problem) -> dict[str, Callable[[], Program]] | None:
+def programs(problem: Problem) -> dict[str, Source] | None:
     if problem.cell not in CORES:
         return None
 

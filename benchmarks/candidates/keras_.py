@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "keras"
 
@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 
 
-def programs(problem: Problem) -> dict[str, Callable[[], Program]] | None:
+def programs(problem: Problem) -> dict[str, Source] | None:
     if problem.cell not in LAYERS:
         return None
     if keras.backend.backend() != "jax":

@@ -1,13 +1,12 @@
 """flax linen: `nn.RNN` over its cells, time-major; `OptimizedLSTMCell`, its fused one, too."""
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import numpy as np
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "flax linen"
 OPTIMISED = "flax linen, optimised"
@@ -18,6 +17,7 @@ CELLS = {
 }
 
 
+<<<<<<< HEAD
 def programs(problem: Problem, name: str = NAME) -> dict[str, Callable[[], Program]] | None:
     network = layer(problem, name)
     if network is None:
@@ -27,6 +27,9 @@ def programs(problem: Problem, name: str = NAME) -> dict[str, Callable[[], Progr
 
 def layer(problem: Problem, name: str) -> nn.RNN | None:
     """The network, or None for a cell that it does not have."""
+=======
+def programs(problem: Problem, name: str = NAME) -> dict[str, Source] | None:
+>>>>>>> launches
     if problem.cell not in CELLS[name]:
         return None
     cell = CELLS[name][problem.cell](

@@ -4,7 +4,6 @@ No option of `nnx.RNN` made it faster where we tried: to broadcast the parameter
 rather than to carry them (its default) compiles to the same loop, and `unroll` slows training.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "flax nnx"
 OPTIMISED = "flax nnx, optimised"
@@ -24,7 +23,7 @@ CELLS = {
 }
 
 
-def programs(problem: Problem, name: str = NAME) -> dict[str, Callable[[], Program]] | None:
+def programs(problem: Problem, name: str = NAME) -> dict[str, Source] | None:
     if problem.cell not in CELLS[name]:
         return None
     make = CELLS[name][problem.cell]

@@ -1,15 +1,13 @@
 """gatedrnn itself, as `gr.unroll` does it by default."""
 
-from collections.abc import Callable
-
 import gatedrnn as gr
 from benchmarks.problem import Problem
-from benchmarks.program import Program, jax_programs
+from benchmarks.program import Source, jax_programs
 
 NAME = "gatedrnn"
 
 
-def programs(problem: Problem) -> dict[str, Callable[[], Program]]:
+def programs(problem: Problem) -> dict[str, Source]:
     cell = problem.ours()
     return jax_programs(
         NAME,

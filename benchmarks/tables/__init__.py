@@ -4,6 +4,14 @@ TITLE     a heading
 OPTIONS   which of the command's options it heeds
 tasks     settings -> its rows, each a task: what it is of, and how to measure it
 markdown  rows -> lines
+
+Those of other devices than the one at hand are measured only if they are named, and have also
+
+FILE      the name of its file
+DEVICE    in the place of a device's name
+INTRO     lines that say what its figures are
+PICTURE   the title of its picture
+missing   what has to be installed before, "" if nothing has
 """
 
 from types import ModuleType
@@ -14,6 +22,7 @@ from benchmarks.tables import (
     depth,
     dtype,
     grid,
+    launches,
     length,
     masks,
     phases,
@@ -36,4 +45,7 @@ TABLES: dict[str, ModuleType] = {
     "masks": masks,
     "readout": readout,
     "sharded": sharded,
+    "launches": launches,
 }
+HERE = [name for name, table in TABLES.items() if not hasattr(table, "FILE")]
+"""Those of the device at hand."""

@@ -51,9 +51,9 @@ def markdown(rows: Sequence[Row]) -> list[str]:
         lines += [f"### {cell}, {'training step' if kind == 'train' else kind}", ""]
         lines += _times(group)
     lines += ["### Temporary memory", "", "Ours over the leanest flax (XLA's own account).", ""]
-    lines += _by_point(rows, "temporary_bytes")
+    lines += by_point(rows, "temporary_bytes")
     lines += ["### Compilation", "", "Ours over the flax that compiles fastest.", ""]
-    lines += _by_point(rows, "compile_seconds")
+    lines += by_point(rows, "compile_seconds")
     return lines
 
 
@@ -72,7 +72,7 @@ def _times(rows: Sequence[Row]) -> list[str]:
     return md.table(header, lines)
 
 
-def _by_point(rows: Sequence[Row], what: str) -> list[str]:
+def by_point(rows: Sequence[Row], what: str) -> list[str]:
     """A row for each cell and kind, a column for each point: ours, and over flax's least."""
     points = list(dict.fromkeys(row["of"]["point"] for row in rows))
     write = md.megabytes if what == "temporary_bytes" else md.number

@@ -1,12 +1,12 @@
 """The candidates, each imported and built only when it is asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from benchmarks.candidates import CANDIDATES, available
 from benchmarks.measure import Build
 from benchmarks.problem import Problem
-from benchmarks.program import Program
+from benchmarks.program import Program, Source
 
 NAMES = tuple(candidate.name for candidate in CANDIDATES)
 OURS = "gatedrnn"
@@ -23,9 +23,22 @@ def builds(names: Sequence[str] | None, problem: Problem, kind: str) -> Iterator
         yield name, partial(_build, name, problem, kind)
 
 
-def _build(name: str, problem: Problem, kind: str) -> Program | None:
+def sources(
+    names: Sequence[str], problem: Problem, kind: str
+) -> Iterator[tuple[str, Callable[[], Source | None]]]:
+    """`(name, find)` of JAX candidates: what is to be compiled, None if it has no such cell."""
+    for name in names:
+        yield name, partial(_source, name, problem, kind)
+
+
+def _source(name: str, problem: Problem, kind: str) -> Callable[[], Program] | None:
     builders, missing = available([name])
     if missing:
         raise ModuleNotFoundError(f"{', '.join(missing)} is not installed")
     programs = builders[name](problem)
-    return None if programs is None else programs[kind]()
+    return None if programs is None else programs[kind]
+
+
+def _build(name: str, problem: Problem, kind: str) -> Program | None:
+    source = _source(name, problem, kind)
+    return None if source is None else source()
