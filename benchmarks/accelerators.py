@@ -14,7 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import (
+    AbstractDevice,
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    Sharding,
+    SingleDeviceSharding,
+    use_abstract_mesh,
+)
 
 from benchmarks.program import Program, Source
 
@@ -87,12 +95,14 @@ class Target:
       key: a short name.
       name: as tables have it.
       compilers: the modules that bring XLA's compiler for it; one of them is enough.
+      device: the device as programs see it that are traced for it.
       describe: how many -> the topology of at least so many.
     """
 
     key: str
     name: str
     compilers: tuple[str, ...]
+    device: AbstractDevice
     describe: Callable[[int], Any] = dataclasses.field(repr=False)
 
     @property
@@ -115,6 +125,10 @@ class Target:
             raise ValueError(f"count: got {count}, expected at most {len(found)} of {self.name}")
         return found[:count]
 
+    def tracing(self) -> Any:
+        """A context in which what is traced is for this kind of device."""
+        return use_abstract_mesh(AbstractMesh((), (), abstract_device=self.device))
+
     def mesh(self, count: int, axis: str = "data") -> Mesh:
         """A mesh of so many devices with one axis, over which XLA itself divides programs."""
         devices = self.devices(count)
@@ -128,8 +142,14 @@ def _installed(module: str) -> bool:
         return False
 
 
-H100 = Target("h100", "NVIDIA H100", ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), _h100)
-V5E = Target("v5e", "TPU v5e", ("libtpu",), _v5e)
+H100 = Target(
+    "h100",
+    "NVIDIA H100",
+    ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"),
+    AbstractDevice(str(H100_DEVICE["device_description_str"]), None, "gpu"),
+    _h100,
+)
+V5E = Target("v5e", "TPU v5e", ("libtpu",), AbstractDevice("TPU v5 lite", 1, "tpu"), _v5e)
 TARGETS = {target.key: target for target in (H100, V5E)}
 
 
@@ -152,4 +172,5 @@ def described(source: Source, shardings: Any) -> Source:
 
 def compiled_for(target: Target, source: Source) -> Program:
     """The program, compiled for one device: it cannot be run, its text and figures are there."""
-    return described(source, SingleDeviceSharding(target.devices()[0]))()
+    with target.tracing():
+        return described(source, SingleDeviceSharding(target.devices()[0]))()

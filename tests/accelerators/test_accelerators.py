@@ -159,7 +159,8 @@ def test_data_parallel(network, how, target):
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), 64))
     source = Source(how, step, (params, jax.ShapeDtypeStruct((T, 32, 64), jnp.float32)))
     shardings = NamedSharding(mesh, whole), NamedSharding(mesh, rows)
-    program = described(source, shardings)()
+    with target.tracing():
+        program = described(source, shardings)()
     assert hlo.collectives(program.hlo()) == ONE_ALL_REDUCE
     assert misplaced(program) == []
 
