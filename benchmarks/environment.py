@@ -15,7 +15,7 @@ import jax
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     *("jax", "jaxlib", "flax", "equinox", "dm-haiku"),
-    *("keras", "torch", "optax", "numpy"),
+    *("keras", "torch", "optax", "numpy", "jax-cuda12-plugin", "libtpu"),
 )
 
 
