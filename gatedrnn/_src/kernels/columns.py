@@ -147,6 +147,8 @@ def _broadcast(shape: tuple[int, ...], dimensions: tuple[int, ...], operand: Any
 
 
 def _reshape(shape: tuple[int, ...], operand: Any) -> Any:
+    if not isinstance(operand, Columns | Matrix) and jnp.ndim(operand) == 0:
+        return operand  # a flag of all rows
     if isinstance(operand, Columns) and operand.values.ndim == 1 and shape[1:] == (1,):
         return Columns(operand.values[None, :])  # of flags, beside features
     if not isinstance(operand, Columns | Matrix) and shape == (1, *jnp.shape(operand)):
