@@ -17,8 +17,7 @@ CELLS = {
 }
 
 
-<<<<<<< HEAD
-def programs(problem: Problem, name: str = NAME) -> dict[str, Callable[[], Program]] | None:
+def programs(problem: Problem, name: str = NAME) -> dict[str, Source] | None:
     network = layer(problem, name)
     if network is None:
         return None
@@ -27,9 +26,6 @@ def programs(problem: Problem, name: str = NAME) -> dict[str, Callable[[], Progr
 
 def layer(problem: Problem, name: str) -> nn.RNN | None:
     """The network, or None for a cell that it does not have."""
-=======
-def programs(problem: Problem, name: str = NAME) -> dict[str, Source] | None:
->>>>>>> launches
     if problem.cell not in CELLS[name]:
         return None
     cell = CELLS[name][problem.cell](

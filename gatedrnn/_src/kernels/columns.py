@@ -7,6 +7,9 @@ tensor core takes 64 rows of its left operand at once, but 8 columns of its righ
 runs a step on columns, `[F, b]`, and multiplies by transposed kernels from the left: eight rows of
 a batch fill it. `on_columns` runs any function that element-wise operations and products with
 weights make up; of others it says which operation it does not know.
+
+Arrays may have more features than the function says, padding with zeros: the function is traced
+with its own sizes, and no product reads what a step makes of the padding, which may be infinite.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +22,17 @@ from jax.extend.core import Literal, primitives
 
 # the operations that work element by element, whatever the order of axes
 ELEMENT_WISE = {
-    "add", "add_any", "and", "clamp", "convert_element_type", "copy", "div", "eq", "exp", "ge",
-    "gt", "integer_pow", "le", "log", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not",
-    "or", "select_n", "sign", "sqrt", "square", "stop_gradient", "sub", "tanh", "xor",
+    "abs", "add", "add_any", "and", "clamp", "convert_element_type", "cos", "div", "eq", "exp",
+    "expm1", "ge", "gt", "integer_pow", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul",
+    "ne", "neg", "not", "or", "pow", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "sub",
+    "tanh", "xor",
 }  # fmt: skip
+
+# the operations that return their operand
+SAME = {"copy", "stop_gradient"}
+
+# the operations that hold a function, and do no more than call it
+CALLS = {"closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit"}
 
 
 # where values lie on a mesh: a matter of types alone
@@ -48,12 +58,14 @@ def on_columns(function: Callable, shapes: Sequence[Any]) -> Callable:
 
     Args:
       function: takes and returns flat sequences of arrays.
-      shapes: the shapes and dtypes of its arguments, in rows.
+      shapes: the shapes and dtypes of its arguments, in rows and without padding.
 
     Raises:
-      NotImplementedError: an operation that does not fit; the message is its name.
+      NotImplementedError: an operation that does not fit; the message says which.
     """
     closed = jax.make_jaxpr(function)(*shapes)
+    if any(map(jnp.ndim, closed.consts)):
+        raise NotImplementedError("an array that is neither a weight nor an input")
 
     def run(*arguments: Any) -> list[Any]:
         return _run(closed.jaxpr, closed.consts, arguments)
@@ -83,15 +95,17 @@ def _run(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[An
 
 def _apply(equation: Any, operands: list[Any]) -> list[Any]:
     primitive, params = equation.primitive, equation.params
-    inner = params.get("jaxpr", params.get("call_jaxpr"))
-    if inner is not None:
+    if primitive.name in CALLS:
+        inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
         return _run(inner.jaxpr, inner.consts, operands)
+    if primitive.name in SAME:
+        return operands
     if primitive.name in ELEMENT_WISE:
         return [_element_wise(primitive, params, operands)]
     if primitive.name in UNCHANGED:
         return operands
     if primitive is primitives.dot_general_p:
-        return [_product(params, *operands)]
+        return [_product(params, equation.invars[0].aval.shape, *operands)]
     if primitive is primitives.broadcast_in_dim_p:
         return [_broadcast(params["shape"], params["broadcast_dimensions"], operands[0])]
     if primitive is primitives.reshape_p:
@@ -100,10 +114,10 @@ def _apply(equation: Any, operands: list[Any]) -> list[Any]:
 
 
 def _element_wise(primitive: Any, params: Any, operands: list[Any]) -> Any:
+    if any(isinstance(operand, Matrix) for operand in operands):
+        raise NotImplementedError(f"{primitive.name} of a matrix")
     if not any(isinstance(operand, Columns) for operand in operands):
         return primitive.bind(*operands, **params)
-    if any(isinstance(operand, Matrix) or _plain_rank(operand) for operand in operands):
-        raise NotImplementedError(f"{primitive.name} of a weight")
     arrays = [o.values if isinstance(o, Columns) else o for o in operands]
     if primitive is primitives.tanh_p and arrays[0].dtype == jnp.float32:
         return Columns(_tanh(arrays[0]))
@@ -113,24 +127,25 @@ def _element_wise(primitive: Any, params: Any, operands: list[Any]) -> Any:
     return Columns(primitive.bind(*arrays, **params))
 
 
-def _plain_rank(operand: Any) -> int:
-    return 0 if isinstance(operand, Columns) else jnp.ndim(operand)
-
-
 def _tanh(x: Array) -> Array:
     """Return `tanh x` by one exponential, exact to 1e-7 of 1; the compiler's own takes 18 steps."""
     return 1 - 2 / (jnp.exp(2 * x) + 1)
 
 
-def _product(params: Any, x: Any, kernel: Any) -> Any:
+def _product(params: Any, shape: tuple[int, ...], x: Any, kernel: Any) -> Any:
+    """Return `x [b, I]` of this `shape`, times a kernel."""
     if not (isinstance(x, Columns) and isinstance(kernel, Matrix)):
-        raise NotImplementedError("dot_general of two values of rows")
-    if params["dimension_numbers"] != (((1,), (0,)), ((), ())):
+        raise NotImplementedError("dot_general of anything but rows and a matrix")
+    if kernel.values.ndim != 2 or params["dimension_numbers"] != (((1,), (0,)), ((), ())):
         raise NotImplementedError("dot_general along other axes")
+    values = jnp.broadcast_to(x.values, (kernel.values.shape[1], shape[0]))
+    if shape[1] < len(values):
+        features = lax.broadcasted_iota(jnp.int32, values.shape, 0)
+        values = jnp.where(features < shape[1], values, jnp.zeros_like(values))
     return Columns(
         lax.dot_general(
             kernel.values,
-            x.values,
+            values,
             (((1,), (0,)), ((), ())),
             precision=params["precision"],
             preferred_element_type=params["preferred_element_type"],
@@ -145,16 +160,18 @@ def _broadcast(shape: tuple[int, ...], dimensions: tuple[int, ...], operand: Any
         if isinstance(operand, Matrix) or len(shape) != jnp.ndim(operand) + 1 or 0 in dimensions:
             raise NotImplementedError("broadcast_in_dim")
         return Columns(operand[..., None])
-    if dimensions == tuple(range(len(shape))):  # of the same rank
-        return Columns(jnp.broadcast_to(operand.values, (*shape[1:], operand.values.shape[-1])))
+    if dimensions == tuple(range(len(shape))):
+        return operand  # of the same rank: whatever reads it broadcasts it
     if dimensions == (0,) and len(shape) == 2:
         return Columns(operand.values[None, :])
     raise NotImplementedError("broadcast_in_dim")
 
 
 def _reshape(shape: tuple[int, ...], operand: Any) -> Any:
+    if not isinstance(operand, Columns | Matrix) and jnp.ndim(operand) == 0:
+        return operand  # a flag of all rows
     if isinstance(operand, Columns) and operand.values.ndim == 1 and shape[1:] == (1,):
         return Columns(operand.values[None, :])  # of flags, beside features
-    if not isinstance(operand, Columns | Matrix) and shape == (1, *jnp.shape(operand)):
+    if not isinstance(operand, Columns | Matrix) and len(shape) == jnp.ndim(operand) + 1 == 2:
         return Columns(operand[..., None])
     raise NotImplementedError("reshape")

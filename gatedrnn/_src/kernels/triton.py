@@ -78,6 +78,17 @@ def _kernel(
     batch = math.prod(batch_shape)
     kept = jax.eval_shape(step, weights, rows, carry, jax.tree.map(lambda v: v[0], inputs))[1]
 
+    def of_block(leaf: Any, leading: int) -> Any:
+        own = leaf.shape[leading + len(batch_shape) :]
+        return jax.ShapeDtypeStruct((ROWS, *own), leaf.dtype)
+
+    at_once = jax.tree.map(lambda v: of_block(v, 1), inputs)
+    shapes = (
+        jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), weights),
+        *jax.tree.map(lambda v: of_block(v, 0), (rows, carry)),
+        at_once._replace(cuts=None if inputs.cuts is None else jax.ShapeDtypeStruct((), bool)),
+    )
+
     def flat(leaf: Array, leading: int) -> Array:
         """`[*leading, *B, *F]` -> `[*leading, B, *F]`, rows padded to whole blocks."""
         shape = leaf.shape
@@ -103,7 +114,7 @@ def _kernel(
             None if inputs.cuts is None else inputs.cuts.astype(jnp.int32),
         ),
     )
-    carry_out, kept_out = _call(step, reverse, interpret, *padded)
+    carry_out, kept_out = _call(step, shapes, reverse, interpret, *padded)
 
     def cut(leaf: Array, like: Any, leading: int) -> Array:
         leaf = lax.slice_in_dim(leaf, 0, batch, axis=leading)
@@ -119,27 +130,28 @@ def _kernel(
 
 
 def _call(
-    step: Step, reverse: bool, interpret: bool, weights: Any, of_rows: Any, inputs: Steps
+    step: Step,
+    step_shapes: tuple[Any, Any, Any, Steps],
+    reverse: bool,
+    interpret: bool,
+    weights: Any,
+    of_rows: Any,
+    inputs: Steps,
 ) -> tuple[Any, Any]:
-    """Call the kernel, on leaves whose sizes are powers of two but for `T` and the rows."""
+    """Call the kernel, on leaves whose sizes are powers of two but for `T` and the rows.
+
+    `step_shapes` are those of the arguments of `step` for one block of rows, without padding.
+    """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
     length, batch = sizes(inputs)
-    of_block = partial(jax.tree.map, lambda v: jax.ShapeDtypeStruct((ROWS, *v.shape[1:]), v.dtype))
-    rows, carry = of_block(of_rows)
-
-    def flags_of_block(flags: Array | None) -> Any:
-        shape = None if flags is None else (ROWS,) * (flags.ndim - 1)
-        return None if shape is None else jax.ShapeDtypeStruct(shape, bool)
-
-    at_once = Steps(
-        jax.tree.map(lambda v: jax.ShapeDtypeStruct((ROWS, *v.shape[2:]), v.dtype), inputs.xs),
-        *map(flags_of_block, inputs[1:]),
+    kept_shapes = jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct((ROWS, *map(_padded, v.shape[1:])), v.dtype),
+        jax.eval_shape(step, *step_shapes)[1],
     )
-    kept_shapes = jax.eval_shape(step, weights, rows, carry, at_once)[1]
-    shapes, structure = jax.tree.flatten((weights, rows, carry, at_once))
-    out_structure = jax.tree.structure((carry, kept_shapes))
+    shapes, structure = jax.tree.flatten(step_shapes)
+    out_structure = jax.tree.structure((step_shapes[2], kept_shapes))
 
     def flat_step(*leaves: Array) -> list[Array]:
         return jax.tree.leaves(step(*jax.tree.unflatten(structure, leaves)))
@@ -217,7 +229,7 @@ def _call(
         interpret=interpret,
         compiler_params=None
         if interpret
-        else triton.CompilerParams(num_warps=_warps(carry), num_stages=1),
+        else triton.CompilerParams(num_warps=_warps(of_rows[1]), num_stages=1),
         name="reverse_steps" if reverse else "steps",
     )(weights, of_rows, inputs)
 

@@ -6,16 +6,15 @@ Every decision that is about speed and memory, and not about what is computed, i
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from gatedrnn._src.base import Carry, Params, StepRecord
 from gatedrnn._src.kernels.columns import used
-from gatedrnn._src.loops import Kernel, Steps, scan
+from gatedrnn._src.loops import Kernel, Loop, Step, Steps, scan
 from gatedrnn._src.pytree import first_leaf, zeros
 from gatedrnn._src.target import Target
 from gatedrnn._src.time.recurrence import Plan, Recurrence, steps_of, weights_of
@@ -137,41 +136,69 @@ def _refusal(
     kernel: Kernel, recurrence: Recurrence, params: Params, carry: Carry, xs: Any
 ) -> str | None:
     """Return why `kernel` cannot run the steps, forward or in reverse, or None."""
-    refusals = (
-        kernel.refusal(read, carry) for read in _weights_read(recurrence, params, carry, xs)
-    )
-    return next((refusal for refusal in refusals if refusal is not None), None)
+    for steps in _sequential(recurrence, params, carry, xs):
+        refusal = kernel.refusal(steps.read, carry) or _unknown(kernel.loop, steps)
+        if refusal is not None:
+            return refusal
+    return None
 
 
-def _weights_read(
+class _Sequential(NamedTuple):
+    """A sequential function of a rule as a step, and the shapes of its arguments, for `T = 1`."""
+
+    step: Step
+    weights: Any
+    carry: Carry
+    inputs: Steps
+
+    @property
+    def read(self) -> list[Any]:
+        """The weights that the step reads."""
+        leaves, structure = jax.tree.flatten(self.weights)
+        x = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), self.inputs)
+        others, structure_of_others = jax.tree.flatten((self.carry, x))
+
+        def step(*every: Any) -> list[Any]:
+            weights = jax.tree.unflatten(structure, every[: len(leaves)])
+            carry, inputs = jax.tree.unflatten(structure_of_others, every[len(leaves) :])
+            return jax.tree.leaves(self.step(weights, None, carry, inputs))
+
+        are_read = used(step, [*leaves, *others])
+        return [leaf for leaf, is_read in zip(leaves, are_read, strict=False) if is_read]
+
+
+def _sequential(
     recurrence: Recurrence, params: Params, carry: Carry, xs: Any
-) -> Iterator[list[Any]]:
-    """Yield the shapes of the weights that a step reads, forward and in reverse."""
+) -> Iterator[_Sequential]:
+    """Yield the steps of the forward pass and of the reverse pass."""
     rule, cell = recurrence.rule, recurrence.cell
     assert rule is not None
-    x = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), xs)
-    of = partial(weights_of, recurrence)
-    weights = jax.eval_shape(of, params, x)
+    cut = {"cell_path_only": True} if recurrence.bptt.cell_path_only else {}
+    shapes_of = partial(jax.tree.map, lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype))
+    params, carry = shapes_of((params, carry))
+    x = jax.tree.map(lambda v: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype), xs)
+    before = jax.tree.map(lambda v: jax.ShapeDtypeStruct((1, *v.shape), v.dtype), carry)
+    weights = jax.eval_shape(partial(weights_of, recurrence), params, x)
     a = jax.eval_shape(partial(rule.project, cell), weights.params, x)
-    after, gates = jax.eval_shape(partial(rule.recur, cell), weights.params, carry, a)
-    record: StepRecord = StepRecord(x, carry, after, gates)
+    after, gates = jax.eval_shape(partial(rule.recur, cell), weights.params, before, a)
+    record: StepRecord = StepRecord(x, before, after, gates)
     local = jax.eval_shape(partial(rule.linearize, cell), weights.params, record)
 
-    def recur(forward: Any) -> Any:
-        return rule.recur(cell, forward, _zeros(carry), _zeros(a))
+    def forward(weights: Any, _: None, carry: Carry, inputs: Steps) -> tuple[Carry, Any]:
+        after, gates = rule.recur(cell, weights, carry, inputs.xs)
+        return after, (after, gates)
 
-    def backward(reverse: Any) -> Any:
-        return rule.backward(cell, reverse, _zeros(local), zeros(carry))
+    def reverse(weights: Any, _: None, dcarry: Carry, inputs: Steps) -> tuple[Carry, Any]:
+        return rule.backward(cell, weights, inputs.xs, dcarry, **cut)
 
-    yield _read(recur, weights.forward)
-    yield _read(backward, weights.reverse)
-
-
-def _read(function: Callable[[Any], Any], weights: Any) -> list[Any]:
-    leaves, structure = jax.tree.flatten(weights)
-    read = used(lambda *leaves: function(jax.tree.unflatten(structure, leaves)), leaves)
-    return [leaf for leaf, is_read in zip(leaves, read, strict=True) if is_read]
+    yield _Sequential(forward, weights.forward, carry, Steps(a))
+    yield _Sequential(reverse, weights.reverse, jax.eval_shape(zeros, carry), Steps(local))
 
 
-def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
+def _unknown(loop: Loop, steps: _Sequential) -> str | None:
+    """Return, in words, an operation of the steps that the loop cannot run, or None."""
+    try:
+        jax.eval_shape(partial(loop, steps.step, reverse=False), steps.weights, None, *steps[2:])
+    except NotImplementedError as error:
+        return f"its steps have an operation that the kernel does not know, {error}"
+    return None

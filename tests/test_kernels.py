@@ -1,0 +1,365 @@
+"""The kernels of cells against the scan, on the CPU in Pallas's interpreter, and on a GPU.
+
+Cells come from the registry: one whose rule names a kernel is tested, whatever it is.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from interpreted import NAME, interpreted, kernels_of
+from networks import normal, outcome, random_params, some_of_all
+from reference import ALL_CELLS, FEW
+
+import gatedrnn as gr
+from gatedrnn._registry.cells import over_time
+from gatedrnn._src.kernels import triton
+from gatedrnn._src.kernels.pallas import KERNELS
+
+I = 3
+KERNEL, SCAN = gr.BPTT(kernel=NAME), gr.BPTT(kernel="scan")
+ELMAN = gr.Elman(5)
+TOY = type("Toy", (toy.Toy,), {"rule": toy.Toy.rule._replace(kernels=KERNELS)})
+
+
+def with_kernels(cells):
+    """A case for each kernel of each cell."""
+    return [
+        pytest.param(cell, kernel, id=f"{name}, {kernel.target}")
+        for name, cell in cells.items()
+        for kernel in kernels_of(cell)
+    ]
+
+
+def worst(got, want):
+    """The largest difference, for each leaf relative to its largest entry; infinite if not finite.
+
+    What the scan makes must be finite, and not all zeros.
+    """
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    found = [0.0]
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.isfinite(b).all()
+        off = np.abs(a - b).max(initial=0) / (np.abs(b).max(initial=0) or 1.0)
+        found.append(off if np.isfinite(off) else np.inf)
+    return max(found)
+
+
+def problem(cell, length=6, batch=(11,), in_features=I, dtype=jnp.float32):
+    """Parameters, inputs, an initial carry and a reset carry, all random."""
+    params = random_params(cell, in_features, dtype=jnp.float32)
+    like = jax.eval_shape(lambda: cell.carry(batch, dtype))
+    carries = (
+        jax.tree.map(lambda v, s=seed: normal(*v.shape, seed=s, dtype=v.dtype), like)
+        for seed in (1, 2)
+    )
+    return params, normal(length, *batch, in_features, seed=3, dtype=dtype), *carries
+
+
+def flags(length, rows):
+    """Lengths, from nothing to all steps, and resets."""
+    resets = np.random.default_rng(4).random((length, rows)) < 0.3
+    return {"lengths": np.arange(rows) % (length + 1), "resets": resets}
+
+
+def run(cell, bptt, options, params, xs, carry, reset_carry=None, *, unroll=gr.unroll):
+    """The carry or carries, and the outputs, of which `outcome` makes a loss in float32."""
+    if reset_carry is not None:
+        options = options | {"reset_carry": reset_carry}
+    reached = unroll(cell, params, xs, carry, bptt=bptt, **options)
+    return jax.tree.map(lambda v: v.astype(jnp.float32), reached)
+
+
+def both(cell, kernel, arguments, options=None, *, unroll=gr.unroll, **bptt):
+    """Values and gradients by the kernel, and by the scan."""
+    of = functools.partial(run, interpreted(cell, kernel), unroll=unroll)
+    bptts = (gr.BPTT(kernel=name, **bptt) for name in (NAME, "scan"))
+    return [outcome(functools.partial(of, each, options or {}), *arguments) for each in bptts]
+
+
+def assert_same(got, want, tolerance=1e-5):
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(want)), "compared with zeros"
+    assert worst(got, want) <= tolerance
+
+
+# ----------------------------------------------------------------------- values and gradients
+
+
+def nan_in_padding(xs, lengths):
+    steps = np.arange(len(xs))[:, None]
+    return jnp.where((steps < lengths)[..., None], xs, jnp.nan)
+
+
+def everything_on(cell, kernel):
+    """Ragged rows, more than a block, with NaN in the padding; resets; in reverse; two chunks."""
+    params, xs, *carries = problem(cell)
+    options = flags(6, 11) | {"reverse": True}
+    xs = nan_in_padding(xs, options["lengths"])
+    return both(cell, kernel, (params, xs, *carries), options, truncate=4, clip=0.5, chunk=3)
+
+
+FIRST = {row.name: row.few()[0] for row in over_time()}
+
+
+@pytest.mark.parametrize(("cell", "kernel"), with_kernels(FIRST | {"Toy": TOY(5)}))
+def test_everything_on(cell, kernel):
+    """Values, final carry, gradients for parameters, inputs, initial carry and reset carry."""
+    assert_same(*everything_on(cell, kernel))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("cell", "kernel"), with_kernels(ALL_CELLS))
+def test_everything_on_in_every_cell(cell, kernel):
+    assert_same(*everything_on(cell, kernel))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("cell", "kernel"), with_kernels(ALL_CELLS))
+def test_nothing_on_in_every_cell(cell, kernel):
+    """Forward, every step of every row; the carry of every step is read."""
+    *arguments, _ = problem(cell, 5, (2, 3))
+    cut = {"cell_path_only": True} if cell.rule.has_cell_path else {}
+    found = both(cell, kernel, arguments, unroll=gr.trajectory, save="gates", **cut)
+    assert_same(*found)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("save", ["carries", "gates", "boundaries"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(("cell", "kernel"), with_kernels(FEW))
+def test_every_way_to_save(cell, kernel, reverse, save):
+    """In both directions, with a chunk that leaves a remainder."""
+    arguments = problem(cell, 5, (3,))
+    options = flags(5, 3) | {"reverse": reverse}
+    assert_same(*both(cell, kernel, arguments, options, save=save, chunk=3))
+
+
+SHAPES = {
+    "one step": (1, (3,), I),
+    "one row": (4, (), I),
+    "two batch axes": (4, (3, 5), I),
+    "whole blocks, no padding": (4, (16,), I),
+    "one input feature": (4, (2,), 1),
+}
+
+
+@pytest.mark.parametrize(("length", "batch", "in_features"), SHAPES.values(), ids=SHAPES)
+def test_shapes(length, batch, in_features):
+    cell = gr.Elman(16) if batch == (16,) else ELMAN
+    *arguments, _ = problem(cell, length, batch, in_features)
+    assert_same(*both(cell, triton.TRITON, arguments))
+
+
+@pytest.mark.parametrize(("length", "batch"), [(0, (3,)), (3, (0,))], ids=["no step", "no row"])
+def test_nothing_to_run(length, batch):
+    *arguments, _ = problem(ELMAN, length, batch)
+    got, want = both(ELMAN, triton.TRITON, arguments)
+    assert worst(got, want) == 0
+
+
+def test_without_x64():
+    """What JAX runs with by default."""
+    with jax.enable_x64(False):
+        *arguments, _ = problem(ELMAN, 3, (2,))
+        assert_same(*both(ELMAN, triton.TRITON, arguments))
+
+
+def errors_in_bfloat16(cell, kernel):
+    """How far the kernel is from float32, and how far the scan is, in values and gradients."""
+    *narrow, _ = problem(cell, 8, (11,), dtype=jnp.bfloat16)
+    *_, exact = both(cell, kernel, jax.tree.map(lambda v: v.astype(jnp.float32), narrow))
+    found = jax.tree.map(lambda v: v.astype(jnp.float32), both(cell, kernel, narrow))
+    return [worst(each, exact) for each in found]
+
+
+def test_bfloat16():
+    """As close as the scan is to float32."""
+    got, want = errors_in_bfloat16(ELMAN, triton.TRITON)
+    assert 0 < got <= 1.1 * want < 0.1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("cell", "kernel"), with_kernels(FEW))
+def test_bfloat16_in_every_cell(cell, kernel):
+    got, want = errors_in_bfloat16(cell, kernel)
+    assert 0 < got <= 1.1 * want < 0.2
+
+
+# --------------------------------------------------------------------------- transformations
+
+
+def loss(cell, bptt, params, xs):
+    return some_of_all(gr.unroll(cell, params, xs, bptt=bptt))
+
+
+def of_elman(function):
+    """`function` of a loss by the kernel and by the scan, at one small problem."""
+    params, xs, *_ = problem(ELMAN, 3, (2,))
+    losses = (functools.partial(loss, interpreted(ELMAN), bptt) for bptt in (KERNEL, SCAN))
+    return [jax.jit(function(each))(params, xs) for each in losses]
+
+
+def test_second_derivatives():
+    """Forward over reverse, and reverse over reverse, for parameters and inputs at once."""
+
+    def both_ways(loss):
+        gradient = jax.grad(loss, argnums=(0, 1))
+
+        def found(params, xs):
+            along = jax.tree.map(jnp.cos, (params, xs))
+            _, by_jvp = jax.jvp(gradient, (params, xs), along)
+            by_grad = jax.grad(lambda *at: some_of_all(gradient(*at)), argnums=(0, 1))(params, xs)
+            return by_jvp, by_grad
+
+        return found
+
+    assert_same(*of_elman(both_ways))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("cell", "kernel"), with_kernels(FIRST))
+def test_hessian(cell, kernel):
+    """In every cell, of the whole of the parameters."""
+    params, xs, *_ = problem(cell, 3, (2,))
+    found = (
+        jax.jit(jax.hessian(functools.partial(loss, interpreted(cell, kernel), bptt)))(params, xs)
+        for bptt in (KERNEL, SCAN)
+    )
+    assert_same(*found)
+
+
+def test_vmap_is_a_loop():
+    """Over parameters and data, of values and gradients."""
+    params, xs, *_ = problem(ELMAN, 3, (2,))
+    params, xs = jax.tree.map(lambda v: jnp.stack([v, -v, v / 2]), (params, xs))
+    one = jax.jit(jax.value_and_grad(functools.partial(loss, interpreted(ELMAN), KERNEL), (0, 1)))
+    got = jax.jit(jax.vmap(one))(params, xs)
+    each = [one(*jax.tree.map(lambda v, n=n: v[n], (params, xs))) for n in range(3)]
+    assert_same(got, jax.tree.map(lambda *v: jnp.stack(v), *each))
+
+
+def test_equal_calls_compile_once():
+    """Other values, and an equal cell, trace nothing anew."""
+    params, xs, *_ = problem(ELMAN, 3, (2,))
+    traced = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def jitted(cell, params, xs):
+        traced.append(cell)
+        return jax.grad(functools.partial(loss, cell, KERNEL))(params, xs)
+
+    for scale in (1, 2):
+        jitted(interpreted(gr.Elman(5)), params, xs * jnp.float32(scale))
+    assert len(traced) == 1
+
+
+def test_layers():
+    """Stacked, in both directions and repeated, with lengths."""
+
+    def network(bptt):
+        layer = gr.recurrent(interpreted(ELMAN), bptt=bptt)
+        both_ways = gr.bidirectional(layer, gr.recurrent(interpreted(ELMAN), bptt=bptt))
+        return gr.stack(both_ways, gr.dense(5), gr.repeat(layer, 2))
+
+    params = random_params(network(SCAN), I, dtype=jnp.float32)
+    xs = normal(4, 3, I, dtype=jnp.float32)
+    options = {"lengths": np.array([4, 0, 2])}
+    applies = (functools.partial(network(bptt).apply, **options) for bptt in (KERNEL, SCAN))
+    assert_same(*(outcome(apply, params, xs) for apply in applies))
+
+
+# ----------------------------------------------------------------------------- other devices
+
+ON_A_GPU = gr.BPTT(kernel="pallas", target="gpu")
+
+
+def on_a_gpu(cell, xs):
+    """The training step of a cell as it is lowered for CUDA, where no such device need be."""
+    params = jax.eval_shape(lambda: random_params(cell, xs.shape[-1], dtype=jnp.float32))
+    step = jax.jit(jax.grad(functools.partial(loss, cell, ON_A_GPU), argnums=(0, 1)))
+    return step.trace(params, xs).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_kernel_is_in_the_program_for_cuda(dtype):
+    """The forward and the reverse steps are one kernel each, beside no loop."""
+    text = on_a_gpu(ELMAN, jax.ShapeDtypeStruct((7, 3, I), dtype))
+    assert sorted(re.findall(r'name = "(\w*steps)"', text)) == ["reverse_steps", "steps"]
+    assert "stablehlo.while" not in text
+
+
+def test_lowered_for_another_device_it_is_the_scan():
+    """A program that names a kernel for GPUs and is compiled for a CPU."""
+    arguments = problem(ELMAN, 4, (3,))
+    options = flags(4, 3)
+    got, want = (
+        outcome(functools.partial(run, ELMAN, bptt, options), *arguments)
+        for bptt in (ON_A_GPU, SCAN)
+    )
+    assert_same(got, want, 1e-6)
+
+
+# --------------------------------------------------------------------------------- refusals
+
+
+def refused(message, cell, bptt, dtype=jnp.float32):
+    params = random_params(cell, I, dtype=dtype)
+    with pytest.raises(ValueError, match=message) as caught:
+        gr.unroll(cell, params, normal(3, 2, I, dtype=dtype), bptt=bptt)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_kernel_is_refused():
+    message = "kernel: got 'mine', expected one of None, '{}' for Elman(5) on a {}"
+    refused(re.escape(message.format("scan", "CPU")), ELMAN, gr.BPTT(kernel="mine"))
+    known = re.escape(message.format("pallas', 'scan", "GPU"))
+    refused(known, ELMAN, gr.BPTT(kernel="mine", target="gpu"))
+
+
+def test_a_kernel_for_another_target_is_refused():
+    message = r"kernel: got 'pallas', expected one of None, 'scan' for Elman\(5\) on a CPU"
+    refused(message, ELMAN, gr.BPTT(kernel="pallas"))
+
+
+def test_a_cell_without_kernels_refuses_them():
+    expected = r"kernel: got 'pallas', expected one of None, 'scan' for Jordan\(4, 3\) on a GPU"
+    refused(expected, gr.Jordan(4, 3), ON_A_GPU)
+
+
+def test_float64_is_refused():
+    message = (
+        r"kernel: got 'pallas', expected None or 'scan' for Elman\(5\): it computes in at most "
+        "float32, not in float64"
+    )
+    refused(message, ELMAN, ON_A_GPU, jnp.float64)
+
+
+def test_weights_that_do_not_fit_are_refused():
+    """Forward: four kernels `[256, 256]`, padded."""
+    message = r"expected None or 'scan' for LSTM\(129\): its weights take 1048576 bytes, a block"
+    refused(message, gr.LSTM(129), ON_A_GPU)
+    refused("its weights take", gr.LSTM(129), gr.BPTT(kernel="pallas", target="gpu", save="gates"))
+
+
+@pytest.mark.parametrize("precision", ["highest", "float32"])
+def test_float32_products_are_refused_where_tf32_is_not_allowed(precision):
+    """But not those of bfloat16."""
+    with jax.default_matmul_precision(precision):
+        refused(f"TF32, and jax_default_matmul_precision is '{precision}'", ELMAN, ON_A_GPU)
+        *narrow, _ = problem(ELMAN, 2, (2,), dtype=jnp.bfloat16)
+        gr.unroll(ELMAN, *narrow, bptt=ON_A_GPU)
+
+
+def test_a_kernel_with_autodiff_is_refused():
+    message = "kernel: got 'pallas', expected None or 'scan' with rule='autodiff'"
+    with pytest.raises(ValueError, match=message):
+        gr.BPTT(kernel="pallas", rule="autodiff")
+    assert gr.BPTT(kernel="scan", rule="autodiff").kernel == "scan"
+    with pytest.raises(TypeError, match="kernel: got 3, expected a name or None"):
+        gr.BPTT(kernel=3)
