@@ -17,6 +17,8 @@ PUBLISHED = {
     "6 x 128": (1024, 16, 128, 6),
     "12 x 64": (1024, 16, 64, 12),
 }
+# few rows that fill no block of a kernel, and more than it takes at once
+ROWS = {"3 rows": (100, 3, 64, 1), "2048 rows": (100, 2048, 64, 1)}
 TINY_PUBLISHED = {"2 x 8": (12, 3, 8, 2)}
 
 # Published for an H100, LSTM, 768 features in all, T=1024 B=16: ms forward, forward and backward
@@ -57,7 +59,9 @@ def cases(tiny: bool) -> Iterator[Case]:
             for point in list(TINY)[:1] if tiny else ORDER:
                 yield Case(cell, point, *(TINY if tiny else GRID)[point], dtype)
             if (cell, dtype) == ("LSTM", "bfloat16"):
-                for point, (T, B, H, heads) in (TINY_PUBLISHED if tiny else PUBLISHED).items():
+                for point, (T, B, H, heads) in (
+                    TINY_PUBLISHED if tiny else PUBLISHED | ROWS
+                ).items():
                     yield Case(cell, point, T, B, H, H, dtype, heads)
 
 
