@@ -3,6 +3,7 @@
 Cells come from the registry: one whose rule names a kernel is tested, whatever it is.
 """
 
+import dataclasses
 import functools
 import re
 
@@ -13,17 +14,26 @@ import pytest
 import toy
 from interpreted import NAME, interpreted, kernels_of
 from networks import normal, outcome, random_params, some_of_all
-from reference import ALL_CELLS, FEW
+from reference import ALL_CELLS, FEW, SAMPLE
 
 import gatedrnn as gr
 from gatedrnn._registry.cells import over_time
 from gatedrnn._src.kernels import triton
 from gatedrnn._src.kernels.pallas import KERNELS
+from gatedrnn._src.time.plan import HABITS
 
 I = 3
 KERNEL, SCAN = gr.BPTT(kernel=NAME), gr.BPTT(kernel="scan")
 ELMAN = gr.Elman(5)
-TOY = type("Toy", (toy.Toy,), {"rule": toy.Toy.rule._replace(kernels=KERNELS)})
+
+
+def toy_with(**functions):
+    """The toy cell with kernels, and other functions in its rule."""
+    rule = toy.Toy.rule._replace(kernels=KERNELS, **functions)
+    return type("Toy", (toy.Toy,), {"rule": rule})(5)
+
+
+TOY = toy_with()
 
 
 def with_kernels(cells):
@@ -68,12 +78,14 @@ def flags(length, rows):
     return {"lengths": np.arange(rows) % (length + 1), "resets": resets}
 
 
-def run(cell, bptt, options, params, xs, carry, reset_carry=None, *, unroll=gr.unroll):
+def run(
+    cell, bptt, options, params, xs, carry, reset_carry=None, *, unroll=gr.unroll, as_float32=True
+):
     """The carry or carries, and the outputs, of which `outcome` makes a loss in float32."""
     if reset_carry is not None:
         options = options | {"reset_carry": reset_carry}
     reached = unroll(cell, params, xs, carry, bptt=bptt, **options)
-    return jax.tree.map(lambda v: v.astype(jnp.float32), reached)
+    return jax.tree.map(lambda v: v.astype(jnp.float32), reached) if as_float32 else reached
 
 
 def both(cell, kernel, arguments, options=None, *, unroll=gr.unroll, **bptt):
@@ -107,7 +119,7 @@ def everything_on(cell, kernel):
 FIRST = {row.name: row.few()[0] for row in over_time()}
 
 
-@pytest.mark.parametrize(("cell", "kernel"), with_kernels(FIRST | {"Toy": TOY(5)}))
+@pytest.mark.parametrize(("cell", "kernel"), with_kernels(FIRST | {"Toy": TOY}))
 def test_everything_on(cell, kernel):
     """Values, final carry, gradients for parameters, inputs, initial carry and reset carry."""
     assert_same(*everything_on(cell, kernel))
@@ -363,3 +375,166 @@ def test_a_kernel_with_autodiff_is_refused():
     assert gr.BPTT(kernel="scan", rule="autodiff").kernel == "scan"
     with pytest.raises(TypeError, match="kernel: got 3, expected a name or None"):
         gr.BPTT(kernel=3)
+
+
+# ------------------------------------------------------------------------- a cell of one's own
+
+
+def recur_over(function):
+    """The step of the toy, and `function` of it in what it adds: `(params, h, n) -> n`."""
+
+    def recur(cell, params, carry, a):
+        n = jnp.tanh(a + carry.h @ params.recurrent_kernel)
+        return toy.ToyCarry(carry.h / 2 + function(params, carry.h, n)), n
+
+    return recur
+
+
+ODD = {
+    "a size in the step": lambda params, h, n: n / n.shape[-1],
+    "infinite in the padding": lambda params, h, n: jnp.tanh(h / n),
+    "a bias in the step": lambda params, h, n: n * jnp.broadcast_to(params.bias, n.shape),
+}
+
+
+@pytest.mark.parametrize("function", ODD.values(), ids=ODD)
+def test_a_step_that_would_notice_the_padding(function):
+    *arguments, _ = problem(TOY, 4, (3,))
+    of = functools.partial(run, interpreted(toy_with(recur=recur_over(function))))
+    got, want = (jax.jit(of, static_argnums=(0,))(b, {}, *arguments) for b in (KERNEL, SCAN))
+    assert_same(got, want)
+
+
+STRANGE = {
+    "reduce_sum": lambda params, h, n: jnp.broadcast_to(jnp.sum(n, -1, keepdims=True), n.shape),
+    "scan": lambda params, h, n: jax.lax.fori_loop(0, 3, lambda _, v: v / 2, n),
+    "exp of a matrix": lambda params, h, n: n @ jnp.exp(params.recurrent_kernel),
+    "an array that is neither a weight nor an input": lambda params, h, n: (
+        n * jnp.broadcast_to(np.ones(5, "f"), n.shape)
+    ),
+}
+
+
+def backward_with_a_sum(cell, transposed, slope, dcarry):
+    dh, da = toy.backward(cell, transposed, slope, dcarry)
+    return dh, da + jnp.sum(da, -1, keepdims=True) / 2
+
+
+@pytest.mark.parametrize("bptt", [ON_A_GPU, KERNEL], ids=["on a GPU", "interpreted"])
+@pytest.mark.parametrize("name", [*STRANGE, "in reverse"])
+def test_an_operation_that_the_kernel_does_not_know(name, bptt):
+    """Refused in one line, in the reverse step too, where one insists; else the scan takes it."""
+    if name == "in reverse":
+        cell, name = toy_with(backward=backward_with_a_sum), "reduce_sum"
+    else:
+        cell = toy_with(recur=recur_over(STRANGE[name]))
+    *arguments, _ = problem(cell, 2, (3,))
+    message = (
+        rf"kernel: got '{bptt.kernel}', expected None or 'scan' for Toy\(features=5.*\): its steps "
+        f"have an operation that the kernel does not know, {name}"
+    )
+    named = cell if bptt == ON_A_GPU else interpreted(cell)
+    with pytest.raises(ValueError, match=message) as caught:
+        gr.unroll(named, *arguments, bptt=bptt)
+    assert "\n" not in str(caught.value)
+    gr.unroll(named, *arguments, bptt=dataclasses.replace(bptt, kernel=None))
+
+
+# ------------------------------------------------------------------------- another target
+
+TARGETS = ["gpu", "tpu"]
+
+
+def assert_the_target_changes_no_result(cell, target):
+    """In float64, values and gradients with lengths and resets."""
+    rng = np.random.default_rng(5)
+    params = random_params(cell, I)
+    carries = (
+        jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape)), cell.carry((3,), np.float64))
+        for _ in range(2)
+    )
+    arguments = (params, normal(23, 3, I), *carries)
+    of = functools.partial(run, cell, as_float32=False)
+    options = flags(23, 3)
+    got, want = (
+        outcome(functools.partial(of, bptt, options), *arguments)
+        for bptt in (gr.BPTT(target=target), gr.BPTT(target="cpu"))
+    )
+    assert_same(got, want, 1e-10)
+
+
+@pytest.mark.parametrize("cell", [gr.GRU(4)], ids=repr)
+def test_the_target_changes_no_result(cell):
+    """Programs for GPUs and TPUs have one plan as yet."""
+    assert HABITS["gpu"] == HABITS["tpu"]
+    assert_the_target_changes_no_result(cell, "gpu")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("cell", SAMPLE.values(), ids=SAMPLE)
+def test_the_target_changes_no_result_of_any_cell(cell, target):
+    assert_the_target_changes_no_result(cell, target)
+
+
+# ------------------------------------------------------------------------------ on a device
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
+class TestOnAGpu:
+    """The compiled kernel against the scan, on the device; products in TF32."""
+
+    def check(self, cell, length, batch, options, dtype, **bptt):
+        *arguments, reset_carry = problem(cell, length, batch, I, dtype)
+        arguments += [reset_carry] if "resets" in options else []
+        of = functools.partial(run, cell)
+        with jax.default_matmul_precision("highest"):
+            exact = outcome(
+                functools.partial(of, gr.BPTT(kernel="scan", **bptt), options),
+                *jax.tree.map(lambda v: v.astype(jnp.float32), arguments),
+            )
+        got, scanned = (
+            jax.tree.map(
+                lambda v: v.astype(jnp.float32),
+                outcome(functools.partial(of, gr.BPTT(kernel=name, **bptt), options), *arguments),
+            )
+            for name in ("pallas", "scan")
+        )
+        assert any(np.any(leaf) for leaf in jax.tree.leaves(exact))
+        if dtype == jnp.float32:
+            assert worst(got, scanned) < 5e-3
+        else:
+            assert worst(got, exact) <= 1.5 * worst(scanned, exact) < 0.1
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+    @pytest.mark.parametrize("features", [16, 37, 128])
+    @pytest.mark.parametrize("kind", [gr.LSTM, gr.GRU, gr.Elman])
+    def test_sizes(self, kind, features, dtype):
+        """Lengths, resets and an odd number of rows, in reverse."""
+        if kind == gr.LSTM and (features, dtype) == (128, jnp.float32):
+            pytest.skip("its weights do not fit")
+        options = flags(20, 19) | {"reverse": True}
+        self.check(kind(features), 20, (19,), options, dtype)
+
+    @pytest.mark.parametrize(
+        "cell", [pytest.param(v, id=k) for k, v in ALL_CELLS.items() if kernels_of(v)]
+    )
+    def test_every_cell(self, cell):
+        """Truncated and clipped, two axes, and chunks with a remainder."""
+        self.check(cell, 10, (2, 5), {}, jnp.float32, truncate=4, clip=0.5, chunk=4)
+
+    @pytest.mark.parametrize("save", ["carries", "gates", "boundaries"])
+    def test_every_way_to_save(self, save):
+        self.check(gr.LSTM(16), 10, (9,), flags(10, 9), jnp.float32, save=save, chunk=5)
+
+    def test_transformations(self):
+        """Second derivatives, and `vmap` over parameters and data."""
+        params, xs, *_ = problem(ELMAN, 5, (3,))
+        pairs = []
+        for name in ("pallas", "scan"):
+            one = jax.grad(functools.partial(loss, ELMAN, gr.BPTT(kernel=name)), argnums=(0, 1))
+            twice = jax.grad(lambda *at, one=one: some_of_all(one(*at)), argnums=(0, 1))
+            many = jax.tree.map(lambda v: jnp.stack([v, -v, v / 2]), (params, xs))
+            pairs.append((jax.jit(twice)(params, xs), jax.jit(jax.vmap(one))(*many)))
+        assert worst(*pairs) < 5e-3

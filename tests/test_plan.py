@@ -9,21 +9,27 @@ from networks import normal, random_params
 from reference import FEW
 
 import gatedrnn as gr
+from gatedrnn._src.kernels.triton import TRITON
 from gatedrnn._src.loops import Steps
+from gatedrnn._src.time.bptt import target_of
 from gatedrnn._src.time.plan import HABITS, planned
 from gatedrnn._src.time.recurrence import Recurrence
 
 CELLS = {name: cell for name, cell in FEW.items() if not hasattr(cell, "cell")}
 
 
-def chunk(length, batch, features, cell=gr.LSTM, in_features=4, bptt=gr.BPTT()):
-    """The chunk of a run of these sizes, in float32."""
+def plan(length, batch, features, cell=gr.LSTM, in_features=4, bptt=gr.BPTT()):
+    """The plan of a run of these sizes, in float32."""
     cell = cell(features)
     xs = jax.ShapeDtypeStruct((length, batch, in_features), jnp.float32)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
     carry = jax.eval_shape(lambda: cell.carry((batch,)))
-    recurrence = Recurrence(cell, bptt, reverse=False, every_carry=False)
-    return planned(recurrence, params, carry, Steps(xs)).plan.chunk_size
+    recurrence = Recurrence(cell, bptt, False, False, target_of(bptt))
+    return planned(recurrence, params, carry, Steps(xs)).plan
+
+
+def chunk(*sizes, **options):
+    return plan(*sizes, **options).chunk_size
 
 
 def bytes_of_a_step(batch, features):
@@ -64,6 +70,59 @@ def test_a_chunk_that_is_asked_for_is_taken():
     assert chunk(100, 2, 3, bptt=gr.BPTT(chunk=7)) == 7
     assert chunk(5, 2, 3, bptt=gr.BPTT(chunk=7)) == 5
     assert chunk(0, 2, 3) == 1
+
+
+def loops_and_widths(target, **options):
+    """Of the scans over single steps, forward and in reverse: `unroll`, and widths of weights."""
+    cell, xs = gr.LSTM(8), jax.ShapeDtypeStruct((40, 2, 3), jnp.float32)
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 3))
+
+    def loss(params, xs):
+        return jnp.sum(gr.unroll(cell, params, xs, bptt=gr.BPTT(target=target, **options))[1])
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(params, xs).jaxpr
+    scans = [e for e in equations(jaxpr) if e.primitive.name == "scan"]
+    recurrent = [
+        {v.aval.shape for v in scan.invars if v.aval.ndim == 2 and 8 in v.aval.shape} - {(2, 8)}
+        for scan in scans
+    ]
+    return [(scan.params["unroll"], shapes) for scan, shapes in zip(scans, recurrent, strict=True)]
+
+
+def test_the_target_chooses_the_loop():
+    """Kernels of gates as one and several steps in a pass, on a GPU and a TPU, wherever this is."""
+    assert loops_and_widths("cpu", chunk=40) == [(1, {(8, 8)})] * 2
+    for target in ("gpu", "tpu"):
+        assert loops_and_widths(target) == [(10, {(8, 32)}), (10, {(32, 8)})]
+
+
+def test_the_target_chooses_the_plan():
+    """One chunk on a GPU and a TPU, up to what their memory bears."""
+    for target in ("gpu", "tpu"):
+        bptt = gr.BPTT(target=target)
+        made = plan(1000, 16, 64, bptt=bptt)
+        assert (made.chunk_size, made.stacked) == (1000, (True, True))
+        most = HABITS[target].chunk_bytes[1] // bytes_of_a_step(4096, 512)
+        assert most // 2 < chunk(10_000, 4096, 512, bptt=bptt) <= most
+        assert chunk(1000, 16, 64, bptt=gr.BPTT(target=target, chunk=7)) == 7
+    on_a_cpu = plan(1000, 16, 64, bptt=gr.BPTT(target="cpu"))
+    assert (on_a_cpu.chunk_size, on_a_cpu.stacked) == (50, (False, False))
+    assert on_a_cpu.loop.keywords == {"unroll": 1}
+
+
+@pytest.mark.parametrize(("length", "unroll"), [(100, 10), (97, 10), (24, 8), (49, 7)])
+def test_a_pass_of_the_loop_has_steps_that_divide_it(length, unroll):
+    """Where a number near the most does; the loop itself has the others."""
+    made = plan(length, 2, 3, bptt=gr.BPTT(target="gpu"))
+    assert made.loop.keywords == {"unroll": unroll}
+
+
+def test_a_kernel_reads_the_kernels_of_gates_one_by_one():
+    """And its own loop is what runs the steps; projections are made before it."""
+    made = plan(7, 2, 3, in_features=1, bptt=gr.BPTT(target="gpu", kernel="pallas"))
+    assert (made.loop, made.stacked) == (TRITON.loop, (False, False))
+    assert not made.project_one
+    assert plan(7, 2, 3, in_features=1).project_one
 
 
 def innermost_loops(jaxpr):
