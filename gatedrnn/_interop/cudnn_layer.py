@@ -122,9 +122,23 @@ def _kernel(
     """`xs [N, T, I]`, `h` and `c [L·D, N, H]`, `lengths [N]` above 0 -> `ys [N, T, F]`, `h, c`."""
     from jax.experimental import rnn
 
+    xs, *states = map(_row_major, (xs, *states))
     # any other precision allows products of TF32
     precision = jax.lax.Precision.HIGHEST
-    return rnn.lstm(xs, *states, weights, lengths, dropout=0.0, precision=precision, **sizes)
+    out = rnn.lstm(xs, *states, weights, lengths, dropout=0.0, precision=precision, **sizes)
+    ys, h, c = map(_row_major, out)
+    return ys, h, c
+
+
+def _row_major(array: Array) -> Array:
+    """Return `array`, in memory with its last axis innermost, and its cotangent likewise.
+
+    JAX does not say so of the kernel's arguments and results, so that XLA may hand it a transposed
+    array as it lies, time-major, which the kernel reads as if it were batch-major.
+    """
+    from jax.experimental.layout import Layout, with_layout_constraint
+
+    return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
 
 
 def _check_platform() -> None:

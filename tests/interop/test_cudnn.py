@@ -407,6 +407,28 @@ def test_kernel_is_asked_for_what_the_network_is(kernel):
     assert rnn._lstm_cudnn_allow_tf32(None)
 
 
+def test_the_kernel_reads_and_writes_row_major_arrays(kernel, monkeypatch):
+    """Or XLA hands it the time-major inputs as they lie: seen on a device, and mended since."""
+
+    @jax.jit
+    def stand_in(xs, h, c):
+        return jnp.zeros((B, T, H)), h, c
+
+    monkeypatch.setattr(rnn, "lstm", lambda xs, h, c, *_, **sizes: stand_in(xs, h, c))
+    layer = gr.cudnn(LSTM)
+    equations = jax.make_jaxpr(layer.apply)(*arguments_of(layer)[:2]).jaxpr.eqns
+    (call,) = (e for e in equations if e.params.get("name") == "stand_in")
+    constraints = [e for e in equations if e.primitive.name == "layout_constraint"]
+    assert all(
+        e.params["layout"].major_to_minor == tuple(range(e.invars[0].aval.ndim))
+        for e in constraints
+    )
+    assert set(call.invars) <= {v for e in constraints for v in e.outvars}
+    read = {v for e in equations if e is not call for v in e.invars if v in call.outvars}
+    assert read == {v for e in constraints for v in e.invars if v in call.outvars}
+    assert len(read) == 3
+
+
 @pytest.mark.parametrize("kind", ["lengths", "mask"])
 def test_nan_in_the_padding_reaches_nothing(kernel, kind):
     """Neither outputs nor carries nor gradients, also from the cotangents of the padding."""
