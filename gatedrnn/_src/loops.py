@@ -99,7 +99,9 @@ class Kernel:
       target: the kind of device that it is for; elsewhere the steps go by `jax.lax.scan`.
       refusal: `(weights, carry) -> reason`, of the shapes and dtypes of both, for the forward and
         for the reverse steps: the reason, in words, why it cannot run them, or None.
-      loop: `(step, weights, rows, carry, inputs, *, reverse) -> (carry, kept)`; see `gr.Loop`.
+      loop: `(step, weights, rows, carry, inputs, *, reverse) -> (carry, kept)`; see `gr.Loop`. As
+        it is traced it may raise NotImplementedError, with an operation of the step that it does
+        not know for a message: a refusal too.
     """
 
     name: str
