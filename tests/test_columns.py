@@ -205,6 +205,15 @@ def test_what_does_not_fit_is_refused_by_name(name):
         by_columns(function, rows(F), weights=weights)
 
 
+def test_a_vector_is_a_column_of_features_only():
+    """Not beside rows that happen to be as many, nor one row for each of its elements."""
+    vector = np.ones(B, np.float32)
+    with pytest.raises(NotImplementedError, match=r"^add of rows and a vector$"):
+        by_columns(lambda x, v: x + v, rows(), weights=(vector,))
+    with pytest.raises(NotImplementedError, match=r"^reshape$"):
+        by_columns(lambda x, v: x * v.reshape(B, 1), rows(F), weights=(vector,))
+
+
 def test_arguments_that_are_used():
     """Read by an operation, or returned; not those that nothing reads."""
 

@@ -78,14 +78,16 @@ def flags(length, rows):
     return {"lengths": np.arange(rows) % (length + 1), "resets": resets}
 
 
-def run(
-    cell, bptt, options, params, xs, carry, reset_carry=None, *, unroll=gr.unroll, as_float32=True
-):
+def as_float32(tree):
+    return jax.tree.map(lambda v: v.astype(jnp.float32), tree)
+
+
+def run(cell, bptt, options, params, xs, carry, reset_carry=None, *, unroll=gr.unroll, wide=False):
     """The carry or carries, and the outputs, of which `outcome` makes a loss in float32."""
     if reset_carry is not None:
         options = options | {"reset_carry": reset_carry}
     reached = unroll(cell, params, xs, carry, bptt=bptt, **options)
-    return jax.tree.map(lambda v: v.astype(jnp.float32), reached) if as_float32 else reached
+    return reached if wide else as_float32(reached)
 
 
 def both(cell, kernel, arguments, options=None, *, unroll=gr.unroll, **bptt):
@@ -144,7 +146,7 @@ def test_nothing_on_in_every_cell(cell, kernel):
 @pytest.mark.long
 @pytest.mark.parametrize("save", ["carries", "gates", "boundaries"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize(("cell", "kernel"), with_kernels(FEW))
+@pytest.mark.parametrize(("cell", "kernel"), with_kernels(FIRST))
 def test_every_way_to_save(cell, kernel, reverse, save):
     """In both directions, with a chunk that leaves a remainder."""
     arguments = problem(cell, 5, (3,))
@@ -185,9 +187,8 @@ def test_without_x64():
 def errors_in_bfloat16(cell, kernel):
     """How far the kernel is from float32, and how far the scan is, in values and gradients."""
     *narrow, _ = problem(cell, 8, (11,), dtype=jnp.bfloat16)
-    *_, exact = both(cell, kernel, jax.tree.map(lambda v: v.astype(jnp.float32), narrow))
-    found = jax.tree.map(lambda v: v.astype(jnp.float32), both(cell, kernel, narrow))
-    return [worst(each, exact) for each in found]
+    *_, exact = both(cell, kernel, as_float32(narrow))
+    return [worst(each, exact) for each in as_float32(both(cell, kernel, narrow))]
 
 
 def test_bfloat16():
@@ -218,10 +219,13 @@ def of_elman(function):
 
 
 def test_second_derivatives():
-    """Forward over reverse, and reverse over reverse, for parameters and inputs at once."""
+    """Forward over reverse, and reverse over reverse, for parameters and inputs at once.
+
+    Of `jax.jacrev`, which puts `vmap` between the derivatives, as `jax.hessian` does.
+    """
 
     def both_ways(loss):
-        gradient = jax.grad(loss, argnums=(0, 1))
+        gradient = jax.jacrev(loss, argnums=(0, 1))
 
         def found(params, xs):
             along = jax.tree.map(jnp.cos, (params, xs))
@@ -454,7 +458,7 @@ def assert_the_target_changes_no_result(cell, target):
         for _ in range(2)
     )
     arguments = (params, normal(23, 3, I), *carries)
-    of = functools.partial(run, cell, as_float32=False)
+    of = functools.partial(run, cell, wide=True)
     options = flags(23, 3)
     got, want = (
         outcome(functools.partial(of, bptt, options), *arguments)
@@ -480,6 +484,15 @@ def test_the_target_changes_no_result_of_any_cell(cell, target):
 # ------------------------------------------------------------------------------ on a device
 
 
+def small(params):
+    """So small that what is rounded in one step does not grow in the next."""
+
+    def scaled(leaf):
+        return leaf * jnp.float32(min(1.0, 1.4 / np.sqrt(leaf.shape[0] if leaf.ndim > 1 else 1)))
+
+    return jax.tree.map(scaled, params)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
 class TestOnAGpu:
@@ -487,25 +500,21 @@ class TestOnAGpu:
 
     def check(self, cell, length, batch, options, dtype, **bptt):
         *arguments, reset_carry = problem(cell, length, batch, I, dtype)
+        arguments[0] = small(arguments[0])
         arguments += [reset_carry] if "resets" in options else []
-        of = functools.partial(run, cell)
-        with jax.default_matmul_precision("highest"):
-            exact = outcome(
-                functools.partial(of, gr.BPTT(kernel="scan", **bptt), options),
-                *jax.tree.map(lambda v: v.astype(jnp.float32), arguments),
-            )
-        got, scanned = (
-            jax.tree.map(
-                lambda v: v.astype(jnp.float32),
-                outcome(functools.partial(of, gr.BPTT(kernel=name, **bptt), options), *arguments),
-            )
-            for name in ("pallas", "scan")
-        )
-        assert any(np.any(leaf) for leaf in jax.tree.leaves(exact))
+
+        def by(name, arguments):
+            of = functools.partial(run, cell, gr.BPTT(kernel=name, **bptt), options)
+            return as_float32(outcome(of, *arguments))
+
+        got, scanned = by("pallas", arguments), by("scan", arguments)
+        assert any(np.any(leaf) for leaf in jax.tree.leaves(scanned))
         if dtype == jnp.float32:
             assert worst(got, scanned) < 5e-3
-        else:
-            assert worst(got, exact) <= 1.5 * worst(scanned, exact) < 0.1
+            return
+        with jax.default_matmul_precision("highest"):
+            exact = by("scan", as_float32(arguments))
+        assert worst(got, exact) <= 1.5 * worst(scanned, exact) < 0.1
 
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
     @pytest.mark.parametrize("features", [16, 37, 128])
@@ -518,7 +527,7 @@ class TestOnAGpu:
         self.check(kind(features), 20, (19,), options, dtype)
 
     @pytest.mark.parametrize(
-        "cell", [pytest.param(v, id=k) for k, v in ALL_CELLS.items() if kernels_of(v)]
+        "cell", [pytest.param(v, id=k) for k, v in SAMPLE.items() if kernels_of(v)]
     )
     def test_every_cell(self, cell):
         """Truncated and clipped, two axes, and chunks with a remainder."""

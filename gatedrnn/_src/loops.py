@@ -107,7 +107,8 @@ class Kernel(NamedTuple):
       loop: `(step, weights, rows, carry, inputs, *, reverse) -> (carry, kept)`, as a scan over the
         leading axis of `inputs`, with `step(weights, rows, carry, inputs) -> (carry, kept)`: masks,
         resets, truncation and clipping are in the step. `weights` are the same for all rows,
-        `rows [*B, F]` for all steps.
+        `rows [*B, F]` for all steps. As it is traced it may raise NotImplementedError, with an
+        operation of the step that it does not know for a message: a refusal too.
 
     Example:
       >>> [(kernel.name, kernel.target) for kernel in gr.GRU.rule.kernels][0]

@@ -118,6 +118,8 @@ def _element_wise(primitive: Any, params: Any, operands: list[Any]) -> Any:
         raise NotImplementedError(f"{primitive.name} of a matrix")
     if not any(isinstance(operand, Columns) for operand in operands):
         return primitive.bind(*operands, **params)
+    if any(not isinstance(operand, Columns) and jnp.ndim(operand) for operand in operands):
+        raise NotImplementedError(f"{primitive.name} of rows and a vector")
     arrays = [o.values if isinstance(o, Columns) else o for o in operands]
     if primitive is primitives.tanh_p and arrays[0].dtype == jnp.float32:
         return Columns(_tanh(arrays[0]))
@@ -172,6 +174,6 @@ def _reshape(shape: tuple[int, ...], operand: Any) -> Any:
         return operand  # a flag of all rows
     if isinstance(operand, Columns) and operand.values.ndim == 1 and shape[1:] == (1,):
         return Columns(operand.values[None, :])  # of flags, beside features
-    if not isinstance(operand, Columns | Matrix) and len(shape) == jnp.ndim(operand) + 1 == 2:
+    if not isinstance(operand, Columns | Matrix) and jnp.ndim(operand) == 1 == shape[0]:
         return Columns(operand[..., None])
     raise NotImplementedError("reshape")

@@ -70,7 +70,9 @@ def loop_of(call: Call, platform: str) -> Call:
 
         @loop.defjvp
         def _(primals: tuple, tangents: tuple) -> tuple:
-            return jax.jvp(by_scan, primals, tangents)
+            # the values are the kernel's: `vmap` before `jvp` takes the axes of the function itself
+            # to hold for this rule too, and a scan has its own
+            return loop(*primals), jax.jvp(by_scan, primals, tangents)[1]
 
         if 0 in (*first_leaf(inputs.xs).shape, *first_leaf(carry).shape):
             return by_scan(weights, rows, carry, inputs)
