@@ -123,7 +123,7 @@ def _call(
     rows, carry = of_block(of_rows)
     at_once = Steps(
         jax.tree.map(lambda v: jax.ShapeDtypeStruct((ROWS, *v.shape[2:]), v.dtype), inputs.xs),
-        *(v and jax.ShapeDtypeStruct((ROWS,) * (v.ndim - 1), bool) for v in inputs[1:]),  # type: ignore[misc]
+        *(v and jax.ShapeDtypeStruct((ROWS,) * (v.ndim - 1), bool) for v in inputs[1:]),  # type: ignore[misc, arg-type]
     )
     kept_shapes = jax.eval_shape(step, weights, rows, carry, at_once)[1]
     shapes, structure = jax.tree.flatten((weights, rows, carry, at_once))
