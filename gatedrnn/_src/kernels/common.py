@@ -105,11 +105,10 @@ def with_one_batch_axis(call: Call) -> Call:
                 lambda v: v.reshape(*v.shape[:axis], *batch, *v.shape[axis + 1 :]), tree
             )
 
-        inputs = Steps(*(merged(leaf, 1) for leaf in inputs[:3]), inputs.cuts)
+        xs, skips, resets = merged(inputs[:3], 1)
+        inputs = Steps(xs, skips, resets, inputs.cuts)
         rows, carry = merged((rows, carry), 0)
-        carry, kept = call(
-            step, weights, rows, carry, inputs, reverse=reverse, interpret=interpret
-        )
+        carry, kept = call(step, weights, rows, carry, inputs, reverse=reverse, interpret=interpret)
         return split(carry, 0), split(kept, 1)
 
     return run
