@@ -9,6 +9,7 @@ from networks import normal, random_params
 from reference import FEW
 
 import gatedrnn as gr
+from gatedrnn._src.kernels.mosaic import MOSAIC
 from gatedrnn._src.kernels.triton import TRITON
 from gatedrnn._src.loops import Steps
 from gatedrnn._src.time.bptt import target_of
@@ -93,13 +94,13 @@ def test_the_target_chooses_the_loop():
     """Kernels of gates as one and several steps in a pass, on a GPU and a TPU, wherever this is."""
     assert loops_and_widths("cpu", chunk=40) == [(1, {(8, 8)})] * 2
     for target in ("gpu", "tpu"):
-        assert loops_and_widths(target) == [(10, {(8, 32)}), (10, {(32, 8)})]
+        assert loops_and_widths(target, kernel="scan") == [(10, {(8, 32)}), (10, {(32, 8)})]
 
 
 def test_the_target_chooses_the_plan():
     """One chunk on a GPU and a TPU, up to what their memory bears."""
     for target in ("gpu", "tpu"):
-        bptt = gr.BPTT(target=target)
+        bptt = gr.BPTT(target=target, kernel="scan")
         made = plan(1000, 16, 64, bptt=bptt)
         assert (made.chunk_size, made.stacked) == (1000, (True, True))
         most = HABITS[target].chunk_bytes[1] // bytes_of_a_step(4096, 512)
@@ -113,7 +114,7 @@ def test_the_target_chooses_the_plan():
 @pytest.mark.parametrize(("length", "unroll"), [(100, 10), (97, 10), (24, 8), (49, 7)])
 def test_a_pass_of_the_loop_has_steps_that_divide_it(length, unroll):
     """Where a number near the most does; the loop itself has the others."""
-    made = plan(length, 2, 3, bptt=gr.BPTT(target="gpu"))
+    made = plan(length, 2, 3, bptt=gr.BPTT(target="gpu", kernel="scan"))
     assert made.loop.keywords == {"unroll": unroll}
 
 
@@ -123,6 +124,16 @@ def test_a_kernel_reads_the_kernels_of_gates_one_by_one():
     assert (made.loop, made.stacked) == (TRITON.loop, (False, False))
     assert not made.project_one
     assert plan(7, 2, 3, in_features=1).project_one
+
+
+def test_a_kernel_is_taken_unasked_where_it_was_measured():
+    """An LSTM's on a GPU, as long as all its blocks of rows run at once."""
+    bptt = gr.BPTT(target="gpu")
+    assert plan(7, 132 * 8, 3, bptt=bptt).loop is TRITON.loop
+    assert plan(7, 132 * 8 + 1, 3, bptt=bptt).loop is not TRITON.loop
+    assert plan(7, 2, 128, bptt=bptt).loop is not TRITON.loop  # its weights do not fit
+    assert plan(7, 2, 3, gr.GRU, bptt=bptt).loop is not TRITON.loop
+    assert plan(7, 2, 3, bptt=gr.BPTT(target="tpu")).loop is not MOSAIC.loop
 
 
 def innermost_loops(jaxpr):

@@ -17,7 +17,7 @@ from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Rule, StepRecord
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import documented, short_repr
-from gatedrnn._src.kernels.pallas import KERNELS
+from gatedrnn._src.kernels.pallas import MEASURED
 from gatedrnn._src.numerics import (
     Gates,
     accumulator,
@@ -304,7 +304,7 @@ RULE = Rule(
     has_cell_path=True,
     takes_mask=True,
     gate_names=("i", "f", "o"),
-    kernels=KERNELS,
+    kernels=MEASURED,
 )
 
 Peephole = Literal["diagonal", "full"]

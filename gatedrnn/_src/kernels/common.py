@@ -3,6 +3,7 @@
 Axes: `T` time, `*B` batch, `F` features of a leaf.
 """
 
+import math
 from functools import partial
 from typing import Any, Protocol
 
@@ -77,6 +78,41 @@ def loop_of(call: Call, platform: str) -> Call:
         if 0 in (*first_leaf(inputs.xs).shape, *first_leaf(carry).shape):
             return by_scan(weights, rows, carry, inputs)
         return loop(weights, rows, carry, inputs)
+
+    return run
+
+
+def with_one_batch_axis(call: Call) -> Call:
+    """Return `call`, which takes arrays of one batch axis, for arrays of any number of them."""
+
+    def run(
+        step: Step,
+        weights: Any,
+        rows: Any,
+        carry: Any,
+        inputs: Steps,
+        *,
+        reverse: bool,
+        interpret: bool = False,
+    ) -> tuple[Any, Any]:
+        batch = sizes(inputs)[1:]
+
+        def merged(tree: Any, axis: int) -> Any:
+            end = axis + len(batch)
+            return jax.tree.map(
+                lambda v: v.reshape(*v.shape[:axis], math.prod(batch), *v.shape[end:]), tree
+            )
+
+        def split(tree: Any, axis: int) -> Any:
+            return jax.tree.map(
+                lambda v: v.reshape(*v.shape[:axis], *batch, *v.shape[axis + 1 :]), tree
+            )
+
+        xs, skips, resets = merged(inputs[:3], 1)
+        inputs = Steps(xs, skips, resets, inputs.cuts)
+        rows, carry = merged((rows, carry), 0)
+        carry, kept = call(step, weights, rows, carry, inputs, reverse=reverse, interpret=interpret)
+        return split(carry, 0), split(kept, 1)
 
     return run
 
