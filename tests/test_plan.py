@@ -78,7 +78,9 @@ def loops_and_widths(target, **options):
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 3))
 
     def loss(params, xs):
-        return jnp.sum(gr.unroll(cell, params, xs, bptt=gr.BPTT(target=target, **options))[1])
+        return jnp.sum(
+            gr.unroll(cell, params, xs, bptt=gr.BPTT(kernel="scan", target=target, **options))[1]
+        )
 
     jaxpr = jax.make_jaxpr(jax.grad(loss))(params, xs).jaxpr
     scans = [e for e in equations(jaxpr) if e.primitive.name == "scan"]
@@ -99,7 +101,7 @@ def test_the_target_chooses_the_loop():
 def test_the_target_chooses_the_plan():
     """One chunk on a GPU and a TPU, up to what their memory bears."""
     for target in ("gpu", "tpu"):
-        bptt = gr.BPTT(target=target)
+        bptt = gr.BPTT(kernel="scan", target=target)
         made = plan(1000, 16, 64, bptt=bptt)
         assert (made.chunk_size, made.stacked) == (1000, (True, True))
         most = HABITS[target].chunk_bytes[1] // bytes_of_a_step(4096, 512)
@@ -113,7 +115,7 @@ def test_the_target_chooses_the_plan():
 @pytest.mark.parametrize(("length", "unroll"), [(100, 10), (97, 10), (24, 8), (49, 7)])
 def test_a_pass_of_the_loop_has_steps_that_divide_it(length, unroll):
     """Where a number near the most does; the loop itself has the others."""
-    made = plan(length, 2, 3, bptt=gr.BPTT(target="gpu"))
+    made = plan(length, 2, 3, bptt=gr.BPTT(kernel="scan", target="gpu"))
     assert made.loop.keywords == {"unroll": unroll}
 
 
