@@ -155,19 +155,20 @@ def test_every_way_to_save(cell, kernel, reverse, save):
 
 
 SHAPES = {
-    "one step": (1, (3,), I),
-    "one row": (4, (), I),
-    "two batch axes": (4, (3, 5), I),
-    "whole blocks, no padding": (4, (16,), I),
-    "one input feature": (4, (2,), 1),
+    "one step": (1, (3,), I, {}),
+    "one row": (4, (), I, {"save": "gates"}),
+    "two batch axes": (4, (3, 5), I, {"save": "boundaries", "chunk": 2}),
+    "whole blocks, no padding": (4, (16,), I, {}),
+    "one input feature": (4, (2,), 1, {}),
 }
 
 
-@pytest.mark.parametrize(("length", "batch", "in_features"), SHAPES.values(), ids=SHAPES)
-def test_shapes(length, batch, in_features):
+@pytest.mark.parametrize(("length", "batch", "in_features", "bptt"), SHAPES.values(), ids=SHAPES)
+def test_shapes(length, batch, in_features, bptt):
+    """With every way to save."""
     cell = gr.Elman(16) if batch == (16,) else ELMAN
     *arguments, _ = problem(cell, length, batch, in_features)
-    assert_same(*both(cell, triton.TRITON, arguments))
+    assert_same(*both(cell, triton.TRITON, arguments, **bptt))
 
 
 @pytest.mark.parametrize(("length", "batch"), [(0, (3,)), (3, (0,))], ids=["no step", "no row"])

@@ -51,7 +51,7 @@ FEW = {
 
 def with_kernel(cell, run=mosaic.run, refusal=mosaic.refusal):
     """The same cell, whose rule has the kernel, run by the interpreter, on a CPU."""
-    kernel = MOSAIC._replace(target="cpu", loop=partial(run, interpret=True))
+    kernel = mosaic.MOSAIC._replace(target="cpu", loop=partial(run, interpret=True))
     rule = cell.rule._replace(kernels=(kernel,))
     cls = type(type(cell).__name__, (type(cell),), {"rule": rule})
     return cls(**vars(cell))

@@ -79,7 +79,9 @@ def loops_and_widths(target, **options):
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 3))
 
     def loss(params, xs):
-        return jnp.sum(gr.unroll(cell, params, xs, bptt=gr.BPTT(target=target, **options))[1])
+        return jnp.sum(
+            gr.unroll(cell, params, xs, bptt=gr.BPTT(kernel="scan", target=target, **options))[1]
+        )
 
     jaxpr = jax.make_jaxpr(jax.grad(loss))(params, xs).jaxpr
     scans = [e for e in equations(jaxpr) if e.primitive.name == "scan"]
