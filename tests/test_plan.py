@@ -96,7 +96,7 @@ def test_the_target_chooses_the_loop():
     """Kernels of gates as one and several steps in a pass, on a GPU and a TPU, wherever this is."""
     assert loops_and_widths("cpu", chunk=40) == [(1, {(8, 8)})] * 2
     for target in ("gpu", "tpu"):
-        assert loops_and_widths(target, kernel="scan") == [(10, {(8, 32)}), (10, {(32, 8)})]
+        assert loops_and_widths(target) == [(10, {(8, 32)}), (10, {(32, 8)})]
 
 
 def test_the_target_chooses_the_plan():
