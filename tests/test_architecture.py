@@ -147,7 +147,8 @@ def loops_in(path):
 
 MAY_LOOP = {
     "loops": {"scan"},  # over time, for the engine
-    "kernels/triton": {"fori_loop", "scan", "custom_jvp"},  # the same on a GPU
+    "kernels/common": {"custom_jvp", "scan"},  # the same where a kernel cannot, and derivatives
+    "kernels/triton": {"fori_loop"},  # inside a kernel
     "time/plan": {"scan"},
     "time/recurrence": {"scan"},
     "time/engine": {"scan", "custom_vjp"},  # over chunks
