@@ -147,8 +147,8 @@ def loops_in(path):
 
 MAY_LOOP = {
     "loops": {"scan"},  # over time, for the engine
-    "kernels/common": {"scan", "custom_jvp"},  # the same on one device
-    "kernels/triton": {"fori_loop"},
+    "kernels/common": {"custom_jvp", "scan"},  # the same where a kernel cannot, and derivatives
+    "kernels/triton": {"fori_loop"},  # inside a kernel
     "time/plan": {"scan"},
     "time/recurrence": {"scan"},
     "time/engine": {"scan", "custom_vjp"},  # over chunks

@@ -29,9 +29,8 @@ LENGTHS = np.array([T, 0, 3, T, 7], np.int32)
 RESETS = np.random.default_rng(5).random((T, B)) < 0.3
 OPTIONS = {
     "plain": {},
-    "lengths": {"lengths": LENGTHS},
-    "resets": {"resets": RESETS},
-    "reverse": {"reverse": True, "lengths": LENGTHS},
+    "lengths, resets": {"lengths": LENGTHS, "resets": RESETS},
+    "lengths, reverse": {"lengths": LENGTHS, "reverse": True},
 }
 BPTT = {
     "plain": {},

@@ -36,7 +36,8 @@ class Step(Protocol):
           weights: the parameters that the step reads, the same for all rows and steps.
           rows: the values `[*B, F]` that the step reads, the same for all steps.
           carry: `[*B, F]` in every leaf.
-          inputs: those of one step, without the axis `T`.
+          inputs: those of one step, without the axis `T`; flags may have a last axis of one
+            element, beside features.
 
         Returns:
           The carry, and any pytree of arrays `[*B, ...]`.
