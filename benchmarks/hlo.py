@@ -21,6 +21,8 @@ INLINE = re.compile(r"\b(?:to_apply|calls|true_computation|false_computation)=%?
 CALLS = {"call", "async-start"}  # as many operations as what they call
 BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
+KERNELS = ("__gpu$xla.gpu.triton", "tpu_custom_call")  # that Pallas makes
+
 STEPS, CHUNKS, OUTSIDE = "loop over steps", "loop over chunks", "outside"
 
 
@@ -142,10 +144,13 @@ def operations(program: Program, name: str) -> Counter[str]:
 def per_step(text: str, steps: int) -> float:
     """The operations of all loops, each as often as it runs, over the steps of a sequence.
 
+    A kernel that runs all steps counts as one operation.
+
     Raises:
       ValueError: a loop runs as often as the data say.
     """
-    total = 0
+    outside = operations(parsed(text), "ENTRY")
+    total = sum(outside[kernel] for kernel in KERNELS)
     for loop in loops(text):
         if loop.runs is None:
             raise ValueError(f"{loop.body}: got a loop whose trips depend on data")
@@ -220,7 +225,9 @@ def collectives(text: str) -> dict[str, Counter[str]]:
     are counted as they are written: one in a loop runs as often as the loop does.
     """
     program = parsed(text)
-    found: dict[str, Counter[str]] = {where: Counter() for where in (STEPS, CHUNKS, OUTSIDE)}
+    found: dict[str, Counter[str]] = {where: Counter() for where in (KERNELS = ("__gpu$xla.gpu.triton", "tpu_custom_call")  # that Pallas makes
+
+STEPS, CHUNKS, OUTSIDE)}
 
     def bodies(name: str) -> list[str]:
         """The loops in what a computation runs."""

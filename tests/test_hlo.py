@@ -215,3 +215,16 @@ def test_wide_floats():
 def test_a_line_that_does_not_close_is_refused():
     with pytest.raises(ValueError, match="expected its parentheses to close"):
         hlo.parsed("ENTRY %main (p: f32[4]) -> f32[4] {\n  %x = (f32[4], add(%p\n}\n")
+
+
+def test_a_kernel_of_all_steps_is_one_operation():
+    """Beside the loops, of which there may be none."""
+    text = """HloModule kernels
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %forward = f32[4]{0} custom-call(%x), custom_call_target="__gpu$xla.gpu.triton"
+  ROOT %reverse = f32[4]{0} custom-call(%forward), custom_call_target="tpu_custom_call"
+}
+"""
+    assert hlo.per_step(text, 10) == 0.2

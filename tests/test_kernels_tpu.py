@@ -100,15 +100,6 @@ def test_the_kernel_equals_the_scan(cell):
     check(CELLS[cell], bptt=bptt, **options)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("bptt", BPTT)
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_kernel_equals_the_scan_with_every_option(cell, options, bptt):
-    """The same as above."""
-    check(CELLS[cell], bptt=BPTT[bptt], **OPTIONS[options])
-
-
 def test_a_block_has_some_of_many_rows():
     """The last block of rows is not full, and neither is the last pass over the steps."""
     carry = gr.GRU(H).carry((150,))

@@ -224,10 +224,9 @@ def stopped(command, arguments, point, signals):
     [
         ((signal.SIGINT,), 60),
         ((signal.SIGINT, signal.SIGINT), 70),
-        *(
-            pytest.param(signals, 1, marks=pytest.mark.long)
-            for signals in [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)]
-        ),
+        pytest.param((signal.SIGINT,), 2, marks=pytest.mark.long),
+        pytest.param((signal.SIGTERM,), 7, marks=pytest.mark.long),
+        pytest.param((signal.SIGINT, signal.SIGINT), 1, marks=pytest.mark.long),
     ],
 )
 @pytest.mark.filterwarnings("ignore:unclosed event loop")  # of orbax, by the second signal

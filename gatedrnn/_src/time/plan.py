@@ -51,16 +51,16 @@ class Habits(NamedTuple):
 # H100 and a TPU v5e; microseconds for each step, measured on an H200 (jax 0.11.2):
 #
 #                                        H100    v5e   on an H200
-#   as on a CPU                          21.8   20.8         36.3
-#   one chunk                            14     14
-#   and the gates as one product         12      9           21.9
-#   and 4 steps in a pass of the loop     6.8    6.0         14.9
-#   and 10 steps                          5.7    5.8         13.9
-#   flax, its optimised cell             40     14           50.4
+#   as on a CPU                          21.8   24.6         36.3
+#   one chunk                            14.0   17.0
+#   and the gates as one product         12.0   14.0         21.9
+#   and 4 steps in a pass of the loop     6.8    9.5         14.9
+#   and 10 steps                          5.7   10.0         13.9
+#   flax, its optimised cell             40     22           50.4
 HABITS: dict[Target, Habits] = {
     "cpu": Habits(20, (2**20, 2**24), stacked=(False, False), unroll=1),
     "gpu": Habits(1, (2**20, 2**30), stacked=(True, True), unroll=10),
-    "tpu": Habits(1, (2**20, 2**30), stacked=(True, True), unroll=10),
+    "tpu": Habits(1, (2**20, 2**30), stacked=(True, True), unroll=4),
 }
 
 
