@@ -225,9 +225,7 @@ def collectives(text: str) -> dict[str, Counter[str]]:
     are counted as they are written: one in a loop runs as often as the loop does.
     """
     program = parsed(text)
-    found: dict[str, Counter[str]] = {where: Counter() for where in (KERNELS = ("__gpu$xla.gpu.triton", "tpu_custom_call")  # that Pallas makes
-
-STEPS, CHUNKS, OUTSIDE)}
+    found: dict[str, Counter[str]] = {where: Counter() for where in (STEPS, CHUNKS, OUTSIDE)}
 
     def bodies(name: str) -> list[str]:
         """The loops in what a computation runs."""
