@@ -118,17 +118,16 @@ def _kernel(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Ke
     if name == "scan" or rule is None:
         return None
     for kernel in rule.kernels:
-        if kernel.target != recurrence.target or name not in (None, kernel.name):
+        wanted = kernel.preferred(carry) if name is None else kernel.name == name
+        if kernel.target != recurrence.target or not wanted:
             continue
         refusal = _refusal(kernel, recurrence, params, carry, xs)
-        if name is None and refusal is None and kernel.preferred(carry):
+        if refusal is None:
             return kernel
-        if name is not None and refusal is not None:
+        if name is not None:
             raise ValueError(
                 f"kernel: got {name!r}, expected None or 'scan' for {recurrence.cell!r}: {refusal}"
             )
-        if name is not None:
-            return kernel
     return None
 
 
