@@ -354,7 +354,7 @@ def test_a_described_program_keeps_no_values():
 
 
 def test_operations_are_counted_and_nothing_is_run(monkeypatch):
-    """For the CPU here; a candidate without its library is named, one without the cell is not."""
+    """For the CPU here; a candidate without its library is named."""
     monkeypatch.setattr(launches, "compiled_for", lambda target, source: source())
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -373,7 +373,7 @@ def test_operations_are_counted_and_nothing_is_run(monkeypatch):
     assert figures["operations"] >= 1
     row = launches._measure(
         accelerators.H100,
-        ("lax.scan", "equinox", "haiku"),
+        ("lax.scan", "equinox"),
         Problem("Elman", 4, 2, 3, 2),
         "train",
         True,

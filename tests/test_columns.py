@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from gatedrnn._src.kernels.columns import ELEMENT_WISE, Columns, Matrix, on_columns, used
+from gatedrnn._src.kernels.columns import ELEMENT_WISE, Columns, Matrix, _tanh, on_columns, used
 
 B, F, PADDED = 8, 5, 16
 
@@ -221,3 +221,21 @@ def test_arguments_that_are_used():
         return [x + y, z]
 
     assert used(step, [rows(F)] * 4) == [True, True, True, False]
+
+
+def test_the_relative_error_of_tanh():
+    """From values that vanish to values that saturate."""
+    x = jnp.asarray(np.geomspace(1e-8, 20, 400), jnp.float32)
+    x = jnp.concatenate([-x, x])
+    np.testing.assert_allclose(_tanh(x), np.tanh(np.asarray(x, np.float64)), rtol=2e-6)
+
+
+def test_one_feature_beside_many_is_refused():
+    """Padded to a whole tile, it is no longer beside them; a flag has no padding."""
+    shapes = [jax.ShapeDtypeStruct((8, size), jnp.float32) for size in (5, 1)]
+    step = on_columns(lambda many, one: [many * one], shapes)
+    padded = Columns(jnp.ones((16, 8), jnp.float32))
+    with pytest.raises(NotImplementedError, match="one feature"):
+        step(padded, padded)
+    (found,) = step(padded, Columns(jnp.full((1, 8), 2.0, jnp.float32)))
+    assert (found.values == 2).all()

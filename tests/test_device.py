@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.device import __main__ as command
 from benchmarks.device import kernels, process, rivals, suite, tables
-from benchmarks.device.cases import CELLS, DTYPES, KINDS, ORDER, PUBLISHED, cases
+from benchmarks.device.cases import CELLS, DTYPES, KINDS, ORDER, PUBLISHED, ROWS, cases
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +53,7 @@ def test_the_command(tmp_path):
 def test_cases():
     """The grid for both cells and types, and the published sizes once."""
     all_of = list(cases(tiny=False))
-    assert len(all_of) == len(CELLS) * len(DTYPES) * len(ORDER) + len(PUBLISHED)
+    assert len(all_of) == len(CELLS) * len(DTYPES) * len(ORDER) + len(PUBLISHED | ROWS)
     assert {case.H * case.heads for case in all_of if case.point in PUBLISHED} == {768}
     assert all((ROOT / file).parent.exists() for file in suite.FILES)
 

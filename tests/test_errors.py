@@ -184,7 +184,7 @@ VALUES = [
         lambda: gr.BPTT(save="all"),
         ValueError,
         "save: got 'all'",
-        "expected one of 'carries', 'gates', 'boundaries'",
+        "expected one of None, 'carries', 'gates', 'boundaries'",
     ),
     ("dense-features", lambda: gr.dense(0), ValueError, "features: got 0", AN_INTEGER),
     ("vocab", lambda: gr.embed(0, 3), ValueError, "vocab: got 0", AN_INTEGER),

@@ -20,7 +20,6 @@ import gatedrnn as gr
 from gatedrnn._registry.cells import over_time
 from gatedrnn._src.kernels import triton
 from gatedrnn._src.kernels.pallas import KERNELS
-from gatedrnn._src.time.plan import HABITS
 
 I = 3
 KERNEL, SCAN = gr.BPTT(kernel=NAME), gr.BPTT(kernel="scan")
@@ -469,11 +468,9 @@ def assert_the_target_changes_no_result(cell, target):
     assert_same(got, want, 1e-10)
 
 
-@pytest.mark.parametrize("cell", [gr.GRU(4)], ids=repr)
-def test_the_target_changes_no_result(cell):
-    """Programs for GPUs and TPUs have one plan as yet."""
-    assert HABITS["gpu"] == HABITS["tpu"]
-    assert_the_target_changes_no_result(cell, "gpu")
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_target_changes_no_result(target):
+    assert_the_target_changes_no_result(gr.GRU(4), target)
 
 
 @pytest.mark.long
@@ -481,6 +478,17 @@ def test_the_target_changes_no_result(cell):
 @pytest.mark.parametrize("cell", SAMPLE.values(), ids=SAMPLE)
 def test_the_target_changes_no_result_of_any_cell(cell, target):
     assert_the_target_changes_no_result(cell, target)
+
+
+def test_a_symbolic_batch_is_exported():
+    """The plan asks no kernel of another target about sizes that are not known."""
+    cell, bptt = gr.LSTM(4), gr.BPTT(chunk=3)
+    params = random_params(cell, I, dtype=jnp.float32)
+    (batch,) = jax.export.symbolic_shape("b")
+    xs = jax.ShapeDtypeStruct((3, batch, I), jnp.float32)
+    exported = jax.export.export(jax.jit(lambda xs: gr.unroll(cell, params, xs, bptt=bptt)[1]))(xs)
+    rows = normal(3, 5, I, dtype=jnp.float32)
+    np.testing.assert_allclose(exported.call(rows), gr.unroll(cell, params, rows)[1], atol=1e-6)
 
 
 # ------------------------------------------------------------------------------ on a device

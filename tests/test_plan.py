@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend import core
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from networks import normal, random_params
 from reference import FEW
 
@@ -12,6 +13,8 @@ import gatedrnn as gr
 from gatedrnn._src.kernels.mosaic import MOSAIC
 from gatedrnn._src.kernels.triton import TRITON
 from gatedrnn._src.loops import Steps
+from gatedrnn._src.target import default_target
+from gatedrnn._src.target import device_kind as kind_for
 from gatedrnn._src.time.bptt import target_of
 from gatedrnn._src.time.plan import HABITS, planned
 from gatedrnn._src.time.recurrence import Recurrence
@@ -19,13 +22,13 @@ from gatedrnn._src.time.recurrence import Recurrence
 CELLS = {name: cell for name, cell in FEW.items() if not hasattr(cell, "cell")}
 
 
-def plan(length, batch, features, cell=gr.LSTM, in_features=4, bptt=gr.BPTT()):
+def plan(length, batch, features, cell=gr.LSTM, in_features=4, bptt=gr.BPTT(), device_kind=""):
     """The plan of a run of these sizes, in float32."""
     cell = cell(features)
     xs = jax.ShapeDtypeStruct((length, batch, in_features), jnp.float32)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
     carry = jax.eval_shape(lambda: cell.carry((batch,)))
-    recurrence = Recurrence(cell, bptt, False, False, target_of(bptt))
+    recurrence = Recurrence(cell, bptt, False, False, target_of(bptt), device_kind)
     return planned(recurrence, params, carry, Steps(xs)).plan
 
 
@@ -96,7 +99,9 @@ def test_the_target_chooses_the_loop():
     """Kernels of gates as one and several steps in a pass, on a GPU and a TPU, wherever this is."""
     assert loops_and_widths("cpu", chunk=40) == [(1, {(8, 8)})] * 2
     for target in ("gpu", "tpu"):
-        assert loops_and_widths(target) == [(10, {(8, 32)}), (10, {(32, 8)})]
+        unroll = HABITS[target].unroll
+        assert unroll > 1
+        assert loops_and_widths(target) == [(unroll, {(8, 32)}), (unroll, {(32, 8)})]
 
 
 def test_the_target_chooses_the_plan():
@@ -130,12 +135,23 @@ def test_a_kernel_reads_the_kernels_of_gates_one_by_one():
 
 def test_a_kernel_is_taken_unasked_where_it_was_measured():
     """An LSTM's on a GPU, as long as all its blocks of rows run at once."""
-    bptt = gr.BPTT(target="gpu")
-    assert plan(7, 132 * 8, 3, bptt=bptt).loop is TRITON.loop
-    assert plan(7, 132 * 8 + 1, 3, bptt=bptt).loop is not TRITON.loop
-    assert plan(7, 2, 128, bptt=bptt).loop is not TRITON.loop  # its weights do not fit
-    assert plan(7, 2, 3, gr.GRU, bptt=bptt).loop is not TRITON.loop
-    assert plan(7, 2, 3, bptt=gr.BPTT(target="tpu")).loop is not MOSAIC.loop
+    bptt, h200 = gr.BPTT(target="gpu"), {"device_kind": "NVIDIA H200"}
+    assert plan(7, 132 * 8, 3, bptt=bptt, **h200).loop is TRITON.loop
+    assert plan(7, 132 * 8 + 1, 3, bptt=bptt, **h200).loop is not TRITON.loop
+    assert plan(7, 2, 128, bptt=bptt, **h200).loop is not TRITON.loop  # its weights do not fit
+    assert plan(7, 2, 3, gr.GRU, bptt=bptt, **h200).loop is not TRITON.loop
+    assert plan(7, 2, 3, bptt=bptt, device_kind="NVIDIA A100-SXM4-40GB").loop is not TRITON.loop
+    assert plan(7, 2, 3, bptt=bptt).loop is not TRITON.loop
+    assert plan(7, 2, 3, bptt=gr.BPTT(target="tpu"), device_kind="TPU v5e").loop is not MOSAIC.loop
+
+
+def test_the_device_is_that_of_the_mesh_in_use():
+    """Else the one on which JAX runs; a target that is neither has no device."""
+    h100 = AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    assert (default_target(), kind_for("cpu"), kind_for("gpu")) == ("cpu", "cpu", "")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=h100)):
+        assert (default_target(), kind_for("gpu")) == ("gpu", h100.device_kind)
+        assert kind_for("cpu") == ""
 
 
 def innermost_loops(jaxpr):

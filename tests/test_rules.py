@@ -120,3 +120,15 @@ def test_check_rule_needs_a_rule():
 def test_the_command_covers_every_cell_and_option():
     """What `gatedrnn check` runs over is what the tests call supported, and every cell of trees."""
     assert {*ALL_CELLS.values(), *TREE_CELLS.values()} <= set(check.cells())
+
+
+@pytest.mark.parametrize("cell", [gr.LSTM(3), gr.LSTM(3, peephole="full"), gr.GRU(3)], ids=repr)
+def test_what_prepare_returns_is_what_steps_take(cell):
+    """And a tree of arrays, of which a rule around it makes another."""
+    params, carry, x = random_params(cell, I), random_carry(cell, (B,)), jnp.ones((B, I))
+    forward, reverse = cell.rule.prepare(cell, params)
+    want = cell.rule.recur(cell, params, carry, cell.rule.project(cell, params, x))
+    got = cell.rule.recur(cell, forward, carry, cell.rule.project(cell, forward, x))
+    chex.assert_trees_all_close(got, want)
+    doubled = jax.tree.map(lambda v: 2 * v, reverse)
+    assert jax.tree.structure(doubled) == jax.tree.structure(reverse)

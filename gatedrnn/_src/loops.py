@@ -104,7 +104,8 @@ class Kernel(NamedTuple):
       target: the kind of device that it is for; elsewhere the steps go by `jax.lax.scan`.
       refusal: `(weights, carry) -> reason`, of the shapes and dtypes of both, for the forward and
         for the reverse steps: the reason, in words, why it cannot run them, or None.
-      preferred: `(carry) -> bool`: True where it is taken unasked, since it is faster than a scan.
+      preferred: `(carry, device_kind) -> bool`: True where it is taken unasked, since it is known
+        to be faster than a scan on such a device.
       loop: `(step, weights, rows, carry, inputs, *, reverse) -> (carry, kept)`, as a scan over the
         leading axis of `inputs`, with `step(weights, rows, carry, inputs) -> (carry, kept)`: masks,
         resets, truncation and clipping are in the step. `weights` are the same for all rows,
@@ -122,5 +123,5 @@ class Kernel(NamedTuple):
     name: str
     target: Target
     refusal: Callable[[Any, Any], str | None]
-    preferred: Callable[[Any], bool]
+    preferred: Callable[[Any, str], bool]
     loop: Loop

@@ -5,6 +5,7 @@ Products take their operands in the dtype of the kernel (cotangents: see `for_co
 accumulate in at least float32.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -68,10 +69,13 @@ def _dot(x: Array, kernel: Array, kernel_axis: int) -> Array:
     )
 
 
-class Gates(NamedTuple):
+@partial(jax.tree_util.register_dataclass, data_fields=["stacked"], meta_fields=["gates", "axis"])
+@dataclasses.dataclass(frozen=True)
+class Gates:
     """The declaration that `stacked` holds the values of `gates` gates side by side along `axis`.
 
-    Rules declare it in the layouts of their weights; `laid_out` decides.
+    Rules declare it in the layouts of their weights; `laid_out` decides. The functions below take
+    it as it is, too.
     """
 
     stacked: Array
@@ -85,33 +89,40 @@ def laid_out(params: Any, stacked: bool) -> Any:
     def lay_out(leaf: Any) -> Any:
         if not isinstance(leaf, Gates):
             return leaf
-        return leaf.stacked if stacked else gates_apart(*leaf)
+        return leaf.stacked if stacked else gates_apart(leaf.stacked, leaf.gates, leaf.axis)
 
     return jax.tree.map(lay_out, params, is_leaf=lambda leaf: isinstance(leaf, Gates))
 
 
-def gates_apart(values: Array | tuple[Array, ...], gates: int, axis: int = -1) -> tuple[Array, ...]:
+def gates_apart(values: Any, gates: int, axis: int = -1) -> tuple[Array, ...]:
     """Return the part of each gate along `axis`: `[..., nH]` -> `n` of `[..., H]`."""
+    values = _values(values)
     if isinstance(values, tuple):
         return values
     return (values,) if gates == 1 else tuple(jnp.split(values, gates, axis=axis))
 
 
-def dot_gates(x: Array, kernel: Array | tuple[Array, ...], gates: int) -> tuple[Array, ...]:
+def _values(values: Any) -> Any:
+    return values.stacked if isinstance(values, Gates) else values
+
+
+def dot_gates(x: Array, kernel: Any, gates: int) -> tuple[Array, ...]:
     """Return `x W` of each gate: `x [..., I]` -> `n` of `[..., H]`.
 
     By one product with the stacked kernel `[I, nH]`, or by one for each of `n` kernels `[I, H]`.
     """
+    kernel = _values(kernel)
     if isinstance(kernel, tuple):
         return tuple(dot(x, of_gate) for of_gate in kernel)
     return gates_apart(dot(x, kernel), gates)
 
 
-def dot_sum(deltas: Sequence[Array], kernel: Array | tuple[Array, ...]) -> Array:
+def dot_sum(deltas: Sequence[Array], kernel: Any) -> Array:
     """Return `Σ δ W [..., I]` over gates, of `n` `deltas [..., H]`.
 
     By one product with the stacked kernel `[nH, I]`, or by one for each of `n` kernels `[H, I]`.
     """
+    kernel = _values(kernel)
     if isinstance(kernel, tuple):
         return functools.reduce(jnp.add, map(dot, deltas, kernel))
     return dot(jnp.concatenate(deltas, axis=-1), kernel)

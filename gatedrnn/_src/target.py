@@ -16,17 +16,26 @@ PLATFORMS: dict[str, Target] = {
 
 
 def default_target() -> Target:
-    """Return the target of what is traced now.
+    """Return the target of what is traced now; a GPU for a platform that is not known."""
+    return PLATFORMS.get(_platform_and_kind()[0], "gpu")
 
-    It is that of the mesh in use (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`) if it has
-    devices, else of the device on which JAX runs by default; a GPU for an unknown kind.
+
+def device_kind(target: Target) -> str:
+    """Return the kind of device of what is traced now, `""` if that is no `target`."""
+    platform, kind = _platform_and_kind()
+    return kind if PLATFORMS.get(platform) == target else ""
+
+
+def _platform_and_kind() -> tuple[str, str]:
+    """Return the platform of what is traced now, and the kind of its devices.
+
+    They are those of the mesh in use (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`) if it has
+    devices, else of the device on which JAX runs by default.
     """
     of_mesh = jax.sharding.get_abstract_mesh().abstract_device
-    default = jax.config.jax_default_device  # type: ignore[attr-defined]
     if of_mesh is not None:
-        platform = of_mesh.platform
-    elif default is not None:
-        platform = default if isinstance(default, str) else default.platform
-    else:
-        platform = jax.default_backend()
-    return PLATFORMS.get(platform, "gpu")
+        return of_mesh.platform, of_mesh.device_kind
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if default is None or isinstance(default, str):
+        default = jax.local_devices(backend=default)[0]
+    return default.platform, default.device_kind

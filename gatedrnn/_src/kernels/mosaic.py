@@ -131,6 +131,11 @@ def _kernel(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
+    ranks = {leaf.ndim for leaf in jax.tree.leaves(weights)} - {1, 2}
+    ranks |= {leaf.ndim for leaf in jax.tree.leaves((rows, carry))} - {2}
+    ranks |= {leaf.ndim for leaf in jax.tree.leaves(inputs.xs)} - {3}
+    if ranks:
+        raise NotImplementedError("an array of other axes than [*B, F], or than [I, O] of a weight")
     length, batch = sizes(inputs)
     leaves, structure = jax.tree.flatten(weights)
     inputs = inputs._replace(
@@ -246,7 +251,7 @@ def _write(ref: Any, index: Any, value: Array) -> None:
     ref[index] = value
 
 
-def preferred(carry: Any) -> bool:
+def preferred(carry: Any, device_kind: str) -> bool:
     """Return False: it has been measured on no device yet."""
     return False
 

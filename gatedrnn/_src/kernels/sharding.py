@@ -81,8 +81,22 @@ def spread(
     partitioned = custom_partitioning(lambda *leaves: function(*leaves))
 
     def partition(mesh: Any, leaves: Any, outs: Any) -> tuple:
-        of = lambda infos: jax.tree.map(lambda info: info.sharding, infos)  # noqa: E731
-        return mesh, lambda *leaves: function(*leaves), of(outs), of(leaves)
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        # an axis of rows is spread where any array says so, each axis of the mesh once; the
+        # compiler proposes other axes too, and gathers what this does not take
+        over: dict[str, Any] = {}
+        for axes, info in zip((*arguments, *results), (*leaves, *outs), strict=True):
+            for name, of_mesh in zip(axes, info.sharding.spec, strict=False):
+                others = [value for key, value in over.items() if key != name]
+                free = not {*jax.tree.leaves(others)} & {*jax.tree.leaves(of_mesh)}
+                if name in rows and of_mesh is not None and free:
+                    over.setdefault(name, of_mesh)
+
+        def of(sides: Sequence[Axes]) -> tuple:
+            return tuple(NamedSharding(mesh, PartitionSpec(*map(over.get, axes))) for axes in sides)
+
+        return mesh, lambda *leaves: function(*leaves), of(results), of(arguments)
 
     names = dict.fromkeys(name for axes in (*arguments, *results) for name in axes)
     sides = [", ".join(" ".join(axes) for axes in side) for side in (arguments, results)]
@@ -94,10 +108,10 @@ def spread(
     call = custom_vmap(lambda *leaves: partitioned(*leaves))
 
     @call.def_vmap
-    def _(size: int, batched: Sequence[bool], *leaves: Array) -> tuple:
+    def _(_: int, batched: Sequence[bool], *leaves: Array) -> tuple:
         axis = f"n{len(rows)}"
         over = spread(
-            jax.vmap(function, in_axes=tuple(0 if b else None for b in batched), axis_size=size),
+            jax.vmap(function, in_axes=tuple(0 if b else None for b in batched)),
             [(axis, *axes) if b else axes for b, axes in zip(batched, arguments, strict=True)],
             [(axis, *axes) for axes in results],
             (axis, *rows),

@@ -24,9 +24,11 @@ from gatedrnn._src.pytree import first_leaf
 
 ROWS = 8  # of a block: the fewest of a product on tensor cores
 FEWEST = 16  # features, likewise
-PROCESSORS = 132  # of an H100 and an H200; each has room for one block
+PROCESSORS = 132  # of an H100 and an H200, where it was measured; each has room for one block
+MEASURED = ("NVIDIA H100", "NVIDIA H200")
 MOST_BYTES = 208 * 1024  # of weights in shared memory, of 227 KiB: the rest is for the carry
-PRECISE = {"highest", "float32", "F32_F32_F32", "TF32_TF32_F32_X3"}
+# precisions of products in float32 that TF32 satisfies
+TF32 = {None, "default", "high", "tensorfloat32", "TF32_TF32_F32", "bfloat16", "BF16_BF16_F32"}
 
 
 def refusal(weights: Any, carry: Any) -> str | None:
@@ -37,7 +39,7 @@ def refusal(weights: Any, carry: Any) -> str | None:
         return f"it computes in at most float32, not in {max(dtypes, key=lambda d: d.itemsize)}"
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     matrices = [leaf for leaf in jax.tree.leaves(weights) if leaf.ndim > 1]
-    if precision in PRECISE and any(leaf.dtype == jnp.float32 for leaf in matrices):
+    if precision not in TF32 and any(leaf.dtype == jnp.float32 for leaf in matrices):
         return f"its float32 products are TF32, and jax_default_matmul_precision is {precision!r}"
     size = _padded_bytes(matrices)
     if size > MOST_BYTES:
@@ -45,9 +47,11 @@ def refusal(weights: Any, carry: Any) -> str | None:
     return None
 
 
-def preferred(carry: Any) -> bool:
-    """Return True where all blocks of rows run at once; more of them run one after another."""
+def preferred(carry: Any, device_kind: str) -> bool:
+    """Return True on devices where it was measured, for rows whose blocks all run at once there."""
     rows = math.prod(first_leaf(carry).shape[:-1])
+    if not device_kind.startswith(MEASURED) or not isinstance(rows, int):  # a symbolic size
+        return False
     return -(-rows // ROWS) <= PROCESSORS
 
 

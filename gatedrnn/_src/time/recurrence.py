@@ -50,6 +50,7 @@ class Recurrence:
       reverse: True to run from the end.
       every_carry: True to stack the carry of every step, not only the output.
       target: the kind of device that it is compiled for.
+      device_kind: the device itself, `""` where that is not known.
       plan: the plan, empty until `planned` makes it.
     """
 
@@ -58,6 +59,7 @@ class Recurrence:
     reverse: bool
     every_carry: bool
     target: Target = "cpu"
+    device_kind: str = ""
     plan: Plan = Plan()
 
     @property

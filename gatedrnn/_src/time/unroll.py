@@ -15,6 +15,7 @@ from gatedrnn._src.base import C, Carry, Cell, P, Params
 from gatedrnn._src.episodes import episode_starts, step_numbers
 from gatedrnn._src.loops import Steps
 from gatedrnn._src.masks import checked_draw, draw
+from gatedrnn._src.target import device_kind
 from gatedrnn._src.time import engine
 from gatedrnn._src.time.bptt import BPTT, check_bptt, target_of
 from gatedrnn._src.time.recurrence import Recurrence
@@ -212,7 +213,8 @@ def run(unrolled: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array,
     if bptt.truncate is not None:
         cuts = _cuts(bptt.truncate, len(unrolled.xs), reverse)
     steps = Steps(xs, None if mask is None else ~mask, starts, cuts)
-    recurrence = Recurrence(cell, bptt, reverse, every_carry, target_of(bptt))
+    target = target_of(bptt)
+    recurrence = Recurrence(cell, bptt, reverse, every_carry, target, device_kind(target))
     final, ys, carries = engine.run(recurrence, params, unrolled.carry, steps, unrolled.reset_carry)
     return final, validation.zero_masked(ys, mask), carries
 
