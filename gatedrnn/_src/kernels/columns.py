@@ -95,6 +95,9 @@ def _run(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[An
 
 def _apply(equation: Any, operands: list[Any]) -> list[Any]:
     primitive, params = equation.primitive, equation.params
+    shape = getattr(equation.outvars[0].aval, "shape", ())
+    for variable, operand in zip(equation.invars, operands, strict=True):
+        _check_features(primitive, variable.aval.shape, shape, operand)
     if primitive.name in CALLS:
         inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
         return _run(inner.jaxpr, inner.consts, operands)
@@ -107,11 +110,21 @@ def _apply(equation: Any, operands: list[Any]) -> list[Any]:
     if primitive is primitives.dot_general_p:
         return [_product(params, equation.invars[0].aval.shape, *operands)]
     if primitive is primitives.broadcast_in_dim_p:
-        features = equation.invars[0].aval.shape[-1:]
-        return [_broadcast(params["shape"], params["broadcast_dimensions"], features, operands[0])]
+        return [_broadcast(params["shape"], params["broadcast_dimensions"], operands[0])]
     if primitive is primitives.reshape_p:
         return [_reshape(params["new_sizes"], operands[0])]
     raise NotImplementedError(primitive.name)
+
+
+def _check_features(
+    primitive: Any, shape: tuple[int, ...], result: tuple[int, ...], operand: Any
+) -> None:
+    """Raise where one feature stands for many, and its padding would stand beside it."""
+    one = isinstance(operand, Columns) and len(shape) > 1 and shape[-1] == 1
+    if one and operand.values.shape[0] != 1 and result[-1:] != (1,):
+        beside = primitive.name in ELEMENT_WISE or primitive is primitives.broadcast_in_dim_p
+        if beside:
+            raise NotImplementedError(f"{primitive.name} of one feature")
 
 
 def _element_wise(primitive: Any, params: Any, operands: list[Any]) -> Any:
@@ -161,10 +174,7 @@ def _product(params: Any, shape: tuple[int, ...], x: Any, kernel: Any) -> Any:
     )
 
 
-def _broadcast(
-    shape: tuple[int, ...], dimensions: tuple[int, ...], features: tuple[int, ...], operand: Any
-) -> Any:
-    """Return `operand`, the last axis of which has `features` without padding, for a `shape`."""
+def _broadcast(shape: tuple[int, ...], dimensions: tuple[int, ...], operand: Any) -> Any:
     if not isinstance(operand, Columns):
         if jnp.ndim(operand) == 0:
             return operand  # the same for all: whatever reads it broadcasts it
@@ -172,8 +182,6 @@ def _broadcast(
             raise NotImplementedError("broadcast_in_dim")
         return Columns(operand[..., None])
     if dimensions == tuple(range(len(shape))):
-        if features == (1,) != shape[-1:] and operand.values.shape[0] != 1:
-            raise NotImplementedError("broadcast_in_dim of one feature")  # its padding is not it
         return operand  # of the same rank: whatever reads it broadcasts it
     if dimensions == (0,) and len(shape) == 2:
         return Columns(operand.values[None, :])

@@ -39,20 +39,24 @@ class BPTT:
       clip: bound every element of `δcarry` to `[−clip, clip]` as it leaves a step of the backward
         pass (Graves 2013). No forward mode on either route.
       save: the values that the forward pass keeps. None: our choice, today `"carries"` on every
-        device. `"carries"`: the carry of every step; gates are
-        computed again, for a whole chunk at once. `"gates"`: the gates too, which is faster where
+        device. `"carries"`: the carry of every step; gates are computed again, for a whole chunk at
+        once. `"gates"`: the gates too, which is faster where
         products dominate, for a little more than twice the memory. `"boundaries"`: only the carry
         at the start of each chunk, whose forward pass runs again. On the autodiff route:
         `jax.checkpoint` of each step, none, and `jax.checkpoint` of each chunk.
       target: the kind of device to be fast on, `"cpu"`, `"gpu"` or `"tpu"`: the chunks, the layout
         of kernels and the loops follow it. None: the kind on which JAX runs by default
-        (`jax.default_backend()`, `jax.default_device`). A program gives the right values on every
-        device; say the target when it is compiled for another than the default one.
+        (`jax.default_backend()`, `jax.default_device`), or that of the mesh in use. A program gives
+        the right values on every device; say the target when it is compiled for another than the
+        default one.
       kernel: `"scan"` runs the steps by `jax.lax.scan`, as several operations each; `"pallas"` runs
         all steps of a chunk in one kernel, on a GPU or TPU, and raises where it cannot; the name of
         a kernel that the cell's own rule brings (`gr.Rule`) likewise. None: a kernel where one fits
-        and is known to be faster, else the scan. Kernels take part in every derivative that the
-        rule has. Where a program is lowered for another platform, their steps go by the scan.
+        and is known to be faster on this device, an LSTM's on an H100 or H200, else the scan.
+        Kernels take part in every derivative that the rule has. Whether there is one is asked of
+        the target; where the program is then lowered for another platform, the steps go by the
+        scan. `jax.export` on a GPU, and lowering for several platforms at once, need `"scan"`: JAX
+        promises nothing about programs with kernels.
 
     Raises:
       ValueError: an unknown option, a number out of range, or a kernel that cannot run the cell.
@@ -125,5 +129,5 @@ def check_bptt(cell: Cell, bptt: BPTT) -> None:
             expected = ", ".join(["None", *map(repr, sorted({"scan", *names}))])
             raise ValueError(
                 f"kernel: got {bptt.kernel!r}, expected one of {expected} for {cell!r} on a "
-                f"{target.upper()}"
+                f"{target.upper()} (`target`)"
             )

@@ -1,12 +1,13 @@
-"""The engine: the only module of recurrences that knows `lax.scan` and `jax.custom_vjp`.
+"""The engine: chunks of time, and the backward pass that `jax.custom_vjp` puts in autodiff's place.
 
 Axes: `T` time, `*B` batch, `I` input features, `F` output features.
 
-Time is cut into chunks: an outer scan over chunks, an inner scan over the steps of one. What does
-not depend on the carry is done for a chunk at once, as large products, so that temporaries stay
-small however long the sequence. A cell with a rule (see `base.Rule`) goes through five phases.
-Forward: `project` a chunk, `recur` over its steps. Backward: recompute the gates of a chunk and
-`linearize`, run `backward` over its steps in reverse, `contract` into the weight gradients.
+Time is cut into chunks: a scan over chunks, and inside it a loop over the steps of one (see
+`loops`), which the plan chooses. What does not depend on the carry is done for a chunk at once, as
+large products, so that temporaries stay small however long the sequence. A cell with a rule (see
+`base.Rule`) goes through five phases. Forward: `project` a chunk, `recur` over its steps. Backward:
+recompute the gates of a chunk and `linearize`, run `backward` over its steps in reverse, `contract`
+into the weight gradients.
 """
 
 from collections.abc import Callable
