@@ -202,7 +202,7 @@ TAKEN_UP = {
     "test_compiled.py": "test_data_parallel",
     "test_conformance.py": "test_no_row_is_worse_than_the_committed_one",
     "test_engine.py": "test_rule_is_autodiff_with_everything_on",
-    "test_chunks.py": "test_no_step_lays_out_a_weight",
+    "test_plan.py": "test_no_step_lays_out_a_weight",
     "test_regularisation.py": "test_rule_is_autodiff_with_masks",
     "test_flags.py": "test_the_numbers_are_the_same",
 }

@@ -219,6 +219,14 @@ def stopped(command, arguments, point, signals):
     return next(passed, None) is None
 
 
+def wait_for_writers():
+    """Wait until no thread of the stopped command writes on: elsewhere they end with its process."""
+    before, now = None, sorted(RUNS.rglob("*"))
+    while now != before:
+        time.sleep(0.02)
+        before, now = now, sorted(RUNS.rglob("*"))
+
+
 @pytest.mark.parametrize(
     ("signals", "stride"),
     [
@@ -238,6 +246,7 @@ def test_stopped_at_a_write_and_resumed_is_as_if_never_stopped(command, place, s
     expected, point = final(), 0
     shutil.rmtree(RUNS)
     while stopped(command, train, point, signals):
+        wait_for_writers()
         if RUNS.exists() and not RUN.exists():  # saved, and not yet at home
             bring_back(command("eval", "runs/tiny").err)
         others = [root for root in RUNS.glob("*") if root != RUN] if RUNS.exists() else []
