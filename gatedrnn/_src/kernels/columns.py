@@ -28,15 +28,11 @@ ELEMENT_WISE = {
     "tanh", "xor",
 }  # fmt: skip
 
-# the operations that return their operand
-SAME = {"copy", "stop_gradient"}
+# the operations that return their operand; where values lie on a mesh is a matter of types alone
+SAME = {"copy", "pcast", "pvary", "reshard", "stop_gradient"}
 
 # the operations that hold a function, and do no more than call it
 CALLS = {"closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit"}
-
-
-# where values lie on a mesh: a matter of types alone
-UNCHANGED = {"pcast", "pvary", "reshard"}
 
 
 class Columns:
@@ -105,8 +101,6 @@ def _apply(equation: Any, operands: list[Any]) -> list[Any]:
         return operands
     if primitive.name in ELEMENT_WISE:
         return [_element_wise(primitive, params, operands)]
-    if primitive.name in UNCHANGED:
-        return operands
     if primitive is primitives.dot_general_p:
         return [_product(params, equation.invars[0].aval.shape, *operands)]
     if primitive is primitives.broadcast_in_dim_p:
@@ -120,11 +114,11 @@ def _check_features(
     primitive: Any, shape: tuple[int, ...], result: tuple[int, ...], operand: Any
 ) -> None:
     """Raise where one feature stands for many, and its padding would stand beside it."""
+    if primitive.name not in ELEMENT_WISE and primitive is not primitives.broadcast_in_dim_p:
+        return
     one = isinstance(operand, Columns) and len(shape) > 1 and shape[-1] == 1
     if one and operand.values.shape[0] != 1 and result[-1:] != (1,):
-        beside = primitive.name in ELEMENT_WISE or primitive is primitives.broadcast_in_dim_p
-        if beside:
-            raise NotImplementedError(f"{primitive.name} of one feature")
+        raise NotImplementedError(f"{primitive.name} of one feature")
 
 
 def _element_wise(primitive: Any, params: Any, operands: list[Any]) -> Any:

@@ -4,8 +4,9 @@ Axes: `T` time, `*B` batch, `F` features of a leaf.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,33 +16,8 @@ from gatedrnn._src.kernels.sharding import over_rows
 from gatedrnn._src.loops import Step, Steps, scan
 from gatedrnn._src.pytree import first_leaf
 
-
-class Call(Protocol):
-    """A call of a kernel, for which the step runs over time on one kind of device."""
-
-    def __call__(
-        self,
-        step: Step,
-        weights: Any,
-        rows: Any,
-        carry: Any,
-        inputs: Steps,
-        *,
-        reverse: bool,
-        interpret: bool = False,
-    ) -> tuple[Any, Any]:
-        """Return the final carry and what is kept of every step.
-
-        Args:
-          step: the step.
-          weights: see `Step`.
-          rows: see `Step`.
-          carry: the carry before the first step.
-          inputs: those of all steps; no array is empty.
-          reverse: True to run from the last step to the first.
-          interpret: True to run the kernel on any device by Pallas's interpreter.
-        """
-        ...
+# a loop by a kernel alone, with the option `interpret`: True to run it by Pallas's interpreter
+Call = Callable[..., tuple[Any, Any]]
 
 
 def loop_of(call: Call, platform: str) -> Call:
@@ -50,16 +26,7 @@ def loop_of(call: Call, platform: str) -> Call:
     Derivatives are those of the scan. The loop is a `gr.Loop` with the option `interpret`.
     """
 
-    def run(
-        step: Step,
-        weights: Any,
-        rows: Any,
-        carry: Any,
-        inputs: Steps,
-        *,
-        reverse: bool,
-        interpret: bool = False,
-    ) -> tuple[Any, Any]:
+    def run(step: Step, *arguments: Any, reverse: bool, interpret: bool = False) -> tuple[Any, Any]:
         by_scan = partial(scan, step, reverse=reverse)
         by_kernel = over_rows(partial(call, step, reverse=reverse, interpret=interpret), by_scan)
 
@@ -75,9 +42,9 @@ def loop_of(call: Call, platform: str) -> Call:
             # to hold for this rule too, and a scan has its own
             return loop(*primals), jax.jvp(by_scan, primals, tangents)[1]
 
-        if 0 in (*first_leaf(inputs.xs).shape, *first_leaf(carry).shape):
-            return by_scan(weights, rows, carry, inputs)
-        return loop(weights, rows, carry, inputs)
+        carry, inputs = arguments[-2:]
+        empty = 0 in (*first_leaf(inputs.xs).shape, *first_leaf(carry).shape)
+        return (by_scan if empty else loop)(*arguments)
 
     return run
 
@@ -86,14 +53,7 @@ def with_one_batch_axis(call: Call) -> Call:
     """Return `call`, which takes arrays of one batch axis, for arrays of any number of them."""
 
     def run(
-        step: Step,
-        weights: Any,
-        rows: Any,
-        carry: Any,
-        inputs: Steps,
-        *,
-        reverse: bool,
-        interpret: bool = False,
+        step: Step, weights: Any, rows: Any, carry: Any, inputs: Steps, **options: bool
     ) -> tuple[Any, Any]:
         batch = sizes(inputs)[1:]
 
@@ -111,7 +71,7 @@ def with_one_batch_axis(call: Call) -> Call:
         xs, skips, resets = merged(inputs[:3], 1)
         inputs = Steps(xs, skips, resets, inputs.cuts)
         rows, carry = merged((rows, carry), 0)
-        carry, kept = call(step, weights, rows, carry, inputs, reverse=reverse, interpret=interpret)
+        carry, kept = call(step, weights, rows, carry, inputs, **options)
         return split(carry, 0), split(kept, 1)
 
     return run

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gatedrnn._src.loops import Steps
 from gatedrnn._src.pytree import first_leaf
@@ -81,8 +82,6 @@ def spread(
     partitioned = custom_partitioning(lambda *leaves: function(*leaves))
 
     def partition(mesh: Any, leaves: Any, outs: Any) -> tuple:
-        from jax.sharding import NamedSharding, PartitionSpec
-
         # an axis of rows is spread where any array says so, each axis of the mesh once; the
         # compiler proposes other axes too, and gathers what this does not take
         over: dict[str, Any] = {}

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gatedrnn._src.kernels.columns import Columns, Matrix, on_columns, used
-from gatedrnn._src.kernels.common import loop_of, pad, sizes
+from gatedrnn._src.kernels.common import loop_of, pad, sizes, with_one_batch_axis
 from gatedrnn._src.loops import Kernel, Step, Steps
 from gatedrnn._src.pytree import first_leaf
 
@@ -77,14 +77,12 @@ def _kernel(
     reverse: bool,
     interpret: bool = False,
 ) -> tuple[Any, Any]:
-    """Pad, run the kernel, and cut the padding off."""
-    batch_shape = sizes(inputs)[1:]
-    batch = math.prod(batch_shape)
+    """Pad arrays of one batch axis, run the kernel, and cut the padding off."""
+    batch = sizes(inputs)[1]
     kept = jax.eval_shape(step, weights, rows, carry, jax.tree.map(lambda v: v[0], inputs))[1]
 
     def of_block(leaf: Any, leading: int) -> Any:
-        own = leaf.shape[leading + len(batch_shape) :]
-        return jax.ShapeDtypeStruct((ROWS, *own), leaf.dtype)
+        return jax.ShapeDtypeStruct((ROWS, *leaf.shape[leading + 1 :]), leaf.dtype)
 
     at_once = jax.tree.map(lambda v: of_block(v, 1), inputs)
     shapes = (
@@ -93,11 +91,9 @@ def _kernel(
         at_once._replace(cuts=None if inputs.cuts is None else jax.ShapeDtypeStruct((), bool)),
     )
 
-    def flat(leaf: Array, leading: int) -> Array:
-        """`[*leading, *B, *F]` -> `[*leading, B, *F]`, rows padded to whole blocks."""
-        shape = leaf.shape
-        leaf = leaf.reshape(*shape[:leading], batch, *shape[leading + len(batch_shape) :])
-        return pad(leaf, leading, -batch % ROWS)
+    def blocks(leaf: Array, axis: int) -> Array:
+        """Pad the axis of rows to whole blocks."""
+        return pad(leaf, axis, -batch % ROWS)
 
     def features(leaf: Array, first: int) -> Array:
         """Pad the axes from `first` on."""
@@ -106,13 +102,13 @@ def _kernel(
         return leaf
 
     def flags(leaf: Array | None) -> Array | None:
-        return None if leaf is None else flat(leaf, 1).astype(jnp.int32)
+        return None if leaf is None else blocks(leaf, 1).astype(jnp.int32)
 
     padded = (
         jax.tree.map(lambda v: features(v, 0), weights),
-        jax.tree.map(lambda v: features(flat(v, 0), 1), (rows, carry)),
+        jax.tree.map(lambda v: features(blocks(v, 0), 1), (rows, carry)),
         Steps(
-            jax.tree.map(lambda v: features(flat(v, 1), 2), inputs.xs),
+            jax.tree.map(lambda v: features(blocks(v, 1), 2), inputs.xs),
             flags(inputs.skips),
             flags(inputs.resets),
             None if inputs.cuts is None else inputs.cuts.astype(jnp.int32),
@@ -121,11 +117,9 @@ def _kernel(
     carry_out, kept_out = _call(step, shapes, reverse, interpret, *padded)
 
     def cut(leaf: Array, like: Any, leading: int) -> Array:
-        leaf = lax.slice_in_dim(leaf, 0, batch, axis=leading)
-        own = like.shape[len(batch_shape) :]
-        for axis, size in enumerate(own, leading + 1):
+        for axis, size in enumerate(like.shape, leading):
             leaf = lax.slice_in_dim(leaf, 0, size, axis=axis)
-        return leaf.reshape(*leaf.shape[:leading], *like.shape)
+        return leaf
 
     return (
         jax.tree.map(lambda v, like: cut(v, like, 0), carry_out, carry),
@@ -252,5 +246,5 @@ def _values(value: Any, like: Any) -> Array:
     return jnp.broadcast_to(array, like.shape).astype(like.dtype)
 
 
-run = loop_of(_kernel, "cuda")
+run = loop_of(with_one_batch_axis(_kernel), "cuda")
 TRITON = Kernel("pallas", "gpu", refusal, preferred, run)
