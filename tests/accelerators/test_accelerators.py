@@ -3,7 +3,10 @@
 `.ci/accelerators` runs this in an environment that has the compilers.
 """
 
+import dataclasses
 import json
+import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +20,7 @@ import pytest
 from flag_cases import CASES
 from jax.sharding import NamedSharding, PartitionSpec
 from networks import outcome
+from reference import SAMPLE
 
 import gatedrnn as gr
 from benchmarks import hlo
@@ -25,6 +29,7 @@ from benchmarks.candidates import ours
 from benchmarks.problem import Problem
 from benchmarks.program import Source
 from gatedrnn._registry.cells import over_time
+from gatedrnn._src.base import rule_of
 
 pytestmark = pytest.mark.accelerator
 
@@ -97,6 +102,53 @@ NO_TILES = pytest.mark.xfail(reason="XLA finds no tiles of 300 rows", strict=Tru
 def test_batches_of_an_odd_size(cell, B):
     """By XLA's own products, on a GPU; with a device at hand it tries others where one fails."""
     compiled_for(H100, ours.programs(Problem(cell, T, B, 64, 64))["train"])
+
+
+# Kernels ------------------------------------------------------------------------------------------
+
+WITH_KERNELS = {name: cell for name, cell in SAMPLE.items() if rule_of(cell).kernels}
+PTXAS = next(iter(Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin/ptxas")), None)
+
+
+def with_a_kernel(cell, dtype):
+    """A training step with all that a kernel has in it, and its arguments."""
+    cell = dataclasses.replace(cell, features=64)
+    bptt = gr.BPTT(kernel="pallas", truncate=7, clip=1.0)
+
+    def loss(params, xs, lengths, resets):
+        options = {"lengths": lengths, "resets": resets, "bptt": bptt}
+        return jnp.mean(jnp.square(gr.unroll(cell, params, xs, **options)[1].astype(jnp.float32)))
+
+    shapes = [((20, 11, 40), dtype), ((11,), jnp.int32), ((20, 11), bool)]
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 40))
+    arguments = params, *(jax.ShapeDtypeStruct(*shape) for shape in shapes)
+    return jax.value_and_grad(loss, argnums=(0, 1)), arguments
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", WITH_KERNELS)
+def test_kernels_compile(name, dtype, target, tmp_path):
+    """One forward and one in reverse; on a GPU nothing goes from registers to memory."""
+    options = {"xla_dump_to": str(tmp_path)} if target is H100 else {}
+    source = Source(name, *with_a_kernel(WITH_KERNELS[name], dtype), options=options)
+    program = compiled_for(target, source)
+    counted = hlo.operations(hlo.parsed(program.hlo()), "ENTRY")
+    assert sum(counted[kernel] for kernel in hlo.KERNELS) == 2
+    assert misplaced(program) == []
+    if target is H100:
+        assert spills(tmp_path) == {"steps": 0, "reverse_steps": 0}
+
+
+def spills(folder):
+    """The bytes that the assembler has each kernel store, by its name."""
+    found = {}
+    for path in folder.glob("*.ptx"):
+        kernel = re.search(r"\.entry (steps|reverse_steps)\b", path.read_text())
+        if kernel:
+            command = [PTXAS, "-v", "-arch=sm_90a", path, "-o", os.devnull]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+            found[kernel.group(1)] = int(re.search(r"(\d+) bytes spill stores", said).group(1))
+    return found
 
 
 # How many operations ------------------------------------------------------------------------------

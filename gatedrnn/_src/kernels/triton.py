@@ -55,8 +55,15 @@ def preferred(carry: Any, device_kind: str) -> bool:
     return -(-rows // ROWS) <= PROCESSORS
 
 
-def _warps(carry: Any) -> int:
-    return 4 if max(leaf.shape[-1] for leaf in jax.tree.leaves(carry)) <= 64 else 8
+def _warps(weights: Any, carry: Any) -> int:
+    """Return the warps of a block: few wait for one another less, and have fewer registers in all.
+
+    Microseconds of an LSTM's training step on an H200, by 4 and by 8 warps: 2.9 and 4.2 with 64
+    features in float32, 7.6 and 6.4 with 128 in bfloat16. Twice the weights of the first spill.
+    """
+    widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(carry))
+    size = sum(w.size * w.dtype.itemsize for w in jax.tree.leaves(weights))
+    return 4 if widest <= 64 and size <= 80 * 1024 else 8
 
 
 def _padded(size: int) -> int:
@@ -227,7 +234,7 @@ def _call(
         interpret=interpret,
         compiler_params=None
         if interpret
-        else triton.CompilerParams(num_warps=_warps(of_rows[1]), num_stages=1),
+        else triton.CompilerParams(num_warps=_warps(weights, of_rows[1]), num_stages=1),
         name="reverse_steps" if reverse else "steps",
     )(weights, of_rows, inputs)
 
