@@ -73,44 +73,34 @@ class LayerNormGRUGates(NamedTuple):
     z: Array
     n: Array
     p: Array
-    inputs: "NormalisedGates"  # û
-    recurrent: "NormalisedGates"  # v̂
+    inputs: Normalised  # û [..., 3, H]
+    recurrent: Normalised  # v̂ [..., 3, H]
 
 
-class NormalisedGates(NamedTuple):
-    """The two groups of gates that are each normalised together."""
-
-    gates: Normalised  # r and z, [..., 2H]
-    candidate: Normalised  # n, [..., H]
+# All that is normalised is `[..., 3, H]`, a row for each gate: r and z share their statistics
+# without being taken apart and joined again, which XLA cannot always compile for a GPU.
 
 
-def _normalise(v: Array) -> NormalisedGates:
-    return NormalisedGates(*map(normalise, _split(v)))
+def _gates(stacked: Array) -> Array:
+    """Return `[..., 3, H]` of `[..., 3H]`."""
+    return stacked.reshape(*stacked.shape[:-1], 3, stacked.shape[-1] // 3)
 
 
-def _normalise_transposed(delta: Array, at: NormalisedGates) -> Array:
-    """Return `δv [..., 3H]` from `δv̂ [..., 3H]`."""
-    return _join(*map(normalise_transposed, _split(delta), at))
+def _stacked(gates: Array) -> Array:
+    """Return `[..., 3H]` of `[..., 3, H]`."""
+    return gates.reshape(*gates.shape[:-2], 3 * gates.shape[-1])
 
 
-def _split(stacked: Array) -> tuple[Array, Array]:
-    """Return `r` and `z [..., 2H]`, and `n [..., H]`, of `stacked [..., 3H]`."""
-    gates, candidate = jnp.split(stacked, [2 * stacked.shape[-1] // 3], axis=-1)
-    return gates, candidate
+def _mean(v: Array) -> Array:
+    """Return the mean over `r` and `z`, twice, and that over `n`, `[..., 3, 1]` of `[..., 3, H]`."""
+    of_gate = jnp.mean(v, axis=-1, keepdims=True)
+    of_both = jnp.mean(of_gate[..., :2, :], axis=-2, keepdims=True)
+    return jnp.where(lax.broadcasted_iota(jnp.int32, of_gate.shape, v.ndim - 2) < 2, of_both, of_gate)
 
 
-def _join(*parts: Array) -> Array:
-    return jnp.concatenate(parts, axis=-1)
-
-
-def _values(groups: NormalisedGates) -> Array:
-    """Return the normalised values, stacked, `[..., 3H]`."""
-    return _join(groups.gates.value, groups.candidate.value)
-
-
-def project(cell: "LayerNormGRU", params: LayerNormGRUParams, xs: Array) -> NormalisedGates:
+def project(cell: "LayerNormGRU", params: LayerNormGRUParams, xs: Array) -> Normalised:
     """Return `û`, the normalised `x W`."""
-    return _normalise(dot(xs, params.kernel))
+    return normalise(_gates(dot(xs, params.kernel)), _mean)
 
 
 def prepare(
@@ -124,7 +114,7 @@ def recur(
     cell: "LayerNormGRU",
     params: LayerNormGRUParams,
     carry: GRUCarry,
-    a: NormalisedGates,
+    a: Normalised,
     *,
     cell_path_only: bool = False,
     mask: Array | None = None,
@@ -132,13 +122,15 @@ def recur(
     """Return the next carry and the gates, from the projected input `a`."""
     (h,) = carry
     read = masked(lax.stop_gradient(h) if cell_path_only else h, mask)
-    v = _normalise(dot(read, params.recurrent_kernel))
-    x_rz, x_n = _split(scaled(_values(a), params.scale, params.bias))
-    h_rz, p = _split(scaled(_values(v), params.recurrent_scale))
+    v = normalise(_gates(dot(read, params.recurrent_kernel)), _mean)
+    bias = None if params.bias is None else _gates(params.bias)
+    x = scaled(a.value, _gates(params.scale), bias)
+    y = scaled(v.value, _gates(params.recurrent_scale))
+    r, z = (sigmoid(x[..., gate, :] + y[..., gate, :]) for gate in range(2))
+    p = y[..., 2, :]
     if params.recurrent_bias is not None:
         p = p + over_leading(params.recurrent_bias, p)
-    r, z = jnp.split(sigmoid(x_rz + h_rz), 2, axis=-1)
-    n = jnp.tanh(x_n + r * p)
+    n = jnp.tanh(x[..., 2, :] + r * p)
     new = n + (1 - z) * (h.astype(n.dtype) - n)
     return GRUCarry(new.astype(h.dtype)), LayerNormGRUGates(r, z, n, p, a, v)
 
@@ -163,9 +155,9 @@ class LayerNormGRULocal(NamedTuple):
     """The derivatives of one step that the reverse recurrence multiplies by."""
 
     keep: Array  # 1 − z, [..., H]
-    inputs: Array  # k_r, k_z, k_s stacked, [..., 3H]
-    recurrent: Array  # k_r, k_z, k_p stacked, [..., 3H]
-    at: NormalisedGates  # v̂
+    inputs: Array  # k_r, k_z, k_s, [..., 3, H]
+    recurrent: Array  # k_r, k_z, k_p, [..., 3, H]
+    at: Normalised  # v̂
 
 
 def linearize(
@@ -178,18 +170,13 @@ def linearize(
     k_s = z * (1 - n * n)
     k_z = (n - record.before.h.astype(n.dtype)) * z * (1 - z)
     k_r = k_s * p * r * (1 - r)
-    into_inputs, into_recurrent = _join(k_r, k_z, k_s), _join(k_r, k_z, k_s * r)
+    into_inputs, into_recurrent = (jnp.stack([k_r, k_z, k], axis=-2) for k in (k_s, k_s * r))
     return LayerNormGRULocal(1 - z, into_inputs, into_recurrent, record.gates.recurrent)
 
 
-def _pre_activations(coefficients: Array, d: Array) -> Array:
-    """Return `δ` times each of the stacked coefficients."""
-    return coefficients * _join(d, d, d)
-
-
-def _through_products(params: LayerNormGRUParams, local: LayerNormGRULocal, da: Array) -> Array:
-    """Return `δv`, the cotangent of the recurrent product, from `δa`."""
-    return _normalise_transposed(scaled(da, params.recurrent_scale), local.at)
+def _through_norm(da: Array, scale: Array, at: Normalised) -> Array:
+    """Return the cotangent of a product, `[..., 3H]`, from that of its gates, `[..., 3, H]`."""
+    return _stacked(normalise_transposed(scaled(da, _gates(scale)), at, _mean))
 
 
 def backward(
@@ -203,7 +190,7 @@ def backward(
 ) -> tuple[GRUCarry, Array]:
     """Return `δh` from `δh'`, by products with the transposed kernels."""
     (d,) = dcarry
-    dv = _through_products(params, local, _pre_activations(local.recurrent, d))
+    dv = _through_norm(local.recurrent * d[..., None, :], params.recurrent_scale, local.at)
     kept, through = d * local.keep, masked(dot(dv, params.recurrent_kernel), mask)
     return GRUCarry(kept if cell_path_only else kept + through), d
 
@@ -218,16 +205,16 @@ def contract(
 ) -> tuple[LayerNormGRUParams, Array]:
     """Return the sums over time above, and `δx = δu Wᵀ`."""
     xs, before, _, gates, local = record
-    da_x, da_h = (_pre_activations(k, d) for k in (local.inputs, local.recurrent))
-    du = _normalise_transposed(scaled(da_x, params.scale), gates.inputs)
-    dv = _through_products(params, local, da_h)
+    da_x, da_h = local.inputs * d[..., None, :], local.recurrent * d[..., None, :]
+    du = _through_norm(da_x, params.scale, gates.inputs)
+    dv = _through_norm(da_h, params.recurrent_scale, gates.recurrent)
     dparams = LayerNormGRUParams(
         kernel=sum_of_outer(xs, du),
         recurrent_kernel=sum_of_outer(masked(before.h, mask), dv),
-        scale=sum_leading(da_x * _values(gates.inputs)),
-        recurrent_scale=sum_leading(da_h * _values(gates.recurrent)),
-        bias=sum_leading(da_x) if cell.use_bias else None,
-        recurrent_bias=sum_leading(_split(da_h)[1]) if cell.use_bias else None,
+        scale=sum_leading(_stacked(da_x * gates.inputs.value)),
+        recurrent_scale=sum_leading(_stacked(da_h * gates.recurrent.value)),
+        bias=sum_leading(_stacked(da_x)) if cell.use_bias else None,
+        recurrent_bias=sum_leading(da_h[..., 2, :]) if cell.use_bias else None,
     )
     return dparams, dot_transposed(du, params.kernel)
 

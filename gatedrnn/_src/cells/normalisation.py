@@ -12,6 +12,7 @@ shift or to scale all features of v alike changes v̂ by no more than the share 
   δv = (δv̂ − μ(δv̂) − v̂ ⊙ μ(δv̂ ⊙ v̂)) / s
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -29,20 +30,27 @@ class Normalised(NamedTuple):
     inverse: Array  # 1 / s [..., 1]
 
 
-def normalise(v: Array) -> Normalised:
-    """Return `v̂` and `1 / s` of `v [..., F]`, in the dtype of `v`."""
-    centred = v - jnp.mean(v, axis=-1, keepdims=True)
-    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-    inverse = lax.rsqrt(variance + EPSILON)
+def mean_of_features(v: Array) -> Array:
+    """Return `μ(v) [..., 1]` of `v [..., F]`."""
+    return jnp.mean(v, axis=-1, keepdims=True)
+
+
+def normalise(v: Array, mean: Callable[[Array], Array] = mean_of_features) -> Normalised:
+    """Return `v̂` and `1 / s` of `v [..., F]`, in the dtype of `v`.
+
+    `mean` is `μ`, in case more than one axis is normalised together.
+    """
+    centred = v - mean(v)
+    inverse = lax.rsqrt(mean(centred * centred) + EPSILON)
     return Normalised(centred * inverse, inverse)
 
 
-def normalise_transposed(delta: Array, at: Normalised) -> Array:
-    """Return `δv` from `δv̂ [..., F]`."""
+def normalise_transposed(
+    delta: Array, at: Normalised, mean: Callable[[Array], Array] = mean_of_features
+) -> Array:
+    """Return `δv` from `δv̂ [..., F]`, normalised by the same `mean`."""
     value, inverse = at
-    mean = jnp.mean(delta, axis=-1, keepdims=True)
-    along = jnp.mean(delta * value, axis=-1, keepdims=True)
-    return (delta - mean - value * along) * inverse
+    return (delta - mean(delta) - value * mean(delta * value)) * inverse
 
 
 def scaled(value: Array, scale: Array, bias: Array | None = None) -> Array:
