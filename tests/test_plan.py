@@ -118,6 +118,18 @@ def test_the_target_chooses_the_plan():
     assert on_a_cpu.loop.keywords == {"unroll": 1}
 
 
+def test_gates_are_saved_on_a_cpu():
+    """As long as they and the carries stay below the bound; what is asked for is done."""
+    saved = 4 * 16 * (2 + 4) * 64  # bytes of a step of an LSTM: two carries, four gates
+    most = HABITS["cpu"].gates_bytes // saved
+    assert plan(most, 16, 64).save == "gates"
+    assert plan(most + 1, 16, 64).save == "carries"
+    assert plan(100, 16, 64, bptt=gr.BPTT(save="boundaries")).save == "boundaries"
+    assert plan(100, 16, 64, bptt=gr.BPTT(rule="autodiff")).save == "carries"
+    for target in ("gpu", "tpu"):
+        assert plan(100, 16, 64, bptt=gr.BPTT(target=target)).save == "carries"
+
+
 @pytest.mark.parametrize(("length", "unroll"), [(100, 10), (97, 10), (24, 8), (49, 7)])
 def test_a_pass_of_the_loop_has_steps_that_divide_it(length, unroll):
     """Where a number near the most does; the loop itself has the others."""

@@ -92,10 +92,12 @@ def _stacked(gates: Array) -> Array:
 
 
 def _mean(v: Array) -> Array:
-    """Return the mean over `r` and `z`, twice, and that over `n`, `[..., 3, 1]` of `[..., 3, H]`."""
+    """Return `[..., 3, 1]` of `[..., 3, H]`: for `r` and `z` their common mean, and that of `n`."""
     of_gate = jnp.mean(v, axis=-1, keepdims=True)
     of_both = jnp.mean(of_gate[..., :2, :], axis=-2, keepdims=True)
-    return jnp.where(lax.broadcasted_iota(jnp.int32, of_gate.shape, v.ndim - 2) < 2, of_both, of_gate)
+    return jnp.where(
+        lax.broadcasted_iota(jnp.int32, of_gate.shape, v.ndim - 2) < 2, of_both, of_gate
+    )
 
 
 def project(cell: "LayerNormGRU", params: LayerNormGRUParams, xs: Array) -> Normalised:

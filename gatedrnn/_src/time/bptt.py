@@ -38,12 +38,13 @@ class BPTT:
         and cells without a rule have no such path.
       clip: bound every element of `δcarry` to `[−clip, clip]` as it leaves a step of the backward
         pass (Graves 2013). No forward mode on either route.
-      save: the values that the forward pass keeps. None: our choice, today `"carries"` on every
-        device. `"carries"`: the carry of every step; gates are computed again, for a whole chunk at
-        once. `"gates"`: the gates too, which is faster where products dominate, for a little more
-        than twice the memory. `"boundaries"`: only the carry at the start of each chunk, whose
-        forward pass runs again. On the autodiff route: `jax.checkpoint` of each step, none, and
-        `jax.checkpoint` of each chunk.
+      save: the values that the forward pass keeps. `"carries"`: the carry of every step; gates are
+        computed again, for a whole chunk at once. `"gates"`: the gates too, for about twice the
+        memory. `"boundaries"`: only the carry at the start of each chunk, whose forward pass runs
+        again. On the autodiff route: `jax.checkpoint` of each step, none, and `jax.checkpoint` of
+        each chunk. None: `"gates"` on a CPU, where that is faster, as long as carries and gates of
+        all steps are at most 256 MiB; otherwise, on a GPU or TPU, and on the autodiff route
+        `"carries"`.
       target: the kind of device to be fast on, `"cpu"`, `"gpu"` or `"tpu"`: the chunks, the layout
         of kernels and the loops follow it. None: the kind on which JAX runs by default
         (`jax.default_backend()`, `jax.default_device`), or that of the mesh in use. A program gives

@@ -26,12 +26,15 @@ class Habits(NamedTuple):
     Attributes:
       chunk_share: a chunk is this part of the sequence, within `chunk_bytes`.
       chunk_bytes: the least and the most bytes that a chunk makes.
+      gates_bytes: gates are saved for the backward pass, beside the carries, where all that is
+        saved is at most so many bytes.
       stacked: whether the steps read the kernels of all gates as one, forward and in reverse.
       unroll: the number of steps in one pass of a loop.
     """
 
     chunk_share: int
     chunk_bytes: tuple[int, int]
+    gates_bytes: int
     stacked: tuple[bool, bool]
     unroll: int
 
@@ -58,9 +61,9 @@ class Habits(NamedTuple):
 #   and 10 steps                          5.7   10.0         13.9
 #   flax, its optimised cell             40     22           50.4
 HABITS: dict[Target, Habits] = {
-    "cpu": Habits(20, (2**20, 2**24), stacked=(False, False), unroll=1),
-    "gpu": Habits(1, (2**20, 2**30), stacked=(True, True), unroll=10),
-    "tpu": Habits(1, (2**20, 2**30), stacked=(True, True), unroll=4),
+    "cpu": Habits(20, (2**20, 2**24), 2**28, stacked=(False, False), unroll=1),
+    "gpu": Habits(1, (2**20, 2**30), 0, stacked=(True, True), unroll=10),
+    "tpu": Habits(1, (2**20, 2**30), 0, stacked=(True, True), unroll=4),
 }
 
 
@@ -73,13 +76,18 @@ def planned(recurrence: Recurrence, params: Params, carry: Carry, steps: Steps) 
     habits, bptt = HABITS[recurrence.target], recurrence.bptt
     kernel = _kernel(recurrence, params, carry, steps.xs)
     length = len(first_leaf(steps.xs))
+    made = _made_by_a_step(recurrence, params, carry, steps.xs)
     if bptt.chunk is None:
-        size = _automatic_size(habits, recurrence, params, carry, steps.xs)
+        size = _automatic_size(habits, length, _bytes(made))
     else:
         size = max(1, min(bptt.chunk, length))
+    _, (new, _, gates) = made
+    saves_gates = (
+        recurrence.rule is not None and length * _bytes((new, gates)) <= habits.gates_bytes
+    )
     plan = Plan(
         chunk_size=size,
-        save=bptt.save or "carries",
+        save=bptt.save or ("gates" if saves_gates else "carries"),
         stacked=habits.stacked if kernel is None else (False, False),
         project_one=kernel is None,
         loop=partial(scan, unroll=_unroll(habits.unroll, size)) if kernel is None else kernel.loop,
@@ -92,10 +100,8 @@ def _unroll(most: int, size: int) -> int:
     return next((n for n in range(most, most // 2, -1) if size % n == 0), most)
 
 
-def _automatic_size(
-    habits: Habits, recurrence: Recurrence, params: Params, carry: Carry, xs: Any
-) -> int:
-    """Return a number of steps from the bytes that one step makes."""
+def _made_by_a_step(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Any:
+    """Return the shapes of one step: its input, and its carry, output and gates."""
 
     def one_step(params: Params, carry: Carry, x: Any) -> Any:
         weights = weights_of(recurrence, params, x).forward
@@ -103,10 +109,17 @@ def _automatic_size(
         return a, step(weights, carry, a)
 
     x = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), xs)
-    made = jax.eval_shape(one_step, params, carry, x)
-    bytes_of_step = max(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made)), 1)
-    least, most = (size // bytes_of_step for size in habits.chunk_bytes)
-    length = max(len(first_leaf(xs)), 1)
+    return jax.eval_shape(one_step, params, carry, x)
+
+
+def _bytes(shapes: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def _automatic_size(habits: Habits, length: int, bytes_of_step: int) -> int:
+    """Return a number of steps from the bytes that one step makes."""
+    least, most = (size // max(bytes_of_step, 1) for size in habits.chunk_bytes)
+    length = max(length, 1)
     size = min(max(length // habits.chunk_share, least, 1), max(most, 1), length)
     # a remainder costs a copy of all that is saved: prefer a size that leaves none
     return next((n for n in range(size, size // 2, -1) if length % n == 0), size)
