@@ -1,7 +1,7 @@
 """Configurations as typed, frozen values, and the rules of their settings.
 
-A configuration states every setting (the one exception is `data.path`); there are no defaults in
-the code, so the file that a run leaves behind is the whole truth about it.
+A configuration states every setting but `data.path` and `train.devices`; other defaults there are
+none in the code, so the file that a run leaves behind is the whole truth about it.
 """
 
 from collections.abc import Callable, Mapping
@@ -74,12 +74,16 @@ class Optimiser(Settings, frozen=True):
 
 
 class Train(Settings, frozen=True):
-    """`steps` updates, each from a batch of `batch` sequences or streams."""
+    """`steps` updates, each from a batch of `batch` sequences or streams.
+
+    The batch is divided over `devices`, which on a CPU are its cores.
+    """
 
     batch: Count
     steps: Count
     validate_every: Count
     seed: Seed
+    devices: Count = 1
 
 
 class Run(Settings, frozen=True):
@@ -94,7 +98,9 @@ class Config(Settings, frozen=True):
     A task's subclass has a method `make`, which makes the data and the models that it describes.
     """
 
-    may_change: ClassVar[frozenset[str]] = frozenset({"train.steps", "run.folder"})  # at --resume
+    may_change: ClassVar[frozenset[str]] = frozenset(
+        {"train.steps", "train.devices", "run.folder"}  # at --resume
+    )
 
     task: Text
     optimiser: Optimiser

@@ -10,6 +10,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from gatedrnn._app import learning
 from gatedrnn._app.config import Config
+from gatedrnn._app.devices import Division
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.learning import State
 from gatedrnn._app.record import Best
@@ -20,8 +21,16 @@ from gatedrnn._app.task import Task
 class Training:
     """A run under way: its folder, its state, and each model's best validation so far."""
 
-    def __init__(self, config: Config, task: Task, folder: RunFolder, state: State) -> None:
-        self.folder, self.state = folder, state
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        folder: RunFolder,
+        state: State,
+        division: Division | None = None,
+    ) -> None:
+        self.folder, self._division = folder, division
+        self.state = state if division is None else division.state(state)
         self._settings, self._task = config, task
         self._models = tuple(task.models.items())
         # apart from the key of the initial parameters
@@ -61,15 +70,18 @@ class Training:
 
     def _step(self) -> dict[str, float]:
         """One update; the loss of each model before it."""
-        began = time.perf_counter()
+        began, division = time.perf_counter(), self._division
+        batch = self._task.batch(self.step)
         self.state, values = learning.train_step(
             self.state,
-            self._task.batch(self.step),
+            batch if division is None else division.batch(batch),
             self._key,
             self._settings.train.steps,
             models=self._models,
             settings=self._settings.optimiser,
         )
+        if division is not None:  # XLA may have left it elsewhere
+            self.state = division.state(self.state)
         losses = {name: float(values[name]) for name in self._task.models}
         for name, loss in losses.items():
             self._demand_finite(loss, f"training loss of {name}")
@@ -93,7 +105,9 @@ class Training:
         criterion, said = self._task.criterion, []
         better: dict[str, Best] = {}
         for name in self._task.models:
-            measures = self._task.evaluate(name, self.state.learners[name].params)
+            # by one device: each would do all of it
+            params = jax.device_put(self.state.learners[name].params, jax.devices()[0])
+            measures = self._task.evaluate(name, params)
             value = measures[criterion.name]
             self._demand_finite(value, f"validation of {name}")
             self.folder.append({"kind": "validation", "step": self.step, "model": name, **measures})

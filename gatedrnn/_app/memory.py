@@ -32,10 +32,10 @@ def available() -> int:
     return min(limits)
 
 
-def of_device() -> int:
-    """The bytes of memory of the device that computes."""
+def of_device(count: int = 1) -> int:
+    """The bytes of memory of each of `count` devices that compute; those of a CPU share its own."""
     stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or available()
+    return stats.get("bytes_limit") or available() // count
 
 
 def demand(what: str, size: int, settings: Mapping[str, int], *, most: int | None = None) -> None:

@@ -93,6 +93,9 @@ class Task:
     # JSON that is kept with the run: an identification of the data, and what is needed to read
     # them. A run goes on, and is evaluated, only with data of which this is equal.
     stored: Mapping[str, Any] = {}
+    # the axis of the sequences in each array of a batch, in the order of its leaves; None where a
+    # batch is more than sequences side by side, and cannot be divided
+    batch_axes: tuple[int, ...] | None = None
 
     def batch(self, step: int) -> Any:
         """The batch of a step, a pytree of NumPy arrays: a function of its number alone."""

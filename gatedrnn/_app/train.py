@@ -12,6 +12,7 @@ import jax
 from gatedrnn._app import config as configuration
 from gatedrnn._app import (
     curve,
+    devices,
     evaluation,
     interrupt,
     learning,
@@ -34,6 +35,7 @@ from gatedrnn._app.task import Task
 def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
     """Train as the configuration `path` says; the exit code of the program."""
     config = tasks.load(path, overrides)
+    devices.show(config.train.devices)
     where = config.run.folder
     if resume:
         run_folder.find(where)  # or else there is nothing to lock
@@ -49,6 +51,7 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
 def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
     """Train in a folder that no other process writes to."""
     task = config.make()
+    division = devices.division(config, task.batch_axes)
     key = jax.random.key(config.train.seed)
     begin = partial(
         learning.initial_state,
@@ -59,7 +62,7 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
     )
     began = time.perf_counter()
     like = jax.eval_shape(begin, key)
-    _demand_memory(config, task, like)
+    _demand_memory(config, task, like, division)
     baselines = task.baselines()
 
     with interrupt.deferred() as interrupted:
@@ -68,7 +71,7 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
         else:
             state = begin(key)
             folder = run_folder.create(config, task.stored, overwrite=overwrite)
-        training = Training(config, task, folder, state)
+        training = Training(config, task, folder, state, division)
         try:
             if not resume:
                 folder.append(
@@ -105,14 +108,19 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
     return 0
 
 
-def _demand_memory(config: Config, task: Task, like: State) -> None:
+def _demand_memory(
+    config: Config, task: Task, like: State, division: devices.Division | None
+) -> None:
     """Raise if a step of the training, whose state is shaped as `like`, takes all memory."""
-    sizes, most = configuration.sizes(config), memory.of_device()
+    sizes, most = configuration.sizes(config), memory.of_device(config.train.devices)
     what = "the parameters and what is kept for each, before and after a step,"
     memory.demand(what, 2 * memory.size_of(like), sizes, most=most)
+    batch = task.batch(0)
+    if division is not None:
+        like, batch = division.shapes(like, batch)
     size = learning.memory_of_a_step(
         like,
-        task.batch(0),
+        batch,
         jax.random.key(0),
         config.train.steps,
         models=tuple(task.models.items()),

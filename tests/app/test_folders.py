@@ -192,7 +192,7 @@ def test_resume_with_other_settings_or_another_text(command, refuses):
     command(*TRAIN, "--set", "train.steps=1")
     words = (
         "--resume: train.batch is 5, but 4 in runs/tiny",
-        "; data.path, run.folder, train.steps alone may differ, of the same data",
+        "; data.path, run.folder, train.devices, train.steps alone may differ, of the same data",
     )
     refuses(*TRAIN, "--resume", "--set", "train.batch=5", words=words)
     Path("text.txt").write_text(Path("text.txt").read_text().replace("cat", "tac"))

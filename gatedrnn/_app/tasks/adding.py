@@ -90,6 +90,7 @@ class Adding(Task):
 
     criterion = Criterion("error", "mean squared error", format=".4f", of_loss=1.0)
     unit = "sequence"
+    batch_axes = (1, 0)
     models: dict[str, Adder]
 
     def __init__(self, settings: Config) -> None:

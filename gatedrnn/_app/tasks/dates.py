@@ -140,6 +140,7 @@ class Dates(Task):
 
     criterion = Criterion("exact", "exact match", higher=True, format=".1%")
     unit = "date"
+    batch_axes = (1, 0, 1)
     models: dict[str, Reader]
 
     def __init__(self, settings: Config) -> None:

@@ -99,6 +99,7 @@ class DigitWriter(Task):
 
     criterion = Criterion("bits", "bits per pixel", of_loss=1.0 / math.log(2.0))
     unit = "image"
+    batch_axes = (1, 0)
     models: dict[str, Writer]
 
     def __init__(self, settings: Config) -> None:

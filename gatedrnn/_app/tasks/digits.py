@@ -85,6 +85,7 @@ class Digits(Task):
 
     criterion = Criterion("accuracy", "held-out accuracy", higher=True, format=".1%")
     unit = "image"
+    batch_axes = (1, 0)
     models: dict[str, Classifier]
 
     def __init__(self, settings: Config) -> None:

@@ -93,6 +93,7 @@ class Forecast(Task):
 
     criterion = Criterion("error", "free-running NRMSE")
     unit = "forecast"
+    batch_axes = (1,)
     models: dict[str, Forecaster]
 
     def __init__(self, settings: Config) -> None:

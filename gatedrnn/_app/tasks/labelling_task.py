@@ -29,6 +29,7 @@ class LabellingTask(Task):
     """A corpus, and the labellers that are compared on it."""
 
     criterion = Criterion("accuracy", "validation accuracy", higher=True, format=".1%")
+    batch_axes = (1, 1, 0)
     models: dict[str, Labeller]
     drawn: tuple[str, ...] = ()  # baselines that are in the figure of scores
 

@@ -139,6 +139,7 @@ class Language(Task):
 
     criterion = Criterion("bits", "bits per character", of_loss=BITS_PER_NAT)
     unit = "char"
+    batch_axes = (1, 1)
 
     def __init__(self, settings: Config) -> None:
         data, batch = settings.data, settings.train.batch

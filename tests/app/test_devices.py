@@ -1,0 +1,105 @@
+"""Batches divided over devices: the same training, and what cannot be divided is refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import hlo
+from gatedrnn._app import devices, learning, tasks
+
+from . import tiny
+from .runs import TRAIN, checkpoint, metrics
+
+QUICK = ("frames", "language")  # ragged; a carry from batch to batch, and dropout
+DIVIDED = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.long)
+    for name in tiny.TASKS
+    if name != "formulas"
+]
+
+
+def started(name):
+    """The settings of a tiny task on two devices, its division, and what a step is given."""
+    text = tiny.configuration(name).replace("steps = 6", "steps = 6\ndevices = 2")
+    Path("tiny.toml").write_text(text, encoding="utf-8")
+    config = tasks.load("tiny.toml")
+    task = config.make()
+    static = {"models": tuple(task.models.items()), "settings": config.optimiser}
+    begin = {"steps": 6, "batch": config.train.batch, **static}
+    state = learning.initial_state(jax.random.key(0), **begin)
+    return devices.division(config, task.batch_axes), task, state, static
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_divided_steps_are_the_whole_ones(workplace, name):
+    """Of every task, in float32; of the gradients one all-reduce, nothing is gathered."""
+    division, task, whole, static = started(name)
+    divided = division.state(whole)
+    key = jax.random.key(1)
+    for step in range(2):
+        batch = task.batch(step)
+        whole, losses = learning.train_step(whole, batch, key, 6, **static)
+        divided, same = learning.train_step(divided, division.batch(batch), key, 6, **static)
+        divided = division.state(divided)
+        np.testing.assert_allclose(*(list(found.values()) for found in (same, losses)), rtol=1e-4)
+    for got, expected in zip(*map(jax.tree.leaves, (divided, whole)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
+    for leaf, axis in zip(jax.tree.leaves(division.batch(batch)), task.batch_axes, strict=True):
+        (first, second) = (shard.data.shape for shard in leaf.addressable_shards)
+        assert first == second
+        assert first[axis] * 2 == leaf.shape[axis]
+    shapes = division.shapes(whole, batch)
+    text = learning.train_step.lower(*shapes, key, 6, **static).compile().as_text()
+    kinds = {kind for found in hlo.collectives(text).values() for kind in found}
+    assert "all-reduce" in kinds
+
+
+def test_the_command_divides(command):
+    """The run is that of one device, and goes on with one."""
+    runs = []
+    for divided in (("--set", "train.devices=2"), ()):
+        outcome = command(*TRAIN, "--overwrite", "--set", "train.steps=4", *divided)
+        assert outcome.code == 0, outcome.err
+        assert ("devices = 2" in Path("runs/tiny/config.toml").read_text()) == bool(divided)
+        assert command(*TRAIN, "--resume").code == 0
+        assert "devices" not in Path("runs/tiny/config.toml").read_text()
+        runs.append((metrics("train"), jax.tree.leaves(checkpoint("latest").learners)))
+    (losses, state), (expected_losses, expected) = runs
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    for got, wanted in zip(state, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("train.devices=3",), ("train.batch: got 4, expected a multiple of train.devices, 3",)),
+        (("train.devices=64",), ("train.devices: got 64, expected at most 4",)),
+        (("train.devices=0",), ("train.devices: got 0, an integer, expected an integer from 1",)),
+    ],
+)
+def test_what_does_not_divide_is_refused(refuses, settings, words):
+    refuses(*TRAIN, *(part for setting in settings for part in ("--set", setting)), words=words)
+
+
+def test_trees_are_not_divided(refuses):
+    Path("tiny.toml").write_text(tiny.configuration("formulas"), encoding="utf-8")
+    words = ("train.devices: got 2, expected 1: the batches of the task formulas are not rows",)
+    refuses(*TRAIN, "--set", "train.devices=2", words=words)
+
+
+@pytest.mark.processes
+def test_a_cpu_shows_its_cores(workplace):
+    """Without a flag of XLA, and with that of the tests."""
+    command = [sys.executable, "-m", "gatedrnn", *TRAIN, "--set", "train.devices=2"]
+    bare = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    for environment in (bare, os.environ):
+        done = subprocess.run(
+            [*command, "--overwrite"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
