@@ -19,6 +19,7 @@ from types import ModuleType
 from benchmarks.tables import (
     bidirectional,
     compiling,
+    cores,
     depth,
     dtype,
     grid,
@@ -45,6 +46,7 @@ TABLES: dict[str, ModuleType] = {
     "masks": masks,
     "readout": readout,
     "sharded": sharded,
+    "cores": cores,
     "launches": launches,
 }
 HERE = [name for name, table in TABLES.items() if not hasattr(table, "FILE")]
