@@ -22,6 +22,7 @@ from gatedrnn._src.checking import RuleReport, check_rule, check_tree_rule
 from gatedrnn._src.decoding.beam import Beams, beam_search
 from gatedrnn._src.decoding.free_running import generate
 from gatedrnn._src.decoding.token_by_token import Decoded, greedy, sample
+from gatedrnn._src.exported import register as _register
 from gatedrnn._src.layers.base import Context, Layer
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions, bidirectional
 from gatedrnn._src.layers.combinators import Repeat, Residual, repeat, residual
@@ -150,3 +151,5 @@ __all__ = [
     "where_rows",
     "windows",
 ]
+
+_register(globals()[name] for name in __all__)

@@ -23,7 +23,7 @@ def episode_starts(resets: Array, mask: Array | None, reverse: bool) -> Array:
         resets = resets & mask
     if not reverse:
         return resets
-    length = len(resets)
+    length = resets.shape[0]
     later = jnp.zeros_like(resets[:1])
     if mask is None:
         return jnp.concatenate([resets, later])[1:]

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from gatedrnn._src import validation
 from gatedrnn._src.integers import as_int32, guarded
@@ -257,6 +258,8 @@ def _columns(params: DenseParams, hs: Array) -> _Columns:
     and `δo`, `[..., v]` each, and the kernel and its gradient, `[F, v]` each.
     """
     features, vocabulary = params.kernel.shape
+    if any(map(is_symbolic_dim, hs.shape)):  # exported for any size: the narrowest blocks
+        return _Columns(vocabulary, min(BLOCK_COLUMNS, vocabulary))
     positions = int(np.prod(hs.shape[:-1]))
     values = BLOCK_BYTES // (2 * accumulator(hs.dtype).itemsize)
     if positions * vocabulary <= values:

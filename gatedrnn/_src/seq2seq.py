@@ -212,7 +212,7 @@ class Seq2Seq:
         targets = validation.as_array("targets", targets)
         batch_shape = self.decoder.check_inputs("targets", targets, ("T",))
         mask = validation.as_mask(
-            target_lengths, None, len(targets), batch_shape, "target_lengths", "targets"
+            target_lengths, None, targets.shape[0], batch_shape, "target_lengths", "targets"
         )
         targets = validation.zero_masked(targets, mask)
 

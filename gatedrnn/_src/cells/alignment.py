@@ -205,7 +205,7 @@ def attend(
     if memory.ndim < 2:
         raise ValueError(f"memory: got shape {memory.shape}, expected [S, *B, M]")
     validation.check_floating("memory", memory)
-    mask = validation.as_mask(lengths, mask, len(memory), memory.shape[1:-1])
+    mask = validation.as_mask(lengths, mask, memory.shape[0], memory.shape[1:-1])
     if mask is None:
         mask = jnp.ones(memory.shape[:-1], bool)
     memory = jnp.moveaxis(validation.zero_masked(memory, mask), 0, -2)

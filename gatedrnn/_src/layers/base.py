@@ -338,9 +338,9 @@ class Layer(abc.ABC):
         """All arguments, checked, cast and masked: nothing inside does any of it again."""
         xs = validation.as_array(names.xs, xs)
         batch_shape = self.check_inputs(names.xs, xs, ("T",))
-        mask = validation.as_mask(lengths, mask, len(xs), batch_shape, names.lengths, names.xs)
+        mask = validation.as_mask(lengths, mask, xs.shape[0], batch_shape, names.lengths, names.xs)
         if resets is not None:
-            resets = validation.as_flags("resets", resets, (len(xs), *batch_shape))
+            resets = validation.as_flags("resets", resets, (xs.shape[0], *batch_shape))
         carry = self._checked_carry(names, params, xs, carry, batch_shape)
         if lengths is not None:
             lengths = as_int32(validation.as_array(names.lengths, lengths))
@@ -475,7 +475,7 @@ def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
     `ys [T, *B, F]`, `mask [T, *B]` -> `[*B, F]`. A sum over one selected step, not a gather, so
     that a batch axis may be sharded.
     """
-    length = len(ys)
+    length = ys.shape[0]
     if length == 0:
         return jnp.zeros(ys.shape[1:], ys.dtype)
     if mask is None:

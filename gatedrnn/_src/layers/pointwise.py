@@ -268,7 +268,7 @@ class Dropout(Layer):
         self, params: Params, xs: Array, carry: DropoutCarry, context: Context
     ) -> tuple[DropoutCarry, Array]:
         """Drop features of every step; without a key none."""
-        numbers = self._numbers(carry, len(xs), context)
+        numbers = self._numbers(carry, xs.shape[0], context)
         ys = self._drop(xs, numbers.of_steps, carry.step.shape, context.key)
         return DropoutCarry(numbers.after), ys
 

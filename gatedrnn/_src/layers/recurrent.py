@@ -208,7 +208,7 @@ class Recurrent(Layer):
         if steps is None:
             return final, ys
         starts = None if resets is None else episode_starts(resets, mask, reverse)
-        numbers = step_numbers(steps, len(xs), mask, starts, reverse=reverse)
+        numbers = step_numbers(steps, xs.shape[0], mask, starts, reverse=reverse)
         return CountedCarry(numbers.after, final), ys
 
     def run_step(
@@ -235,7 +235,7 @@ class Recurrent(Layer):
             return carry, last_valid(ys, mask, first=self.reverse != context.reverse)
         # the output is the first leaf of the carry: no sequence of outputs is needed at all
         y = first_leaf(carry.cell if draws_each_step(self.cell) else carry)
-        if len(xs) == 0:
+        if xs.shape[0] == 0:
             return carry, jnp.zeros_like(y)
         return carry, y if mask is None else validation.zero_masked(y, jnp.any(mask, axis=0))
 

@@ -135,7 +135,7 @@ class Stack(Layer):
         self, params: tuple, xs: Array, carry: tuple, context: Context
     ) -> tuple[tuple[Carry, ...], Array]:
         """Run the stepwise layers on top at the last output of those below alone."""
-        length, carries = len(xs), []
+        length, carries = xs.shape[0], []
         top = len(self.layers) - 1
         while top > 0 and self.layers[top].stepwise:
             top -= 1

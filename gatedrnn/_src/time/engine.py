@@ -284,8 +284,7 @@ def _over_chunks(
     each chunk; the values that the body returns are joined likewise. The program is bounded in `T`:
     the body stands in the program at most twice, in the scan and for the remainder.
     """
-    length = len(jax.tree.leaves(per_step)[0])
-    count, rest = divmod(length, size)
+    length = jax.tree.leaves(per_step)[0].shape[0]
 
     def single(state: Any, steps: Any, index: int) -> tuple[Any, Any, Any]:
         state, steps, chunk = body(state, steps, jax.tree.map(lambda v: v[index], per_chunk))
@@ -298,6 +297,7 @@ def _over_chunks(
         state, *outputs = body(state, *inputs)
         return state, tuple(outputs)
 
+    count, rest = divmod(length, size)
     whole = count * size
     chunks = jax.tree.map(lambda v: v[:whole].reshape(count, size, *v.shape[1:]), per_step)
     inputs = (chunks, jax.tree.map(lambda v: v[:count], per_chunk))

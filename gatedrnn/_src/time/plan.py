@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+from jax.export import is_symbolic_dim
 
 from gatedrnn._src.base import Carry, Params, StepRecord
 from gatedrnn._src.kernels.columns import used
@@ -75,16 +76,17 @@ def planned(recurrence: Recurrence, params: Params, carry: Carry, steps: Steps) 
     """
     habits, bptt = HABITS[recurrence.target], recurrence.bptt
     kernel = _kernel(recurrence, params, carry, steps.xs)
-    length = len(first_leaf(steps.xs))
-    made = _made_by_a_step(recurrence, params, carry, steps.xs)
-    if bptt.chunk is None:
-        size = _automatic_size(habits, length, _bytes(made))
-    else:
+    length = first_leaf(steps.xs).shape[0]
+    size, saves_gates = length, False  # where sizes are symbols: one chunk, by a plain loop
+    if bptt.chunk is not None and not is_symbolic_dim(length):
         size = max(1, min(bptt.chunk, length))
-    _, (new, _, gates) = made
-    saves_gates = (
-        recurrence.rule is not None and length * _bytes((new, gates)) <= habits.gates_bytes
-    )
+    if _sizes_are_known((carry, steps.xs)):
+        made = _made_by_a_step(recurrence, params, carry, steps.xs)
+        if bptt.chunk is None:
+            size = _automatic_size(habits, length, _bytes(made))
+        if recurrence.rule is not None:
+            _, (new, _, gates) = made
+            saves_gates = length * _bytes((new, gates)) <= habits.gates_bytes
     plan = Plan(
         chunk_size=size,
         save=bptt.save or ("gates" if saves_gates else "carries"),
@@ -97,7 +99,14 @@ def planned(recurrence: Recurrence, params: Params, carry: Carry, steps: Steps) 
 
 def _unroll(most: int, size: int) -> int:
     """Return the number of steps in a pass of the loop, which divides a chunk if one near does."""
+    if is_symbolic_dim(size):
+        return 1
     return next((n for n in range(most, most // 2, -1) if size % n == 0), most)
+
+
+def _sizes_are_known(tree: Any) -> bool:
+    """Return False where a size is a symbol, as in a program that `jax.export` makes for any."""
+    return not any(is_symbolic_dim(n) for leaf in jax.tree.leaves(tree) for n in leaf.shape)
 
 
 def _made_by_a_step(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Any:
@@ -128,7 +137,7 @@ def _automatic_size(habits: Habits, length: int, bytes_of_step: int) -> int:
 def _kernel(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Kernel | None:
     """Return the kernel that runs the steps, or None: they go by `lax.scan`."""
     name, rule = recurrence.bptt.kernel, recurrence.rule
-    if name == "scan" or rule is None:
+    if name == "scan" or rule is None or (name is None and not _sizes_are_known((carry, xs))):
         return None
     for kernel in rule.kernels:
         if kernel.target != recurrence.target or name not in (None, kernel.name):

@@ -162,7 +162,7 @@ def checked(
     check_bptt(cell, options.bptt)
     checks.flag("reverse", options.reverse)
     xs = checked_inputs(cell, params, xs)
-    length, batch_shape = len(xs), xs.shape[1:-1]
+    length, batch_shape = xs.shape[0], xs.shape[1:-1]
     carry = _carry_or_initial("carry", cell, carry, xs)
     mask = validation.as_mask(options.lengths, options.mask, length, batch_shape)
     resets, reset_carry = options.resets, options.reset_carry
@@ -208,10 +208,10 @@ def run(unrolled: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array,
         starts = episode_starts(unrolled.resets, mask, reverse)
     if unrolled.key is not None:
         assert unrolled.first_step is not None
-        numbers = step_numbers(unrolled.first_step, len(xs), mask, starts, reverse=reverse)
+        numbers = step_numbers(unrolled.first_step, xs.shape[0], mask, starts, reverse=reverse)
         params, xs = draw(cell, unrolled.key, params, xs, numbers.of_steps, xs.shape[1:-1])
     if bptt.truncate is not None:
-        cuts = _cuts(bptt.truncate, len(unrolled.xs), reverse)
+        cuts = _cuts(bptt.truncate, unrolled.xs.shape[0], reverse)
     steps = Steps(xs, None if mask is None else ~mask, starts, cuts)
     target = target_of(bptt)
     recurrence = Recurrence(cell, bptt, reverse, every_carry, target, device_kind(target))
@@ -234,4 +234,8 @@ def _cuts(truncate: int, length: int, reverse: bool) -> Array:
     A cut lies between positions `jk-1` and `jk`: before step `jk` forward, `jk-1` in reverse.
     """
     boundary = jnp.arange(length) + (1 if reverse else 0)
-    return (boundary % min(truncate, max(length, 1)) == 0) & (boundary > 0) & (boundary < length)
+    return (
+        (boundary % min(truncate, jnp.iinfo(boundary.dtype).max) == 0)
+        & (boundary > 0)
+        & (boundary < length)
+    )
