@@ -25,6 +25,7 @@ ARROWS = {
     "checks": {"describe"},
     "describe": set(),
     "episodes": set(),
+    "exported": set(),
     "integers": set(),
     "loops": {"describe", "target"},
     "target": set(),
