@@ -1,7 +1,5 @@
 """The networks that the table compares: every cell for sequences, then several layers."""
 
-import functools
-
 import gatedrnn as gr
 from gatedrnn._registry.cells import named, over_time
 from gatedrnn._registry.row import SIZE, Row
@@ -9,13 +7,11 @@ from gatedrnn._registry.row import SIZE, Row
 IN = 3
 
 
-@functools.cache
 def cells() -> dict[str, gr.Cell]:
     """Return the sample of every row of the registry, by name."""
     return named(over_time(), Row.sample)
 
 
-@functools.cache
 def networks() -> dict[str, tuple]:
     """Return for each row of the table the network, and the same in both directions."""
     single = {name: (gr.recurrent(cell), gr.bidirectional(cell)) for name, cell in cells().items()}
