@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import pytest
 from flag_cases import CASES
 from jax.sharding import NamedSharding, PartitionSpec
 from networks import outcome
-from reference import SAMPLE
+from reference import FEW, SAMPLE
 
 import gatedrnn as gr
 from benchmarks import hlo
@@ -28,7 +29,8 @@ from benchmarks.accelerators import H100, TARGETS, V5E, compiled_for, described
 from benchmarks.candidates import ours
 from benchmarks.problem import Problem
 from benchmarks.program import Source
-from gatedrnn._registry.cells import over_time
+from gatedrnn._registry.cells import named, over_time, over_trees
+from gatedrnn._registry.row import Row
 from gatedrnn._src.base import rule_of
 
 pytestmark = pytest.mark.accelerator
@@ -60,6 +62,8 @@ def misplaced(program):
     )
 
 
+FEW_TREES = named(over_trees(), Row.few)
+
 # Everything compiles ------------------------------------------------------------------------------
 
 # Without a device to try tiles on, XLA takes some for its own products, and stops where none fits:
@@ -68,7 +72,23 @@ BY_CUBLAS = {"xla_gpu_enable_triton_gemm": False}
 OPTIONS = {H100: BY_CUBLAS, V5E: {}}
 
 
-@pytest.mark.parametrize("name", CASES)
+def is_variant(name):
+    """Of another case: a cell with other options, a layer that another case has as well."""
+    kind, _, rest = name.partition(" ")
+    if kind in ("layer", "cell"):
+        return rest.startswith(("both", "streams")) if kind == "layer" else rest not in FEW
+    return kind in ("hand", "autodiff") and rest not in FEW_TREES
+
+
+def cases():
+    """Every case for both devices, of variants one for the one and the next for the other."""
+    turns = itertools.cycle(TARGETS.values())
+    for name in CASES:
+        for target in [next(turns)] if is_variant(name) else TARGETS.values():
+            yield pytest.param(target, name, id=f"{target.key}-{name}")
+
+
+@pytest.mark.parametrize(("target", "name"), list(cases()), indirect=["target"])
 def test_it_compiles(name, target):
     """Values and gradients, in float32: no float64 comes in, and nothing goes to the host."""
     case = CASES[name](jnp.float32)

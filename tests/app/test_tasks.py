@@ -80,12 +80,30 @@ def test_models_are_values(prepared, name):
         assert (model, hash(model)) == (other, hash(other))
 
 
+def assert_measured(task, run):
+    """Saved parameters have exactly the measures that were reported, and so have baselines."""
+    found, key = run_folder.find(run), task.criterion.name
+    records = found.metrics(key)
+    reported = {(r["model"], r["step"]): r for r in records if r["kind"] == "validation"}
+    for model in task.models:
+        step = found.record.best[model].step
+        measures = task.evaluate(model, checkpoint(f"best/{model}", run))
+        expected = {"kind": "validation", "step": step, "model": model, **measures}
+        assert reported[model, step] == expected
+    baselines = {r["name"]: r[key] for r in records if r["kind"] == "baseline"}
+    assert baselines == task.baselines()
+
+
 @every_task
 def test_trained_stopped_resumed_and_evaluated(command, monkeypatch, prepared, name):
-    """A run that is stopped and resumed ends as one that is not, and `eval` repeats its figures."""
+    """A run that is stopped and resumed ends as one that is not, and `eval` repeats its figures.
+
+    Which are those of the parameters that were saved, exactly.
+    """
     train = (*TRAIN, "--set", "train.steps=4")
     whole = command(*train, "--set", "run.folder=runs/whole")
     assert whole.code == 0, whole.err
+    assert_measured(prepared, Path("runs/whole"))
     with monkeypatch.context() as patch:  # between two validations
         at_step(patch, 3, interrupt)
         outcome = command(*train)
@@ -111,19 +129,6 @@ def test_trained_stopped_resumed_and_evaluated(command, monkeypatch, prepared, n
     assert (RUN / "curve.png").is_file()
     assert {path.name: path.read_bytes() for path in RUN.glob("pictures/*")} == drawn
     assert all(content.startswith(b"\x89PNG") or content.decode() for content in drawn.values())
-
-
-@every_task
-def test_saved_parameters_have_exactly_the_measures_that_were_reported(command, prepared, name):
-    assert command(*TRAIN, "--set", "train.steps=2").code == 0
-    records = run_folder.find(RUN).metrics(prepared.criterion.name)
-    reported = {r["model"]: r for r in records if r["kind"] == "validation"}
-    for model in prepared.models:
-        measures = prepared.evaluate(model, checkpoint(f"best/{model}"))
-        assert {"kind": "validation", "step": 2, "model": model, **measures} == reported[model]
-    baselines = {r["name"]: r for r in records if r["kind"] == "baseline"}
-    key = prepared.criterion.name
-    assert {n: r[key] for n, r in baselines.items()} == prepared.baselines()
 
 
 def test_models_of_a_run_are_trained_as_if_alone(command):

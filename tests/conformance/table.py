@@ -1,5 +1,6 @@
 """The committed table: kept as JSON to be compared with, drawn as Markdown to be read."""
 
+import functools
 import importlib
 import json
 import math
@@ -34,9 +35,15 @@ def peer_named(name: str) -> Peer:
     return importlib.import_module(f"conformance.peers.{name}").PEER
 
 
+@functools.cache
+def compared() -> dict[str, tuple]:
+    """All networks of the table, made once."""
+    return networks()
+
+
 def measured(peer: Peer, case: str) -> Row:
     """A row of the table, its errors rounded up to powers of ten."""
-    row = measure.row(peer, *networks()[case])
+    row = measure.row(peer, *compared()[case])
     return {
         column: value if isinstance(value, str) else rounded_up(value)
         for column, value in row.items()
