@@ -58,9 +58,9 @@ class Habits(NamedTuple):
 #     GRU, reset before              0.87         0.91    0.77      –    1.01
 #   gates saved, one chunk, LSTM     1.69         0.86    0.87   0.86    1.19
 #
-# in 0.5 to 0.65 of flax's memory (carries alone: 0.25 to 0.35; one chunk: 0.9 and more). One product
-# in reverse helps the LSTM alone, and not everywhere; one chunk compiles in three quarters of the
-# time, and pays for its temporaries by the page.
+# in 0.53 to 0.65 of flax's memory (carries alone: 0.25 to 0.35; one chunk: 0.9 and more). One
+# product in reverse helps the LSTM alone, and not everywhere; one chunk compiles in three quarters
+# of the time, and pays for its temporaries by the page.
 #
 # GPU and TPU. There an operation of the loop costs its launch, some microseconds, not its
 # arithmetic. So a sequence is one chunk while that is small beside the memory of the device (16 GB
