@@ -128,6 +128,8 @@ def test_gates_are_saved_on_a_cpu():
     assert plan(100, 16, 64, bptt=gr.BPTT(rule="autodiff")).save == "carries"
     for target in ("gpu", "tpu"):
         assert plan(100, 16, 64, bptt=gr.BPTT(target=target)).save == "carries"
+    assert plan(100, 16, 64, gr.GRU).save == "gates"  # four times its carry
+    assert plan(100, 16, 64, gr.LayerNormGRU).save == "carries"  # what is normalised besides
 
 
 @pytest.mark.parametrize(("length", "unroll"), [(100, 10), (97, 10), (24, 8), (49, 7)])

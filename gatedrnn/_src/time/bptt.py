@@ -43,8 +43,9 @@ class BPTT:
         memory. `"boundaries"`: only the carry at the start of each chunk, whose forward pass runs
         again. On the autodiff route: `jax.checkpoint` of each step, none, and `jax.checkpoint` of
         each chunk. None: `"gates"` on a CPU, where that is faster, as long as the carries and gates
-        of all steps of one recurrence are at most 256 MiB; otherwise, on a GPU or TPU, where sizes
-        are symbols, and on the autodiff route `"carries"`.
+        of all steps of one recurrence are at most 256 MiB and the gates no more than four times the
+        carries, as those of attention are; otherwise, on a GPU or TPU, where sizes are symbols, and
+        on the autodiff route `"carries"`.
       target: the kind of device to be fast on, `"cpu"`, `"gpu"` or `"tpu"`: the chunks, the layout
         of kernels and the loops follow it. None: the kind on which JAX runs by default
         (`jax.default_backend()`, `jax.default_device`), or that of the mesh in use. A program gives

@@ -20,6 +20,11 @@ from gatedrnn._src.pytree import first_leaf, zeros
 from gatedrnn._src.target import Target
 from gatedrnn._src.time.recurrence import Plan, Recurrence, steps_of, weights_of
 
+# Those of an LSTM take twice the memory of its carries, those of a GRU four times. Where they take
+# more, as with attention, which has values for every step of its memory, much is read and little
+# computed again.
+GATES_SHARE = 4
+
 
 class Habits(NamedTuple):
     """The choices that follow from the target alone.
@@ -28,7 +33,7 @@ class Habits(NamedTuple):
       chunk_share: a chunk is this part of the sequence, within `chunk_bytes`.
       chunk_bytes: the least and the most bytes that a chunk makes.
       gates_bytes: gates are saved for the backward pass, beside the carries, where all that is
-        saved is at most so many bytes.
+        saved is at most so many bytes, and the gates no more than `GATES_SHARE` times the carries.
       stacked: whether the steps read the kernels of all gates as one, forward and in reverse.
       unroll: the number of steps in one pass of a loop.
     """
@@ -102,7 +107,9 @@ def planned(recurrence: Recurrence, params: Params, carry: Carry, steps: Steps) 
             size = _automatic_size(habits, length, _bytes(made))
         if recurrence.rule is not None:
             _, (new, _, gates) = made
-            saves_gates = length * _bytes((new, gates)) <= habits.gates_bytes
+            saves_gates = length * _bytes((new, gates)) <= habits.gates_bytes and _bytes(
+                gates
+            ) <= GATES_SHARE * _bytes(new)
     plan = Plan(
         chunk_size=size,
         save=bptt.save or ("gates" if saves_gates else "carries"),
