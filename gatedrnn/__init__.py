@@ -9,6 +9,7 @@ from gatedrnn._src.cells.alignment import (
     attend,
     attention_weights,
 )
+from gatedrnn._src.cells.alignment import Memory as _Memory
 from gatedrnn._src.cells.attention import Attention
 from gatedrnn._src.cells.elman import Elman, ElmanCarry, ElmanParams
 from gatedrnn._src.cells.gru import GRU, GRUCarry, GRUParams
@@ -152,4 +153,4 @@ __all__ = [
     "windows",
 ]
 
-_register(globals()[name] for name in __all__)
+_register((globals()[name] for name in __all__), (Shared, _Memory))

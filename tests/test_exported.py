@@ -170,6 +170,26 @@ def test_seq2seq_with_attention():
     agree(outputs, params, shapes, [tokens(6, 3), tokens(4, 3), lengths])
 
 
+@pytest.mark.parametrize("sizes", ["s, 3", "s, b"])
+def test_a_symbol_in_the_memory(sizes):
+    """With the time of the decoder a number; bound parameters are written, too."""
+    s, b = export.symbolic_shape(sizes)
+    attention = gr.Attention(gr.GRU(4), 5, 3)
+    params = attention.init(jax.random.key(0), I, jnp.float64)
+    memory = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3, 5)))
+    xs = jnp.ones((T, 3, I))
+
+    def outputs(params, memory, xs):
+        bound = gr.attend(params, memory)
+        return gr.unroll(attention, bound, xs)[1], bound, gr.Shared(xs)
+
+    shapes = [
+        jax.ShapeDtypeStruct((s, b, 5), memory.dtype),
+        jax.ShapeDtypeStruct((T, b, I), xs.dtype),
+    ]
+    agree(outputs, params, shapes, [memory, xs])
+
+
 def test_every_named_tuple_has_a_name():
     """That stays, so that a program of today is read by a version of tomorrow."""
     public = [getattr(gr, name) for name in gr.__all__]

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+import gatedrnn as gr
 from gatedrnn._app.config import Config
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.learning import State
@@ -48,19 +49,33 @@ class Division:
         return jax.tree.map(_shape, (state, batch), places)
 
     def _of_batch(self, batch: Any) -> Any:
-        return jax.tree.unflatten(jax.tree.structure(batch), map(self._along, self.axes))
+        leaves, structure = jax.tree.flatten(batch)
+        if len(leaves) != len(self.axes):
+            raise CommandError(
+                f"batch_axes: got {len(self.axes)}, expected {len(leaves)}, one for each"
+                " array of a batch of the task"
+            )
+        return jax.tree.unflatten(structure, map(self._along, self.axes))
 
     def _of_state(self, state: State) -> State:
         whole = NamedSharding(self.mesh, PartitionSpec())
         places = jax.tree.map(lambda _: whole, state)
+
+        def rows(node: Any) -> Any:
+            return jax.tree.map(lambda _: whole, node) if _is_shared(node) else self._along(0)
+
         learners = {
-            name: learner._replace(carry=jax.tree.map(lambda _: self._along(0), learner.carry))
+            name: learner._replace(carry=jax.tree.map(rows, learner.carry, is_leaf=_is_shared))
             for name, learner in places.learners.items()
         }
         return places._replace(learners=learners)
 
     def _along(self, axis: int) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def _is_shared(node: Any) -> bool:
+    return isinstance(node, gr.Shared)
 
 
 def _shape(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -75,13 +90,20 @@ def show(count: int) -> None:
     """
     if count > 1 and BY_FLAG not in os.environ.get("XLA_FLAGS", ""):
         with suppress(RuntimeError):  # JAX has begun to compute: it shows what it shows
-            jax.config.update("jax_num_cpu_devices", count)
+            jax.config.update("jax_num_cpu_devices", min(count, _cores()))
     if count > 1 and jax.device_count() < count:
         kind = jax.devices()[0].device_kind
         raise CommandError(
             f"train.devices: got {count}, expected at most {jax.device_count()}, what JAX shows"
             f" ({kind})"
         )
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    with suppress(AttributeError):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def division(config: Config, axes: tuple[int, ...] | None) -> Division | None:
@@ -95,8 +117,8 @@ def division(config: Config, axes: tuple[int, ...] | None) -> Division | None:
         return None
     if axes is None:
         raise CommandError(
-            f"train.devices: got {count}, expected 1: the batches of the task {config.task} are"
-            " not rows that can be divided"
+            f"train.devices: got {count}, expected 1: the task {config.task} does not say where"
+            " the sequences of its batches lie (batch_axes)"
         )
     if batch % count:
         raise CommandError(

@@ -1,17 +1,30 @@
-"""Named tuples that programs of `jax.export` may take and return, under stable names."""
+"""Named tuples and other trees that programs of `jax.export` take and return, by stable names."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from jax import export
 
-_known: set[type] = set()  # JAX refuses a type that it knows; a module may be read twice
 
+def register(values: Iterable[Any], others: Iterable[type] = ()) -> None:
+    """Register those of `values` that are named tuples, and `others`, as `gatedrnn.NAME`.
 
-def register(values: Iterable[Any]) -> None:
-    """Register those of `values` that are named tuples, as `gatedrnn.NAME`."""
+    The others are dataclasses of which every field is a tree of arrays.
+    """
     for value in values:
-        if isinstance(value, type) and issubclass(value, tuple) and value not in _known:
-            name = f"gatedrnn.{value.__name__}"
-            export.register_namedtuple_serialization(value, serialized_name=name)
-            _known.add(value)
+        if isinstance(value, type) and issubclass(value, tuple):
+            with suppress(ValueError):  # JAX knows it: the package is imported a second time
+                export.register_namedtuple_serialization(value, serialized_name=_name(value))
+    for other in others:
+        with suppress(ValueError):
+            export.register_pytree_node_serialization(
+                other,
+                serialized_name=_name(other),
+                serialize_auxdata=lambda _: b"",
+                deserialize_auxdata=lambda _: (),
+            )
+
+
+def _name(value: type) -> str:
+    return f"gatedrnn.{value.__name__}"

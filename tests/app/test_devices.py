@@ -89,7 +89,7 @@ def test_what_does_not_divide_is_refused(refuses, settings, words):
 
 def test_trees_are_not_divided(refuses):
     Path("tiny.toml").write_text(tiny.configuration("formulas"), encoding="utf-8")
-    words = ("train.devices: got 2, expected 1: the batches of the task formulas are not rows",)
+    words = ("train.devices: got 2, expected 1: the task formulas does not say where the",)
     refuses(*TRAIN, "--set", "train.devices=2", words=words)
 
 

@@ -30,6 +30,7 @@ class BPTT:
       chunk: the number of steps that the engine projects, linearizes and contracts at once, at
         least 1, at most `T`; a remainder is one shorter chunk. None: a twentieth of `T`, between
         bounds on the bytes of a chunk; on a GPU or TPU the whole sequence, within such bounds.
+        Where `T` is a symbol of `jax.export` there is one chunk, whatever is asked for.
       truncate: `k`: the gradient that crosses between array positions `jk−1` and `jk` is zero, in
         both directions of time and for any chunk or mask (Williams & Peng 1990). The forward pass
         and the gradient within each window of `k` steps are unchanged.
@@ -40,12 +41,13 @@ class BPTT:
         pass (Graves 2013). No forward mode on either route.
       save: the values that the forward pass keeps. `"carries"`: the carry of every step; gates are
         computed again, for a whole chunk at once. `"gates"`: the gates too, for about twice the
-        memory. `"boundaries"`: only the carry at the start of each chunk, whose forward pass runs
-        again. On the autodiff route: `jax.checkpoint` of each step, none, and `jax.checkpoint` of
-        each chunk. None: `"gates"` on a CPU, where that is faster, as long as the carries and gates
-        of all steps of one recurrence are at most 256 MiB and the gates no more than four times the
-        carries, as those of attention are; otherwise, on a GPU or TPU, where sizes are symbols, and
-        on the autodiff route `"carries"`.
+        memory with an LSTM or a GRU. `"boundaries"`: only the carry at the start of each chunk,
+        whose forward pass runs again. On the autodiff route: `jax.checkpoint` of each step, none,
+        and `jax.checkpoint` of each chunk.
+        None: `"gates"` on a CPU, where that is faster, as long as the carries and gates
+        of all steps of one recurrence, of one example under `vmap`, are at most 256 MiB, and gates
+        at most four times as many values as carries (attention and layer normalisation have more).
+        Otherwise, on a GPU or TPU, where sizes are symbols, and on the autodiff route `"carries"`.
       target: the kind of device to be fast on, `"cpu"`, `"gpu"` or `"tpu"`: the chunks, the layout
         of kernels and the loops follow it. None: the kind on which JAX runs by default
         (`jax.default_backend()`, `jax.default_device`), or that of the mesh in use. A program gives

@@ -20,9 +20,9 @@ from gatedrnn._src.pytree import first_leaf, zeros
 from gatedrnn._src.target import Target
 from gatedrnn._src.time.recurrence import Plan, Recurrence, steps_of, weights_of
 
-# Those of an LSTM take twice the memory of its carries, those of a GRU four times. Where they take
-# more, as with attention, which has values for every step of its memory, much is read and little
-# computed again.
+# An LSTM has twice as many gates as values in its carry, a GRU three or four times. Where there are
+# more, all that layers normalise or what attention has for every step of its memory, saving them
+# would multiply the memory.
 GATES_SHARE = 4
 
 
@@ -33,7 +33,7 @@ class Habits(NamedTuple):
       chunk_share: a chunk is this part of the sequence, within `chunk_bytes`.
       chunk_bytes: the least and the most bytes that a chunk makes.
       gates_bytes: gates are saved for the backward pass, beside the carries, where all that is
-        saved is at most so many bytes, and the gates no more than `GATES_SHARE` times the carries.
+        saved is at most so many bytes, and they are at most `GATES_SHARE` times as many values.
       stacked: whether the steps read the kernels of all gates as one, forward and in reverse.
       unroll: the number of steps in one pass of a loop.
     """
@@ -101,15 +101,14 @@ def planned(recurrence: Recurrence, params: Params, carry: Carry, steps: Steps) 
     size, saves_gates = length, False  # where sizes are symbols: one chunk, by a plain loop
     if bptt.chunk is not None and not is_symbolic_dim(length):
         size = max(1, min(bptt.chunk, length))
-    if _sizes_are_known((carry, steps.xs)):
+    if _sizes_are_known((params, carry, steps.xs)):
         made = _made_by_a_step(recurrence, params, carry, steps.xs)
         if bptt.chunk is None:
             size = _automatic_size(habits, length, _bytes(made))
         if recurrence.rule is not None:
             _, (new, _, gates) = made
-            saves_gates = length * _bytes((new, gates)) <= habits.gates_bytes and _bytes(
-                gates
-            ) <= GATES_SHARE * _bytes(new)
+            are_few = _values(gates) <= GATES_SHARE * _values(new)
+            saves_gates = are_few and length * _bytes((new, gates)) <= habits.gates_bytes
     plan = Plan(
         chunk_size=size,
         save=bptt.save or ("gates" if saves_gates else "carries"),
@@ -129,7 +128,9 @@ def _unroll(most: int, size: int) -> int:
 
 def _sizes_are_known(tree: Any) -> bool:
     """Return False where a size is a symbol, as in a program that `jax.export` makes for any."""
-    return not any(is_symbolic_dim(n) for leaf in jax.tree.leaves(tree) for n in leaf.shape)
+    return not any(
+        is_symbolic_dim(n) for leaf in jax.tree.leaves(tree) for n in jax.numpy.shape(leaf)
+    )
 
 
 def _made_by_a_step(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Any:
@@ -148,6 +149,10 @@ def _bytes(shapes: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
+def _values(shapes: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
 def _automatic_size(habits: Habits, length: int, bytes_of_step: int) -> int:
     """Return a number of steps from the bytes that one step makes."""
     least, most = (size // max(bytes_of_step, 1) for size in habits.chunk_bytes)
@@ -160,7 +165,11 @@ def _automatic_size(habits: Habits, length: int, bytes_of_step: int) -> int:
 def _kernel(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Kernel | None:
     """Return the kernel that runs the steps, or None: they go by `lax.scan`."""
     name, rule = recurrence.bptt.kernel, recurrence.rule
-    if name == "scan" or rule is None or (name is None and not _sizes_are_known((carry, xs))):
+    if (
+        name == "scan"
+        or rule is None
+        or (name is None and not _sizes_are_known((params, carry, xs)))
+    ):
         return None
     for kernel in rule.kernels:
         if kernel.target != recurrence.target or name not in (None, kernel.name):
