@@ -33,6 +33,12 @@ def in_subprocess(module: str, request: Any, environment: dict[str, str] | None 
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def on_cpu_devices(module: str, request: Any, count: int) -> Any:
+    """The same in a process whose CPU shows `count` devices, also where there is a GPU."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return in_subprocess(module, request, {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags})
+
+
 def answer(main: Callable[[Any], Any]) -> None:
     """The other end."""
     print(json.dumps(main(json.loads(sys.argv[1]))))

@@ -1,6 +1,7 @@
 """Programs of `jax.export` with symbols for sizes, read back, give what the function gives."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax import export
 
 import gatedrnn as gr
 from gatedrnn._registry.cells import over_time
+from gatedrnn._src.exported import register
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 T, B, I = 7, 4, 3
@@ -84,15 +86,9 @@ def test_layers(net, sizes):
     agree(outcome, params, shaped(sizes), sequences(T, B), *others)
 
 
-@pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize(
-    "options", [{"save": "gates", "chunk": 3}, {"save": "boundaries"}, {"target": "gpu"}], ids=str
-)
-def test_ways_back(options, sizes):
-    """Truncation and clipping; a chunk of one's own holds where the length is a number."""
-    cell = gr.LSTM(3)
-    params = cell.init(jax.random.key(0), I, jnp.float64)
-    bptt = gr.BPTT(truncate=3, clip=0.1, **options)
+def gradient(options):
+    """The gradient of an LSTM by a way back, with truncation and clipping, and its parameters."""
+    cell, bptt = gr.LSTM(3), gr.BPTT(truncate=3, **options)
 
     def gradient(params, xs, lengths, resets):
         def loss(params):
@@ -100,7 +96,31 @@ def test_ways_back(options, sizes):
 
         return jax.grad(loss)(params)
 
-    agree(gradient, params, shaped(sizes), sequences(T, B))
+    return gradient, cell.init(jax.random.key(0), I, jnp.float64)
+
+
+WAYS = [
+    {"save": "gates", "clip": 0.1},
+    {"save": "boundaries"},
+    {"target": "gpu"},
+    {"rule": "autodiff"},
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_ways_back(options, sizes):
+    others = [sequences(T + 2, B), sequences(2, B)] if sizes.startswith("t") else []
+    agree(*gradient(options), shaped(sizes), sequences(T, B), *others)
+
+
+@pytest.mark.parametrize("save", ["gates", "boundaries"])
+def test_a_chunk_of_ones_own(save):
+    """It holds where the length is a number, and is refused where that is a symbol."""
+    options = {"save": save, "chunk": 3}
+    agree(*gradient(options), shaped("7, b"), sequences(T, B), sequences(T, 1))
+    with pytest.raises(ValueError, match=r"^chunk: got 3, expected None where .* is a symbol, t"):
+        exported(*gradient(options), *shaped("t, b"))
 
 
 # Steps, decoding, two sequences -------------------------------------------------------------------
@@ -197,9 +217,13 @@ def test_every_named_tuple_has_a_name():
     assert gr.LSTMParams in tuples
     for kind in tuples:
         value = kind(*(jnp.zeros(()),) * len(kind._fields))
-        read = export.deserialize(export.export(jax.jit(lambda v: v))(value).serialize())
-        assert type(read.call(value)) is kind
-        assert (
-            f"gatedrnn.{kind.__name__}".encode()
-            in export.export(jax.jit(lambda v: v))(value).serialize()
-        )
+        written = export.export(jax.jit(lambda v: v))(value).serialize()
+        assert f"gatedrnn.{kind.__name__}".encode() in written
+        assert type(export.deserialize(written).call(value)) is kind
+
+
+def test_names_may_be_registered_again():
+    """As they are where the package is imported a second time, with other classes."""
+    register([gr.LSTMParams], [gr.Shared])
+    register([NamedTuple("LSTMParams", [("kernel", jax.Array)])])
+    test_every_named_tuple_has_a_name()

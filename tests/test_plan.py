@@ -128,7 +128,7 @@ def test_gates_are_saved_on_a_cpu():
     assert plan(100, 16, 64, bptt=gr.BPTT(rule="autodiff")).save == "carries"
     for target in ("gpu", "tpu"):
         assert plan(100, 16, 64, bptt=gr.BPTT(target=target)).save == "carries"
-    assert plan(100, 16, 64, gr.GRU).save == "gates"  # four times its carry
+    assert plan(100, 16, 64, gr.GRU).save == "gates"  # three times as many values as its carry
     assert plan(100, 16, 64, gr.LayerNormGRU).save == "carries"  # what is normalised besides
 
 

@@ -4,16 +4,17 @@ XLA gives the few rows of a recurrent step to one core. With as many CPU devices
 and a part of the batch for each, all of them compute.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from benchmarks import markdown as md
+from benchmarks.environment import cores
 from benchmarks.settings import Settings
 from benchmarks.tables import registry
 from benchmarks.tables.task import Task, described
 from benchmarks.tables.variants import figure
-from benchmarks.worker import in_subprocess
+from benchmarks.worker import on_cpu_devices
 
 TITLE = "All cores"
 OPTIONS = {"seconds", "cells", "points"}
@@ -21,7 +22,7 @@ CELL = "LSTM"
 LIBRARIES = (registry.OURS, "flax linen", "flax linen, optimised", "flax nnx")
 LIBRARIES += ("flax nnx, optimised",)
 JIT, SHARD_MAP = "jit", "shard_map"
-FLAG = "--xla_force_host_platform_device_count"
+WORKER = "benchmarks.tables.cores_worker"
 
 
 def divided(library: str, how: str) -> str:
@@ -30,18 +31,12 @@ def divided(library: str, how: str) -> str:
 
 
 def tasks(settings: Settings) -> Iterator[Task]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = cores()
     for of, problem in settings.problems((CELL,)):
-        B = problem.B + -problem.B % cores  # as many rows for each
+        B = problem.B + -problem.B % devices  # as many rows for each
         request = {"cell": problem.cell, "sizes": [problem.T, B, problem.I, problem.H]}
-        request |= {"seconds": settings.seconds, "tiny": settings.tiny, "devices": cores}
-        yield Task(of, lambda request=request: _measure(request))
-
-
-def _measure(request: dict[str, Any]) -> dict[str, Any]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}={request['devices']}"
-    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    return in_subprocess("benchmarks.tables.cores_worker", request, environment)
+        request |= {"seconds": settings.seconds, "tiny": settings.tiny, "devices": devices}
+        yield Task(of, partial(on_cpu_devices, WORKER, request, devices))
 
 
 class Ratios(NamedTuple):

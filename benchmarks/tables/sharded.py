@@ -4,19 +4,19 @@ Over four devices that a CPU is made to show, also where there is a GPU: what is
 depend on the device, and the times are for orientation only.
 """
 
-import os
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 from benchmarks import hlo
 from benchmarks import markdown as md
 from benchmarks.settings import Settings
 from benchmarks.tables.task import Task
 from benchmarks.tables.variants import figure
-from benchmarks.worker import in_subprocess
+from benchmarks.worker import on_cpu_devices
 
 TITLE = "Several devices"
 OPTIONS = {"seconds"}
+WORKER = "benchmarks.tables.sharded_worker"
 DEVICES = 4
 LAYERS = ("gr.unroll", "gr.bidirectional", "gr.stack")
 UNSHARDED, JIT, SHARD_MAP = "one device", "jit, Auto mesh", "shard_map"
@@ -27,13 +27,7 @@ def tasks(settings: Settings) -> Iterator[Task]:
     for layer in LAYERS[:1] if settings.tiny else LAYERS:  # a process for each takes its time
         request = {"layer": layer, "T": T, "B": B, "H": H, "chunk": chunk}
         request |= {"seconds": settings.seconds, "tiny": settings.tiny}
-        yield Task({"layer": layer}, lambda request=request: _measure(request))
-
-
-def _measure(request: dict[str, Any]) -> dict[str, Any]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
-    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    return in_subprocess("benchmarks.tables.sharded_worker", request, environment)
+        yield Task({"layer": layer}, partial(on_cpu_devices, WORKER, request, DEVICES))
 
 
 def markdown(rows: list[dict]) -> list[str]:

@@ -124,6 +124,19 @@ def test_batches_of_an_odd_size(cell, B):
     compiled_for(H100, ours.programs(Problem(cell, T, B, 64, 64))["train"])
 
 
+@pytest.mark.parametrize(("B", "H"), [(1, 100), (3, 8), (4, 16)])
+def test_layer_normalisation_at_any_size(B, H):
+    """XLA's fusions for a GPU do not take a concatenation of what is normalised, at some sizes."""
+    cell = gr.LayerNormGRU(H)
+
+    def loss(params, xs):
+        return jnp.sum(jnp.square(gr.unroll(cell, params, xs)[1]))
+
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 40))
+    arguments = params, jax.ShapeDtypeStruct((20, B, 40), jnp.float32)
+    compiled_for(H100, Source("step", jax.value_and_grad(loss, argnums=(0, 1)), arguments))
+
+
 # Kernels ------------------------------------------------------------------------------------------
 
 WITH_KERNELS = {name: cell for name, cell in SAMPLE.items() if rule_of(cell).kernels}

@@ -1,16 +1,20 @@
 """Batches divided over devices: the same training, and what cannot be divided is refused."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gatedrnn as gr
 from benchmarks import hlo
-from gatedrnn._app import devices, learning, tasks
+from gatedrnn._app import devices, learning, memory, tasks
+from gatedrnn._app.errors import CommandError
 
 from . import tiny
 from .runs import TRAIN, checkpoint, metrics
@@ -56,7 +60,7 @@ def test_divided_steps_are_the_whole_ones(workplace, name):
     shapes = division.shapes(whole, batch)
     text = learning.train_step.lower(*shapes, key, 6, **static).compile().as_text()
     kinds = {kind for found in hlo.collectives(text).values() for kind in found}
-    assert "all-reduce" in kinds
+    assert kinds == {"all-reduce"}
 
 
 def test_the_command_divides(command):
@@ -93,6 +97,28 @@ def test_trees_are_not_divided(refuses):
     refuses(*TRAIN, "--set", "train.devices=2", words=words)
 
 
+def test_axes_for_every_array(workplace):
+    division, task, _, _ = started("language")
+    with pytest.raises(CommandError, match="batch_axes: got 1, expected 2, one for each array"):
+        dataclasses.replace(division, axes=(1,)).batch(task.batch(0))
+
+
+def test_what_rows_share_is_not_divided(workplace):
+    """Of a carry; all else of it is, and the parameters are not."""
+    division, *_ = started("language")
+    carry = {"rows": jnp.zeros((4, 3)), "shared": gr.Shared((jnp.zeros(3), jax.random.key(0)))}
+    learner = learning.Learner(jnp.zeros(4), (), carry)
+    placed = division.state(learning.State(jnp.int32(0), {"LSTM": learner}))
+    (found,) = placed.learners.values()
+    assert not found.carry["rows"].is_fully_replicated
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(found.carry["shared"]))
+    assert found.params.is_fully_replicated
+
+
+def test_devices_of_a_cpu_share_its_memory():
+    assert memory.of_device(2) == memory.available() // 2
+
+
 @pytest.mark.processes
 def test_a_cpu_shows_its_cores(workplace):
     """Without a flag of XLA, and with that of the tests."""
@@ -103,3 +129,7 @@ def test_a_cpu_shows_its_cores(workplace):
             [*command, "--overwrite"], env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+    command[-1] = "train.devices=1000000"
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "train.devices: got 1000000, expected at most" in done.stderr

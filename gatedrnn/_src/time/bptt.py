@@ -30,7 +30,8 @@ class BPTT:
       chunk: the number of steps that the engine projects, linearizes and contracts at once, at
         least 1, at most `T`; a remainder is one shorter chunk. None: a twentieth of `T`, between
         bounds on the bytes of a chunk; on a GPU or TPU the whole sequence, within such bounds.
-        Where `T` is a symbol of `jax.export` there is one chunk, whatever is asked for.
+        Where sizes are symbols of `jax.export` the whole sequence; a number is refused there if `T`
+        is a symbol.
       truncate: `k`: the gradient that crosses between array positions `jk−1` and `jk` is zero, in
         both directions of time and for any chunk or mask (Williams & Peng 1990). The forward pass
         and the gradient within each window of `k` steps are unchanged.

@@ -93,18 +93,22 @@ def planned(recurrence: Recurrence, params: Params, carry: Carry, steps: Steps) 
     """Return `recurrence` with a plan for its target and for these sizes.
 
     Raises:
-      ValueError: a kernel that `bptt` insists on and that cannot run these steps.
+      ValueError: a kernel that `bptt` insists on and that cannot run these steps, or a chunk of
+        steps of which the number is a symbol.
     """
     habits, bptt = HABITS[recurrence.target], recurrence.bptt
     kernel = _kernel(recurrence, params, carry, steps.xs)
     length = first_leaf(steps.xs).shape[0]
-    size, saves_gates = length, False  # where sizes are symbols: one chunk, by a plain loop
-    if bptt.chunk is not None and not is_symbolic_dim(length):
-        size = max(1, min(bptt.chunk, length))
+    if bptt.chunk is not None and is_symbolic_dim(length):  # which `lax.scan` does not divide
+        raise ValueError(
+            f"chunk: got {bptt.chunk}, expected None where the number of steps is a symbol,"
+            f" {length}"
+        )
+    size, saves_gates = bptt.chunk or length, False  # where sizes are symbols
     if _sizes_are_known((params, carry, steps.xs)):
         made = _made_by_a_step(recurrence, params, carry, steps.xs)
-        if bptt.chunk is None:
-            size = _automatic_size(habits, length, _bytes(made))
+        size = _automatic_size(habits, length, _bytes(made)) if bptt.chunk is None else bptt.chunk
+        size = max(1, min(size, length))
         if recurrence.rule is not None:
             _, (new, _, gates) = made
             are_few = _values(gates) <= GATES_SHARE * _values(new)
@@ -121,7 +125,7 @@ def planned(recurrence: Recurrence, params: Params, carry: Carry, steps: Steps) 
 
 def _unroll(most: int, size: int) -> int:
     """Return the number of steps in a pass of the loop, which divides a chunk if one near does."""
-    if is_symbolic_dim(size):
+    if is_symbolic_dim(size):  # which `lax.scan` does not divide
         return 1
     return next((n for n in range(most, most // 2, -1) if size % n == 0), most)
 
@@ -165,11 +169,9 @@ def _automatic_size(habits: Habits, length: int, bytes_of_step: int) -> int:
 def _kernel(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Kernel | None:
     """Return the kernel that runs the steps, or None: they go by `lax.scan`."""
     name, rule = recurrence.bptt.kernel, recurrence.rule
-    if (
-        name == "scan"
-        or rule is None
-        or (name is None and not _sizes_are_known((params, carry, xs)))
-    ):
+    if name == "scan" or rule is None:
+        return None
+    if name is None and not _sizes_are_known((params, carry, xs)):
         return None
     for kernel in rule.kernels:
         if kernel.target != recurrence.target or name not in (None, kernel.name):

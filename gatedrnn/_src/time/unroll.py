@@ -234,8 +234,5 @@ def _cuts(truncate: int, length: int, reverse: bool) -> Array:
     A cut lies between positions `jk-1` and `jk`: before step `jk` forward, `jk-1` in reverse.
     """
     boundary = jnp.arange(length) + (1 if reverse else 0)
-    return (
-        (boundary % min(truncate, jnp.iinfo(boundary.dtype).max) == 0)
-        & (boundary > 0)
-        & (boundary < length)
-    )
+    every = min(truncate, jnp.iinfo(boundary.dtype).max)
+    return (boundary % every == 0) & (boundary > 0) & (boundary < length)
