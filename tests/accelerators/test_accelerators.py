@@ -124,7 +124,7 @@ def test_batches_of_an_odd_size(cell, B):
     compiled_for(H100, ours.programs(Problem(cell, T, B, 64, 64))["train"])
 
 
-@pytest.mark.parametrize(("B", "H"), [(1, 100), (3, 8), (4, 16)])
+@pytest.mark.parametrize(("B", "H"), [(1, 100), (4, 8), (4, 16)])
 def test_layer_normalisation_at_any_size(B, H):
     """XLA's fusions for a GPU do not take a concatenation of what is normalised, at some sizes."""
     cell = gr.LayerNormGRU(H)
