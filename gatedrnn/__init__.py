@@ -24,9 +24,10 @@ from gatedrnn._src.decoding.beam import Beams, beam_search
 from gatedrnn._src.decoding.free_running import generate
 from gatedrnn._src.decoding.token_by_token import Decoded, greedy, sample
 from gatedrnn._src.exported import register as _register
-from gatedrnn._src.layers.base import Context, Layer
+from gatedrnn._src.layers.base import Layer
 from gatedrnn._src.layers.bidirectional import Bidirectional, Directions, bidirectional
 from gatedrnn._src.layers.combinators import Repeat, Residual, repeat, residual
+from gatedrnn._src.layers.context import Context
 from gatedrnn._src.layers.many_to_one import Final, Pool, final, pool
 from gatedrnn._src.layers.pointwise import (
     Dense,

@@ -18,7 +18,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room of the library, a folder or a module beside the folders, and what it may import. In
 # particular cells know no engine, and what runs over time or trees knows no cell.
-GROUND = {"base", "checks", "describe", "episodes", "integers", "masks", "numerics", "pytree"}
+GROUND = {
+    "base",
+    "checks",
+    "describe",
+    "episodes",
+    "integers",
+    "masks",
+    "numerics",
+    "placement",
+    "pytree",
+}
 GROUND |= {"loops", "target", "validation"}
 ARROWS = {
     "base": {"describe", "loops"},
@@ -31,6 +41,7 @@ ARROWS = {
     "target": set(),
     "kernels": {"loops", "pytree"},
     "numerics": set(),
+    "placement": {"base"},
     "pytree": {"base", "numerics"},
     "validation": {"base", "checks", "describe", "integers"},
     "masks": {"base", "describe", "integers", "validation"},

@@ -59,7 +59,7 @@ def test_zoneout_keeps_some_units_and_makes_the_others_as_the_cell_does(inner):
 def mask_of(cell, params, xs):
     """The mask `[*B, F]` of recurrent dropout."""
     steps = jnp.zeros(xs.shape[:-1], int)
-    return np.asarray(cell.draw(row_keys(KEY, xs.shape[1:-1]), params, xs, steps)[0].mask)
+    return np.asarray(cell.draw(row_keys(KEY, xs.shape[1:-1]), params, xs, steps)[0].masks.mask)
 
 
 @inner_cells

@@ -19,8 +19,9 @@ from gatedrnn._interop.networks import directions_of
 from gatedrnn._interop.supported import cannot
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
-from gatedrnn._src.layers.base import Context, Layer
+from gatedrnn._src.layers.base import Layer
 from gatedrnn._src.layers.combinators import Around
+from gatedrnn._src.layers.context import Context
 from gatedrnn._src.layers.recurrent import as_layer
 from gatedrnn._src.time.bptt import BPTT
 

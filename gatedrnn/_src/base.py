@@ -334,7 +334,10 @@ def is_shared(node: Any) -> bool:
 
 
 class Bound:
-    """A value bound to parameters for the length of a run: `init` leaves None in its place."""
+    """A value bound to parameters for the length of a run: `init` leaves None in its place.
+
+    Every array in it is `[*B, ...]`.
+    """
 
     def check(self, name: str) -> None:
         """Raise, with `name` for the value, unless it holds what it should."""

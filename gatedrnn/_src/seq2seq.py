@@ -14,15 +14,17 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from gatedrnn._src import checks, validation
+from gatedrnn._src import checks, placement, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared
 from gatedrnn._src.cells.alignment import AttentionCarry, attend, attention_weights, has_attention
 from gatedrnn._src.describe import documented, shown
-from gatedrnn._src.layers.base import Layer, Names, fold
+from gatedrnn._src.layers.base import Layer, Names
 from gatedrnn._src.layers.checks import check_layer
+from gatedrnn._src.layers.context import fold
 from gatedrnn._src.layers.pointwise import DenseParams, dense
 from gatedrnn._src.layers.recurrent import as_layer
 from gatedrnn._src.numerics import affine
+from gatedrnn._src.placement import ROWS, WHOLE
 
 Bridge = Literal["learned", "direct"]
 
@@ -126,12 +128,21 @@ class Seq2Seq:
             names, params.encoder, sources, None, lengths, None, None, _fold(key, 0)
         )
         batch_shape = memory.shape[1:-1]
+        rows = placement.rows_of("sources", memory, 1, len(batch_shape), params)
         carry = self.decoder.carry(batch_shape, memory.dtype, params.decoder)
+        carry = placement.placed(ROWS, carry, rows)
         if self.bridge == "direct":
             carry = _direct_bridge(encoded, carry)
         elif self.bridge == "learned":
             assert params.bridge is not None
-            carry = _learned_bridge(params.bridge, encoded, carry, len(batch_shape))
+            carry = placement.on_mesh(
+                _learned_bridge,
+                (len(batch_shape),),
+                (params.bridge, encoded, carry),
+                (WHOLE, ROWS, ROWS),
+                ROWS,
+                rows,
+            )
         if has_attention(params.decoder):
             params = params._replace(decoder=attend(params.decoder, memory, lengths=lengths))
         return carry, params
@@ -335,7 +346,7 @@ def _with_state(carry: Carry, state: list[Array]) -> Carry:
     return jax.tree.map(replaced, carry, is_leaf=_is_node)
 
 
-def _learned_bridge(params: DenseParams, encoded: Carry, start: Carry, batch_axes: int) -> Carry:
+def _learned_bridge(batch_axes: int, params: DenseParams, encoded: Carry, start: Carry) -> Carry:
     """Return `start` with the state `tanh(e W + b)`, `e [*B, E]` being the state in `encoded`."""
     dtype = validation.as_array("params.bridge.kernel", params.kernel).dtype
     vectors = [

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import validation
+from gatedrnn._src import placement, validation
 from gatedrnn._src.base import Bound, Carry, Params
 from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.numerics import accumulator, dot, for_cotangents, over_leading
+from gatedrnn._src.placement import ROWS, STEPS, WHOLE
 from gatedrnn._src.pytree import first_leaf
 
 
@@ -208,8 +209,7 @@ def attend(
     mask = validation.as_mask(lengths, mask, memory.shape[0], memory.shape[1:-1])
     if mask is None:
         mask = jnp.ones(memory.shape[:-1], bool)
-    memory = jnp.moveaxis(validation.zero_masked(memory, mask), 0, -2)
-    valid = jnp.moveaxis(mask, 0, -1)
+    rows = placement.rows_of("memory", memory, 1, memory.ndim - 2, (params, mask))
 
     def bind(node: Any) -> Any:
         if not isinstance(node, AttentionParams):
@@ -226,16 +226,23 @@ def attend(
                 f"memory: got {memory.shape[-1]} features, expected {kernel.shape[0]}, the "
                 "memory_features of gr.Attention"
             )
-        values = memory.astype(kernel.dtype)
-        keys = dot(values, kernel).astype(for_cotangents(kernel.dtype))
+        arguments, roles = (kernel, memory, mask), (WHOLE, STEPS, STEPS)
         return node._replace(
             cell=jax.tree.map(bind, node.cell, is_leaf=_is_attention),
-            memory=Memory(values, keys, valid.astype(kernel.dtype)),
+            memory=placement.on_mesh(_made, (), arguments, roles, ROWS, rows),
         )
 
     if not has_attention(params):
         raise ValueError("params: got none of a gr.Attention, expected at least one")
     return jax.tree.map(bind, params, is_leaf=_is_attention)
+
+
+def _made(kernel: Array, memory: Array, mask: Array) -> Memory:
+    """Return the memory in the layout of the steps, from `[S, *B, M]` and `mask [S, *B]`."""
+    memory = jnp.moveaxis(validation.zero_masked(memory, mask), 0, -2)
+    values = memory.astype(kernel.dtype)
+    keys = dot(values, kernel).astype(for_cotangents(kernel.dtype))
+    return Memory(values, keys, jnp.moveaxis(mask, 0, -1).astype(kernel.dtype))
 
 
 def attention_weights(params: Params, carry: Carry) -> Array:

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from gatedrnn._src import checks
-from gatedrnn._src.base import Carry, Params, Rule, RuledCell, StepRecord, prepared, rule_of
+from gatedrnn._src.base import Bound, Carry, Params, Rule, RuledCell, StepRecord, prepared, rule_of
 from gatedrnn._src.cells.common import ruled_step
 from gatedrnn._src.describe import short_repr
 from gatedrnn._src.masks import check_inner, kept
@@ -24,27 +24,40 @@ from gatedrnn._src.pytree import first_leaf, zeros
 # network. The cells' own rules take the mask (see `gr.Rule`); here it is bound to the parameters.
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowMasks(Bound):
+    """The mask of each row, in the place of a parameter."""
+
+    mask: Array  # [*B, F], 0 or 1 / (1 − rate)
+
+
 class MaskedParams(NamedTuple):
-    """The parameters of the inner cell and a mask."""
+    """The parameters of the inner cell and the masks."""
 
     params: Params
-    mask: Array | None  # [*B, F], 0 or 1 / (1 − rate); None: no dropout
+    masks: RowMasks
 
 
-def _with_mask(params: Params) -> MaskedParams:
-    return params if isinstance(params, MaskedParams) else MaskedParams(params, None)
+def _with_mask(params: Params) -> tuple[Params, Array | None]:
+    """Return the parameters of the inner cell and the masks of the rows, None without dropout."""
+    if isinstance(params, MaskedParams):
+        return params.params, params.masks.mask
+    return params, None
 
 
 def project(cell: "RecurrentDropout", params: Params, xs: Array) -> Any:
     """Return the projection of the inner cell."""
-    return cell.cell.rule.project(cell.cell, _with_mask(params).params, xs)
+    return cell.cell.rule.project(cell.cell, _with_mask(params)[0], xs)
 
 
-def prepare(cell: "RecurrentDropout", params: Params) -> tuple[MaskedParams, MaskedParams]:
+def prepare(cell: "RecurrentDropout", params: Params) -> tuple[Params, Params]:
     """Return the layouts of the inner cell, each with the mask."""
-    params, mask = _with_mask(params)
-    forward, reverse = prepared(cell.cell.rule, cell.cell, params)
-    return MaskedParams(forward, mask), MaskedParams(reverse, mask)
+    inner, _ = _with_mask(params)
+    forward, reverse = prepared(cell.cell.rule, cell.cell, inner)
+    if isinstance(params, MaskedParams):
+        return MaskedParams(forward, params.masks), MaskedParams(reverse, params.masks)
+    return forward, reverse
 
 
 def recur(
@@ -57,7 +70,7 @@ def recur(
 
 def linearize(cell: "RecurrentDropout", params: Params, record: StepRecord) -> Any:
     """Return the local derivatives of the inner cell."""
-    return cell.cell.rule.linearize(cell.cell, _with_mask(params).params, record)
+    return cell.cell.rule.linearize(cell.cell, _with_mask(params)[0], record)
 
 
 def backward(
@@ -74,7 +87,7 @@ def contract(
     """Return the sums of the inner cell's rule; the mask is a constant."""
     inner, mask = _with_mask(params)
     dparams, dxs = cell.cell.rule.contract(cell.cell, inner, record, delta, mask=mask)
-    return dparams if mask is None else MaskedParams(dparams, zeros(mask)), dxs
+    return dparams if mask is None else MaskedParams(dparams, RowMasks(zeros(mask))), dxs
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -157,4 +170,4 @@ class RecurrentDropout:
         """Bind a mask for each row, drawn from its key of `keys [*B]`, to the parameters."""
         output = first_leaf(jax.eval_shape(lambda: self.cell.carry((), xs.dtype)))
         keep = kept(keys, self.rate, output.shape)
-        return MaskedParams(params, keep.astype(xs.dtype) / (1 - self.rate)), xs
+        return MaskedParams(params, RowMasks(keep.astype(xs.dtype) / (1 - self.rate))), xs

@@ -5,52 +5,21 @@ Axes: `T` time, `*B` any batch axes, `I` input features, `F` output features.
 
 import abc
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from gatedrnn._src import checks, pytree, validation
+from gatedrnn._src import checks, placement, pytree, validation
 from gatedrnn._src.base import Carry, Params
 from gatedrnn._src.describe import short_repr
-from gatedrnn._src.episodes import episode_starts
 from gatedrnn._src.integers import as_int32
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["mask", "lengths", "resets", "key"],
-    meta_fields=["reverse"],
-)
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """All that accompanies a sequence through the layers of a network, checked.
-
-    Attributes:
-      mask: `[T, *B]`, False where a step is padding; None: all steps are valid.
-      lengths: int32 `[*B]`, where the mask follows from lengths, else None; not clipped.
-      resets: `[T, *B]`, True where an episode starts; None: nowhere.
-      key: for random masks, one key; None: there are none.
-      reverse: whether time runs from the end; static.
-
-    Example:
-      >>> gr.Context(mask=jnp.ones((5, 2), bool)).mask.shape
-      (5, 2)
-    """
-
-    mask: Array | None = None
-    lengths: Array | None = None
-    resets: Array | None = None
-    key: Array | None = None
-    reverse: bool = False
-
-    def of_layer(self, index: int | Array) -> "Context":
-        """Return the same with the key of one layer among several."""
-        return dataclasses.replace(self, key=fold(self.key, index))
+from gatedrnn._src.layers.context import Context, flip, flip_context, last_valid
+from gatedrnn._src.placement import ROWS, STEPS, WHOLE
 
 
 class Names(NamedTuple):
@@ -133,8 +102,7 @@ class Layer(abc.ABC):
 
     def apply_named(self, names: Names, *arguments: Any) -> tuple[Carry, Array]:
         """Do what `apply` does, all of whose arguments are given; errors call them by `names`."""
-        checked = self._checked(names, *arguments)
-        return self._returned(checked[2], *run_layer(self, *checked))
+        return self._run_checked(run_layer, names, self._checked(names, *arguments))
 
     def final(
         self,
@@ -156,7 +124,7 @@ class Layer(abc.ABC):
           valid step, zeros where there is none.
         """
         checked = self._checked(Names(), params, xs, carry, lengths, mask, resets, key)
-        return self._returned(checked[2], *run_layer_final(self, *checked))
+        return self._run_checked(run_layer_final, Names(), checked)
 
     def step(
         self,
@@ -189,8 +157,10 @@ class Layer(abc.ABC):
         """Do what `step` does, all of whose arguments are given; errors call them by `names`."""
         if not self.streams:
             raise TypeError(f"step: {self!r} cannot stream, {self.why_not}; use apply")
-        checked = self._checked_step(names, *arguments)
-        return self._returned(checked[2], *self.run_step(*checked))
+        params, x, *others = checked = self._checked_step(names, *arguments)
+        rows = placement.rows_of(names.xs, x, 0, len(self._batch_shape(x, 0)), (params, others))
+        roles, results = (WHOLE, ROWS, ROWS, ROWS, WHOLE), (placement.Like(2), ROWS)
+        return placement.on_mesh(_step_from_carry, (self,), checked, roles, results, rows)
 
     # ------------------------------------------------------------------------- to be implemented
 
@@ -319,6 +289,29 @@ class Layer(abc.ABC):
 
     # ----------------------------------------------------------------------------- the edge
 
+    def _run_checked(
+        self, call: Callable, names: Names, checked: tuple[Params, Array, Carry | None, Context]
+    ) -> tuple[Carry, Array]:
+        """Return what `call(self, *checked)` returns, on the devices where the rows are."""
+        params, xs, carry, context = checked
+        batch_axes = len(self._batch_shape(xs, 1))
+        rows = placement.rows_of(names.xs, xs, 1, batch_axes, (params, carry, context))
+        context = dataclasses.replace(context, rows=rows)
+        flags = dataclasses.replace(context, mask=STEPS, lengths=ROWS, resets=STEPS, key=WHOLE)
+        drops_time = self.drops_time or call is run_layer_final
+        return placement.on_mesh(
+            _from_carry,
+            (call, self),
+            (params, xs, carry, context),
+            (WHOLE, STEPS, ROWS, flags),
+            (placement.Like(2), ROWS if drops_time else STEPS),
+            rows,
+        )
+
+    def _batch_shape(self, xs: Array, lead: int) -> tuple[int, ...]:
+        """Return `*B` of inputs of this layer, which have `lead` axes in front."""
+        return xs.shape[lead:] if self.reads_tokens else xs.shape[lead:-1]
+
     def _returned(self, given: Carry, carry: Carry, ys: Array) -> tuple[Carry, Array]:
         """The results of a layer; raise where the layer could not go on from its own carry."""
         validation.check_shapes("the carry that `run` returns", carry, given, self)
@@ -334,7 +327,7 @@ class Layer(abc.ABC):
         mask: Any,
         resets: Any,
         key: Any,
-    ) -> tuple[Params, Array, Carry, Context]:
+    ) -> tuple[Params, Array, Carry | None, Context]:
         """All arguments, checked, cast and masked: nothing inside does any of it again."""
         xs = validation.as_array(names.xs, xs)
         batch_shape = self.check_inputs(names.xs, xs, ("T",))
@@ -349,15 +342,13 @@ class Layer(abc.ABC):
 
     def _checked_step(
         self, names: Names, params: Params, carry: Carry, x: Any, resets: Any, key: Any
-    ) -> tuple[Params, Array, Carry, Array | None]:
+    ) -> tuple[Params, Array, Carry | None, Array | None, Array | None]:
         x = validation.as_array(names.xs, x)
         batch_shape = self.check_inputs(names.xs, x, ())
         carry = self._checked_carry(names, params, x, carry, batch_shape)
         if resets is not None:
             resets = validation.as_flags("resets", resets, batch_shape)
-            initial = self.carry(batch_shape, self._dtype(params, x), params)
-            carry = pytree.where(resets, initial, carry)
-        return params, x, carry, None if key is None else validation.as_key(key)
+        return params, x, carry, resets, None if key is None else validation.as_key(key)
 
     def check_inputs(self, name: str, xs: Array, lead: tuple[str, ...]) -> tuple[int, ...]:
         """Raise unless `xs` are inputs of this layer; the batch shape."""
@@ -372,9 +363,9 @@ class Layer(abc.ABC):
                 raise TypeError(
                     f"{name}: got dtype {xs.dtype.name}, expected tokens, which are integers"
                 )
-            return xs.shape[len(lead) :]
-        validation.check_features(name, xs)
-        return xs.shape[len(lead) : -1]
+        else:
+            validation.check_features(name, xs)
+        return self._batch_shape(xs, len(lead))
 
     def _checked_carry(
         self,
@@ -383,8 +374,8 @@ class Layer(abc.ABC):
         xs: Array,
         carry: Carry | None,
         batch_shape: tuple[int, ...],
-    ) -> Carry:
-        """`carry`, or the initial one where it is None; raise unless it and `params` fit."""
+    ) -> Carry | None:
+        """`carry` as it is to be, None if it is to be the initial one; raise unless both fit."""
         validation.check_hashable("layer", self)
         validation.check_params(
             self, params, xs, names.xs, tokens=self.reads_tokens, params_name=names.params
@@ -393,7 +384,7 @@ class Layer(abc.ABC):
         _check_carries(self, in_features)
         dtype = np.dtype(self._dtype(params, xs))
         if carry is None:
-            return self.carry(batch_shape, dtype, params)
+            return None
         expected = _carry_template(self, in_features, batch_shape, dtype)
         rows = f"the batch axes {batch_shape} of {names.xs}"
         return validation.as_expected("carry", carry, expected, self, rows)
@@ -419,6 +410,32 @@ def _check_carries(layer: Layer, in_features: int | None) -> None:
         return _carry_template(layer, in_features, batch_shape, np.dtype(np.float32))
 
     validation.check_carries("layer", layer, make)
+
+
+def _from_carry(
+    call: Callable, layer: Layer, params: Params, xs: Array, carry: Carry | None, context: Context
+) -> tuple[Carry, Array]:
+    """Run a layer from `carry`; None: from its own initial carry."""
+    if carry is None:
+        carry = layer.carry(layer._batch_shape(xs, 1), layer._dtype(params, xs), params)
+    return layer._returned(carry, *call(layer, params, xs, carry, context))
+
+
+def _step_from_carry(
+    layer: Layer,
+    params: Params,
+    x: Array,
+    carry: Carry | None,
+    resets: Array | None,
+    key: Array | None,
+) -> tuple[Carry, Array]:
+    """Run one step from `carry`; from the layer's own where that is None, and in rows reset."""
+    batch_shape, dtype = layer._batch_shape(x, 0), layer._dtype(params, x)
+    if carry is None:
+        carry = layer.carry(batch_shape, dtype, params)
+    if resets is not None:
+        carry = pytree.where(resets, layer.carry(batch_shape, dtype, params), carry)
+    return layer._returned(carry, *layer.run_step(params, x, carry, key))
 
 
 # --------------------------------------------------------------------- a layer inside another
@@ -448,42 +465,3 @@ def run_layer_final(
     if context.reverse and not layer.knows_reverse:
         xs, context = flip(xs), flip_context(context)
     return layer.run_final(params, xs, carry, context)
-
-
-def flip(tree: Any) -> Any:
-    """Reverse the leading axis, time, of every leaf."""
-    return jax.tree.map(lambda v: jnp.flip(v, 0), tree)
-
-
-def flip_context(context: Context) -> Context:
-    """Return what accompanies the same sequence where it is read from its end."""
-    resets = context.resets
-    if resets is not None:
-        resets = flip(episode_starts(resets, context.mask, reverse=True))
-    return Context(flip(context.mask), None, resets, context.key)
-
-
-def fold(key: Array | None, index: int | Array) -> Array | None:
-    """Return the key of one layer among several."""
-    return None if key is None else jax.random.fold_in(key, index)
-
-
-@functools.partial(jax.jit, static_argnames="first", inline=True)
-def last_valid(ys: Array, mask: Array | None, *, first: bool = False) -> Array:
-    """Take the output of each row's last (or first) valid step, zeros where there is none.
-
-    `ys [T, *B, F]`, `mask [T, *B]` -> `[*B, F]`. A sum over one selected step, not a gather, so
-    that a batch axis may be sharded.
-    """
-    length = ys.shape[0]
-    if length == 0:
-        return jnp.zeros(ys.shape[1:], ys.dtype)
-    if mask is None:
-        return ys[0 if first else -1]
-    step = lax.broadcasted_iota(jnp.int32, mask.shape, 0)
-    if first:
-        wanted = jnp.min(jnp.where(mask, step, length), axis=0)
-    else:
-        wanted = jnp.max(jnp.where(mask, step, -1), axis=0)
-    chosen = (step == wanted[None])[..., None]
-    return jnp.sum(jnp.where(chosen, ys, jnp.zeros((), ys.dtype)), axis=0, dtype=ys.dtype)

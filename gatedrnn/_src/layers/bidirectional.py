@@ -16,8 +16,9 @@ from jax.typing import DTypeLike
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell
 from gatedrnn._src.describe import documented, shown
-from gatedrnn._src.layers.base import Context, Layer, flip, flip_context, run_layer, run_layer_final
+from gatedrnn._src.layers.base import Layer, run_layer, run_layer_final
 from gatedrnn._src.layers.checks import check_layer
+from gatedrnn._src.layers.context import Context, flip, flip_context
 from gatedrnn._src.layers.recurrent import as_layer, brief
 
 Merge = Literal["concat", "sum", "mean", "mul"]

@@ -15,8 +15,9 @@ from jax.typing import DTypeLike
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared
-from gatedrnn._src.layers.base import Context, Layer, fold, run_layer, run_layer_final
+from gatedrnn._src.layers.base import Layer, run_layer, run_layer_final
 from gatedrnn._src.layers.checks import check_layer, same_features
+from gatedrnn._src.layers.context import Context, fold
 from gatedrnn._src.layers.recurrent import as_layer, brief
 from gatedrnn._src.pytree import vary_alike
 

@@ -11,13 +11,9 @@ from jax import Array
 
 from gatedrnn._src import checks
 from gatedrnn._src.base import Carry, Cell, Params
-from gatedrnn._src.layers.base import (
-    Context,
-    Layer,
-    run_layer,
-    run_layer_final,
-)
+from gatedrnn._src.layers.base import Layer, run_layer, run_layer_final
 from gatedrnn._src.layers.combinators import Around
+from gatedrnn._src.layers.context import Context
 from gatedrnn._src.layers.recurrent import as_layer, brief
 from gatedrnn._src.numerics import accumulator
 

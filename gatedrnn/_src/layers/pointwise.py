@@ -17,8 +17,9 @@ from gatedrnn._src.base import Params
 from gatedrnn._src.describe import documented, shown
 from gatedrnn._src.episodes import StepNumbers, episode_starts, step_numbers
 from gatedrnn._src.integers import as_int32, guarded
-from gatedrnn._src.layers.base import Context, Layer
+from gatedrnn._src.layers.base import Layer
 from gatedrnn._src.layers.checks import features_of
+from gatedrnn._src.layers.context import Context
 from gatedrnn._src.masks import kept, row_keys, step_keys
 from gatedrnn._src.numerics import accumulator, affine, lecun_normal
 

@@ -15,8 +15,9 @@ from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared, rule_of
 from gatedrnn._src.describe import documented, short_repr, shown
 from gatedrnn._src.episodes import episode_starts, step_numbers
-from gatedrnn._src.layers.base import Context, Layer, last_valid
+from gatedrnn._src.layers.base import Layer
 from gatedrnn._src.layers.checks import features_of
+from gatedrnn._src.layers.context import Context, last_valid
 from gatedrnn._src.masks import draws, draws_each_step
 from gatedrnn._src.numerics import accumulator
 from gatedrnn._src.pytree import first_leaf
@@ -203,6 +204,7 @@ class Recurrent(Layer):
             self.bptt,
             key,
             jnp.zeros(batch_shape, jnp.int32) if key is not None and steps is None else steps,
+            context.rows,
         )
         final, ys, _ = run(unrolled)
         if steps is None:

@@ -15,8 +15,9 @@ from jax.typing import DTypeLike
 from gatedrnn._src import validation
 from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.describe import shown
-from gatedrnn._src.layers.base import Context, Layer, fold, run_layer, run_layer_final
+from gatedrnn._src.layers.base import Layer, run_layer, run_layer_final
 from gatedrnn._src.layers.checks import check_layer
+from gatedrnn._src.layers.context import Context, fold
 from gatedrnn._src.layers.recurrent import as_layer, brief
 
 

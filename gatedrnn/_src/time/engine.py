@@ -10,6 +10,7 @@ recompute the gates of a chunk and `linearize`, run `backward` over its steps in
 into the weight gradients.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src.base import Carry, Params, StepRecord
+from gatedrnn._src.base import Carry, Params, StepRecord, rule_of
 from gatedrnn._src.loops import Steps
+from gatedrnn._src.placement import ROWS, STEPS, WHOLE, by_device
 from gatedrnn._src.pytree import (
     as_dtypes,
     clipped,
@@ -42,6 +44,14 @@ def run(
 
     Jitted, so that outside `jit` too equal recurrences and shapes compile once.
     """
+    if _runs_by_device(recurrence):
+        return by_device(
+            partial(run, dataclasses.replace(recurrence, rows=None)),
+            (params, carry, steps, reset_carry),
+            (WHOLE, ROWS, Steps(STEPS, STEPS, STEPS, WHOLE), ROWS),
+            (ROWS, STEPS, STEPS),
+            recurrence.rows,
+        )
     params, carry, steps, reset_carry = vary_alike((params, carry, steps, reset_carry))
     recurrence = planned(recurrence, params, carry, steps)
     arguments = (recurrence, params, carry, steps, reset_carry)
@@ -52,6 +62,15 @@ def run(
         return final, outputs, carries
     final, visible = _ruled(*arguments)
     return final, first_leaf(visible), visible if recurrence.every_carry else None
+
+
+def _runs_by_device(recurrence: Recurrence) -> bool:
+    """Return True where each device can run the steps of its rows by itself.
+
+    A cell of the user's own, without a rule, may not know that it runs in `jax.shard_map`.
+    """
+    rows = recurrence.rows
+    return rows is not None and rows.alone and rule_of(recurrence.cell) is not None
 
 
 # ------------------------------------------------------------------------------ forward

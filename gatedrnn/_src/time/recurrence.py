@@ -13,6 +13,7 @@ from jax import Array
 from gatedrnn._src.base import Carry, Cell, Params, Rule, prepared, rule_of
 from gatedrnn._src.loops import Loop, scan
 from gatedrnn._src.numerics import laid_out, matrices_as
+from gatedrnn._src.placement import Rows
 from gatedrnn._src.pytree import as_real_dtypes, first_leaf
 from gatedrnn._src.target import Target
 from gatedrnn._src.time.bptt import BPTT, Saved
@@ -51,6 +52,7 @@ class Recurrence:
       every_carry: True to stack the carry of every step, not only the output.
       target: the kind of device that it is compiled for.
       device_kind: the device itself, `""` where that is not known.
+      rows: how the rows are divided over the devices of a mesh, None where that is not known.
       plan: the plan, empty until `planned` makes it.
     """
 
@@ -60,6 +62,7 @@ class Recurrence:
     every_carry: bool
     target: Target = "cpu"
     device_kind: str = ""
+    rows: Rows | None = None
     plan: Plan = Plan()
 
     @property

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gatedrnn._src import checks, validation
+from gatedrnn._src import checks, placement, validation
 from gatedrnn._src.base import C, Carry, Cell, P, Params
 from gatedrnn._src.episodes import episode_starts, step_numbers
 from gatedrnn._src.loops import Steps
 from gatedrnn._src.masks import checked_draw, draw
+from gatedrnn._src.placement import ROWS, STEPS, WHOLE
 from gatedrnn._src.target import device_kind
 from gatedrnn._src.time import engine
 from gatedrnn._src.time.bptt import BPTT, check_bptt, target_of
@@ -152,6 +153,7 @@ class Unrolled(NamedTuple):
     bptt: BPTT = BPTT()
     key: Array | None = None
     first_step: Array | None = None  # int32 [*B], where there is a key
+    rows: placement.Rows | None = None  # of a layer; else `run` finds out
 
 
 def checked(
@@ -197,11 +199,36 @@ def checked_inputs(cell: Cell, params: Params, xs: Array) -> Array:
     return xs
 
 
+# the arrays of an `Unrolled`, by the axes that they have in front
+_ROLES = {
+    "params": WHOLE,
+    "xs": STEPS,
+    "carry": ROWS,
+    "mask": STEPS,
+    "resets": STEPS,
+    "reset_carry": ROWS,
+    "key": WHOLE,
+    "first_step": ROWS,
+}
+
+
 def run(unrolled: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array, Any]:
     """Run a cell over a sequence whose arguments are checked.
 
     Returns the final carry, `ys [T, *B, F]`, and with `every_carry` the carry of every step.
     """
+    arrays = tuple(getattr(unrolled, name) for name in _ROLES)
+    xs, statics = unrolled.xs, unrolled._replace(**dict.fromkeys(_ROLES))
+    rows = placement.rows_of("xs", xs, 1, xs.ndim - 2, arrays)
+    if rows is not None:
+        statics = statics._replace(rows=rows)
+    roles, results = tuple(_ROLES.values()), (placement.Like(2), STEPS, STEPS)
+    return placement.on_mesh(_run, (statics, every_carry), arrays, roles, results, rows)
+
+
+def _run(unrolled: Unrolled, every_carry: bool, *arrays: Any) -> tuple[Carry, Array, Any]:
+    """Do what `run` does, `unrolled` being without its arrays."""
+    unrolled = unrolled._replace(**dict(zip(_ROLES, arrays, strict=True)))
     cell, mask, reverse, bptt = unrolled.cell, unrolled.mask, unrolled.reverse, unrolled.bptt
     params, xs, starts, cuts = unrolled.params, unrolled.xs, None, None
     if unrolled.resets is not None:
@@ -214,7 +241,8 @@ def run(unrolled: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array,
         cuts = _cuts(bptt.truncate, unrolled.xs.shape[0], reverse)
     steps = Steps(xs, None if mask is None else ~mask, starts, cuts)
     target = target_of(bptt)
-    recurrence = Recurrence(cell, bptt, reverse, every_carry, target, device_kind(target))
+    kind, rows = device_kind(target), unrolled.rows
+    recurrence = Recurrence(cell, bptt, reverse, every_carry, target, kind, rows)
     final, ys, carries = engine.run(recurrence, params, unrolled.carry, steps, unrolled.reset_carry)
     return final, validation.zero_masked(ys, mask), carries
 

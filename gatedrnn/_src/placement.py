@@ -1,0 +1,218 @@
+"""Arrays on a mesh with explicit axes, where an array's type says how it lies on the devices.
+
+Axes: `T` time, `*B` batch.
+
+Under `jax.make_mesh`'s default the type of every intermediate result has to be right, and what a
+loop carries may not change it. A network needs one decision only: its rows are divided as the
+caller divided them, and each device works on its own. So a public function looks at its arguments
+once (`rows_of`), brings them to the devices of their rows, and leaves everything inside to the
+compiler, as on a mesh of the older kind, with automatic axes (`on_mesh`). The results have types
+again. Where nothing but rows is divided, the loop over time runs on each device by itself
+(`by_device`), so that devices add up the gradients of weights once, behind the loop.
+"""
+
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from gatedrnn._src.base import is_bound, is_shared
+
+
+class Rows(NamedTuple):
+    """The division of the rows of a batch over the devices of a mesh.
+
+    Attributes:
+      mesh: the mesh, as the types of the arguments have it.
+      axes: the axis, or the axes, or none of the mesh over which each axis of `*B` is divided.
+      alone: True where nothing but rows is divided.
+    """
+
+    mesh: AbstractMesh
+    axes: tuple[Any, ...]
+    alone: bool
+
+
+class Role(enum.Enum):
+    """The axes that an array has in front. What rows share, and what is bound, says so itself."""
+
+    WHOLE = "whole"  # none: parameters, keys
+    ROWS = "rows"  # [*B, ...]
+    STEPS = "steps"  # [T, *B, ...]
+
+
+WHOLE, ROWS, STEPS = Role
+
+
+class Like(NamedTuple):
+    """The role of a result that lies as an argument does, such as a carry."""
+
+    argument: int
+
+
+def rows_of(name: str, xs: Any, lead: int, batch_axes: int, others: Any) -> Rows | None:
+    """Return how the rows of `xs` are divided; None where no argument is on a mesh like that.
+
+    Args:
+      name: the name of `xs`, for the error.
+      xs: an array with `lead` axes, then `batch_axes` axes `*B`.
+      lead: the number of axes before `*B`.
+      batch_axes: the number of axes `*B`.
+      others: the other arguments.
+
+    Raises:
+      ValueError: an axis before `*B`, time, is divided.
+    """
+    mesh = _explicit_mesh((xs, others))
+    if mesh is None:
+        return None
+    own = _spec(xs)
+    if any(axis is not None for axis in own[:lead]):
+        whole = PartitionSpec(*[None] * lead, *own[lead:])
+        raise ValueError(
+            f"{name}: got its time axis divided over {own[0]!r} of {_shown(mesh)}, expected every"
+            f" step on every device, as jax.reshard({name}, {whole}) brings it"
+        )
+    axes = own[lead : lead + batch_axes]
+    used = _names(axes)
+    left = set().union(*(_names(_spec(leaf)) - used for leaf in jax.tree.leaves((xs, others))))
+    return Rows(mesh, axes, bool(used) and not left)
+
+
+def on_mesh(
+    call: Callable, statics: tuple, arguments: tuple, roles: tuple, results: Any, rows: Rows | None
+) -> Any:
+    """Return `call(*statics, *arguments)`, compiled with automatic axes where `rows` are divided.
+
+    Args:
+      call: a function of a module, under whose name the program is looked up.
+      statics: hashable values.
+      arguments: pytrees of arrays.
+      roles: for each argument a `Role`, or a pytree of them that stands for its first branches.
+      results: likewise for what `call` returns; also `Like`.
+      rows: from `rows_of`; None: `call` as it is.
+    """
+    if rows is None:
+        return call(*statics, *arguments)
+    return _on_mesh(call, statics, arguments, roles, results, rows)
+
+
+# Jitted, since outside `jit` a mesh of types alone has no devices.
+@partial(jax.jit, static_argnames=("call", "statics", "roles", "results", "rows"))
+def _on_mesh(
+    call: Callable, statics: tuple, arguments: tuple, roles: tuple, results: Any, rows: Rows
+) -> Any:
+    places = specs(roles, arguments, rows)
+    arguments = _reshard(arguments, places, rows.mesh)
+    automatic = rows.mesh.update_axis_types(dict.fromkeys(rows.mesh.explicit_axes, AxisType.Auto))
+    with jax.sharding.use_abstract_mesh(automatic):
+        whole = jax.tree.map(lambda leaf: PartitionSpec(*[None] * leaf.ndim), arguments)
+        out = call(*statics, *_reshard(arguments, whole, automatic))
+
+    def of_result(role: Role | Like, result: Any) -> Any:
+        if isinstance(role, Role):
+            return specs(role, result, rows)
+        same = jax.tree.structure(result) == jax.tree.structure(arguments[role.argument])
+        return places[role.argument] if same else specs(ROWS, result, rows)
+
+    return _reshard(out, jax.tree.map(of_result, results, out, is_leaf=_is_role), rows.mesh)
+
+
+def placed(roles: Any, tree: Any, rows: Rows | None) -> Any:
+    """Return `tree` on the devices where `rows` are; as it is where those are not divided."""
+    return tree if rows is None else _reshard(tree, specs(roles, tree, rows), rows.mesh)
+
+
+def by_device(call: Callable, arguments: tuple, roles: tuple, results: Any, rows: Rows) -> Any:
+    """Return `call(*arguments)`, of which each device computes its own rows.
+
+    Within `on_mesh`, where `rows.alone`. The arguments are those of `on_mesh`; `results` has no
+    `Like`. The gradient of what is whole is a sum over the devices, once.
+    """
+    out_specs = jax.tree.map(lambda role: _front(role, rows), results, is_leaf=_is_role)
+    return jax.shard_map(
+        call,
+        in_specs=specs(roles, arguments, rows),
+        out_specs=out_specs,
+        axis_names=set(rows.mesh.explicit_axes),
+    )(*arguments)
+
+
+def specs(roles: Any, tree: Any, rows: Rows) -> Any:
+    """Return the place of every leaf of `tree`: rows as `rows` says, other axes as they are.
+
+    Parameters that are divided over an axis of the rows become whole.
+    """
+    used = _names(rows.axes)
+
+    def of_leaf(role: Role, leaf: Array) -> PartitionSpec:
+        front = _front(role, rows)
+        rest = [_without(axis, used) for axis in _spec(leaf)[len(front) :]]
+        return PartitionSpec(*front, *rest)
+
+    def of_node(role: Role, node: Any) -> Any:
+        own = WHOLE if is_shared(node) else ROWS if is_bound(node) else role
+        return jax.tree.map(partial(of_leaf, own), node)
+
+    def of_branch(role: Role, branch: Any) -> Any:
+        special = lambda node: is_shared(node) or is_bound(node)  # noqa: E731
+        return jax.tree.map(partial(of_node, role), branch, is_leaf=special)
+
+    return jax.tree.map(of_branch, roles, tree, is_leaf=_is_role)
+
+
+def _is_role(node: Any) -> bool:
+    return isinstance(node, Role | Like)
+
+
+def _front(role: Role, rows: Rows) -> PartitionSpec:
+    """Return the place of the axes that an array of this role has in front."""
+    return PartitionSpec(*{WHOLE: (), ROWS: rows.axes, STEPS: (None, *rows.axes)}[role])
+
+
+def _reshard(tree: Any, places: Any, mesh: AbstractMesh) -> Any:
+    def move(leaf: Any, place: PartitionSpec) -> Array:
+        return jax.reshard(leaf, NamedSharding(mesh, place))
+
+    return jax.tree.map(move, tree, places)
+
+
+def _explicit_mesh(tree: Any) -> AbstractMesh | None:
+    """Return the mesh with explicit axes that a leaf is on, None without one."""
+    for leaf in jax.tree.leaves(tree):
+        mesh = _sharding(leaf).mesh
+        if mesh.explicit_axes:
+            return mesh
+    return None
+
+
+def _spec(leaf: Any) -> tuple[Any, ...]:
+    """Return the axes of an explicit mesh over which each axis of an array is divided, or None."""
+    sharding = _sharding(leaf)
+    spec = tuple(sharding.spec) if sharding.mesh.explicit_axes else ()
+    return spec + (None,) * (jax.numpy.ndim(leaf) - len(spec))
+
+
+def _sharding(leaf: Any) -> NamedSharding:
+    return jax.typeof(leaf).sharding
+
+
+def _names(spec: tuple[Any, ...]) -> set[str]:
+    """Return the names of all axes of a mesh in a spec."""
+    named = (axis if isinstance(axis, tuple) else (axis,) for axis in spec if axis is not None)
+    return set().union(*named)
+
+
+def _without(axis: Any, used: set[str]) -> Any:
+    """Return the axes of a mesh for one axis of an array, without those that are used."""
+    names = tuple(n for n in (axis if isinstance(axis, tuple) else (axis,)) if n not in used)
+    return names if len(names) > 1 else names[0] if names else None
+
+
+def _shown(mesh: AbstractMesh) -> str:
+    axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    return f"the mesh ({axes})"
