@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import gatedrnn as gr
+from gatedrnn._app import shipped
 from gatedrnn._registry import readme
 
 ROOT = Path(__file__).parent.parent
@@ -40,3 +41,9 @@ def test_readme_names_every_way_through_time():
     text = (ROOT / "README.md").read_text()
     for field in gr.BPTT.__dataclass_fields__:
         assert f"`{field}`" in text, field
+
+
+def test_readme_has_a_row_for_every_configuration_that_is_shipped():
+    text = (ROOT / "README.md").read_text()
+    for name in shipped.names():
+        assert f"\n| `{name}` | " in text, name
