@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from meshes import collectives
 from reference import FEW, random_params
 
 import gatedrnn as gr
@@ -102,32 +103,6 @@ def test_no_weight_gradient_per_example(cell):
 
 
 # ------------------------------------------------------------------------------ collectives
-
-
-def collectives(program):
-    """`(depth in loops, name)` of every collective of a compiled program."""
-    computations, name = {}, ""
-    for line in program.splitlines():
-        opened = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
-        if opened:
-            name = "ENTRY" if opened.group(1) else opened.group(2)
-            computations[name] = []
-        elif line.startswith("  "):
-            computations[name].append(line)
-
-    def walk(name, depth):
-        for line in computations.get(name, []):
-            found = re.search(
-                r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
-                r"(-start)?\(",
-                line,
-            )
-            if found:
-                yield depth, found.group(1)
-            for kind, called in re.findall(r"(body|to_apply|calls)=%?([\w.\-]+)", line):
-                yield from walk(called, depth + (kind == "body"))
-
-    return list(walk("ENTRY", 0))
 
 
 def layers():

@@ -70,7 +70,7 @@ def rows_of(name: str, xs: Any, lead: int, batch_axes: int, others: Any) -> Rows
     mesh = _explicit_mesh((xs, others))
     if mesh is None:
         return None
-    own = _spec(xs)
+    own = spec_of(xs)
     if any(axis is not None for axis in own[:lead]):
         whole = PartitionSpec(*[None] * lead, *own[lead:])
         raise ValueError(
@@ -79,7 +79,7 @@ def rows_of(name: str, xs: Any, lead: int, batch_axes: int, others: Any) -> Rows
         )
     axes = own[lead : lead + batch_axes]
     used = _names(axes)
-    left = set().union(*(_names(_spec(leaf)) - used for leaf in jax.tree.leaves((xs, others))))
+    left = set().union(*(_names(spec_of(leaf)) - used for leaf in jax.tree.leaves((xs, others))))
     return Rows(mesh, axes, bool(used) and not left)
 
 
@@ -151,7 +151,7 @@ def specs(roles: Any, tree: Any, rows: Rows) -> Any:
 
     def of_leaf(role: Role, leaf: Array) -> PartitionSpec:
         front = _front(role, rows)
-        rest = [_without(axis, used) for axis in _spec(leaf)[len(front) :]]
+        rest = [_without(axis, used) for axis in spec_of(leaf)[len(front) :]]
         return PartitionSpec(*front, *rest)
 
     def of_node(role: Role, node: Any) -> Any:
@@ -190,7 +190,7 @@ def _explicit_mesh(tree: Any) -> AbstractMesh | None:
     return None
 
 
-def _spec(leaf: Any) -> tuple[Any, ...]:
+def spec_of(leaf: Any) -> tuple[Any, ...]:
     """Return the axes of an explicit mesh over which each axis of an array is divided, or None."""
     sharding = _sharding(leaf)
     spec = tuple(sharding.spec) if sharding.mesh.explicit_axes else ()
