@@ -336,8 +336,13 @@ def is_shared(node: Any) -> bool:
 class Bound:
     """A value bound to parameters for the length of a run: `init` leaves None in its place.
 
-    Every array in it is `[*B, ...]`.
+    Every array in it is `[*B, ...]`, or has the last axes of `*B` only, and rows share it.
     """
+
+    @property
+    def batch_axes(self) -> int:
+        """The number of axes of `*B` that its arrays have in front."""
+        raise NotImplementedError
 
     def check(self, name: str) -> None:
         """Raise, with `name` for the value, unless it holds what it should."""

@@ -149,14 +149,15 @@ def specs(roles: Any, tree: Any, rows: Rows) -> Any:
     """
     used = _names(rows.axes)
 
-    def of_leaf(role: Role, leaf: Array) -> PartitionSpec:
-        front = _front(role, rows)
+    def of_leaf(front: PartitionSpec, leaf: Array) -> PartitionSpec:
         rest = [_without(axis, used) for axis in spec_of(leaf)[len(front) :]]
         return PartitionSpec(*front, *rest)
 
     def of_node(role: Role, node: Any) -> Any:
-        own = WHOLE if is_shared(node) else ROWS if is_bound(node) else role
-        return jax.tree.map(partial(of_leaf, own), node)
+        front = _front(WHOLE if is_shared(node) else role, rows)
+        if is_bound(node):
+            front = PartitionSpec(*rows.axes[len(rows.axes) - node.batch_axes :])
+        return jax.tree.map(partial(of_leaf, front), node)
 
     def of_branch(role: Role, branch: Any) -> Any:
         special = lambda node: is_shared(node) or is_bound(node)  # noqa: E731

@@ -33,6 +33,11 @@ class Memory(Bound):
     keys: Array  # [*B, S, A]
     valid: Array  # [*B, S], 1 or 0, in the dtype of the parameters
 
+    @property
+    def batch_axes(self) -> int:
+        """Return those of the sources."""
+        return self.valid.ndim - 1
+
     def check(self, name: str) -> None:
         """Raise unless the memory holds arrays as `gr.attend` makes them."""
         for field in dataclasses.fields(self):

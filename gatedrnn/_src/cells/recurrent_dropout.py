@@ -31,6 +31,11 @@ class RowMasks(Bound):
 
     mask: Array  # [*B, F], 0 or 1 / (1 − rate)
 
+    @property
+    def batch_axes(self) -> int:
+        """Return those of the inputs."""
+        return self.mask.ndim - 1
+
 
 class MaskedParams(NamedTuple):
     """The parameters of the inner cell and the masks."""
