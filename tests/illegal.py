@@ -394,7 +394,7 @@ KINDS: dict[str, Callable[[Any], list[Mistake]]] = {
         of_sizes,
     ),
     **dict.fromkeys(("n", "projection", "beams", "window", "batch"), of_sizes),
-    **dict.fromkeys(("chunk", "truncate", "top_k", "steps"), of_sizes),
+    **dict.fromkeys(("chunk", "truncate", "top_k", "steps", "shards"), of_sizes),
     **dict.fromkeys(("max_length", "length", "warm_up"), of_counts),
     "end": of_ends,
     "first_step": of_first_steps,

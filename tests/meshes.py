@@ -53,7 +53,10 @@ def compiled(mesh, function, arguments, specs):
 
 
 def collectives(program):
-    """`(depth in loops, name)` of every collective of a compiled program."""
+    """`(depth in loops, name)` of every collective of a compiled program.
+
+    The condition of a loop is in the loop, as its body is.
+    """
     computations, name = {}, ""
     for line in program.splitlines():
         opened = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
@@ -72,7 +75,7 @@ def collectives(program):
             )
             if found:
                 yield depth, found.group(1)
-            for kind, called in re.findall(r"(body|to_apply|calls)=%?([\w.\-]+)", line):
-                yield from walk(called, depth + (kind == "body"))
+            for kind, called in re.findall(r"(body|condition|to_apply|calls)=%?([\w.\-]+)", line):
+                yield from walk(called, depth + (kind in ("body", "condition")))
 
     return list(walk("ENTRY", 0))

@@ -45,7 +45,9 @@ class Role(enum.Enum):
     STEPS = "steps"  # [T, *B, ...]
 
 
-WHOLE, ROWS, STEPS = Role
+WHOLE: Any = Role.WHOLE
+ROWS: Any = Role.ROWS
+STEPS: Any = Role.STEPS
 
 
 class Like(NamedTuple):
@@ -70,7 +72,7 @@ def rows_of(name: str, xs: Any, lead: int, batch_axes: int, others: Any) -> Rows
     mesh = _explicit_mesh((xs, others))
     if mesh is None:
         return None
-    own = _spec(xs)
+    own = spec_of(xs)
     if any(axis is not None for axis in own[:lead]):
         whole = PartitionSpec(*[None] * lead, *own[lead:])
         raise ValueError(
@@ -79,7 +81,7 @@ def rows_of(name: str, xs: Any, lead: int, batch_axes: int, others: Any) -> Rows
         )
     axes = own[lead : lead + batch_axes]
     used = _names(axes)
-    left = set().union(*(_names(_spec(leaf)) - used for leaf in jax.tree.leaves((xs, others))))
+    left = set().union(*(_names(spec_of(leaf)) - used for leaf in jax.tree.leaves((xs, others))))
     return Rows(mesh, axes, bool(used) and not left)
 
 
@@ -116,8 +118,8 @@ def _on_mesh(
     def of_result(role: Role | Like, result: Any) -> Any:
         if isinstance(role, Role):
             return specs(role, result, rows)
-        same = jax.tree.structure(result) == jax.tree.structure(arguments[role.argument])
-        return places[role.argument] if same else specs(ROWS, result, rows)
+        got, expected = map(jax.tree.structure, (result, arguments[role.argument]))
+        return places[role.argument] if got == expected else specs(ROWS, result, rows)
 
     return _reshard(out, jax.tree.map(of_result, results, out, is_leaf=_is_role), rows.mesh)
 
@@ -150,7 +152,7 @@ def specs(roles: Any, tree: Any, rows: Rows) -> Any:
     used = _names(rows.axes)
 
     def of_leaf(front: PartitionSpec, leaf: Array) -> PartitionSpec:
-        rest = [_without(axis, used) for axis in _spec(leaf)[len(front) :]]
+        rest = [_without(axis, used) for axis in spec_of(leaf)[len(front) :]]
         return PartitionSpec(*front, *rest)
 
     def of_node(role: Role, node: Any) -> Any:
@@ -185,13 +187,13 @@ def _reshard(tree: Any, places: Any, mesh: AbstractMesh) -> Any:
 def _explicit_mesh(tree: Any) -> AbstractMesh | None:
     """Return the mesh with explicit axes that a leaf is on, None without one."""
     for leaf in jax.tree.leaves(tree):
-        mesh = _sharding(leaf).mesh
+        mesh = _sharding(leaf).mesh.abstract_mesh
         if mesh.explicit_axes:
             return mesh
     return None
 
 
-def _spec(leaf: Any) -> tuple[Any, ...]:
+def spec_of(leaf: Any) -> tuple[Any, ...]:
     """Return the axes of an explicit mesh over which each axis of an array is divided, or None."""
     sharding = _sharding(leaf)
     spec = tuple(sharding.spec) if sharding.mesh.explicit_axes else ()

@@ -1,20 +1,19 @@
 """A cell over a batch of trees: the public function of the tree engine.
 
-Axes: `N` nodes, `B` trees, `*B` any batch axes, `K` children of a node, `I` input features.
+Axes: `N` nodes, `B` trees, `*B` any batch axes, `K` children of a node, `I` input features, `D`
+shards.
 """
 
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import C, P, Route, rule_of
-from gatedrnn._src.trees import engine
-from gatedrnn._src.trees.base import State, TreeCell, places
-from gatedrnn._src.trees.forest import Forest, Indexes
+from gatedrnn._src.trees import shards
+from gatedrnn._src.trees.base import TreeCell, places
+from gatedrnn._src.trees.forest import Forest
 from gatedrnn._src.trees.forest import forest as forest_of
 from gatedrnn._src.trees.indexes import as_indexes
 from gatedrnn._src.trees.legal import check_forest
@@ -35,11 +34,16 @@ def fold_tree(
     For more batch axes (the same trees with other inputs, an ensemble of parameters, forests of
     equal sizes) use `jax.vmap`.
 
+    A forest with shards may lie on several devices, divided along its axis `D` together with `xs`
+    (see `gr.forest`). Each device then computes its own shards; the gradients of the parameters
+    are added up once, outside the loops.
+
     Args:
       cell: any tree cell; hashable.
       params: its parameters, in the dtype of `xs`, or float32 where `xs` is a 16-bit float.
       xs: `[N, I]`, the input of every node in the order of the forest (see `gr.Forest`); zeros for
-        a node without one. Rows of padding are not read and may hold NaN.
+        a node without one. Rows of padding are not read and may hold NaN. `[D, N, I]` for a forest
+        with shards.
       children: a `gr.forest`, or the index array `[N, K]` of one tree, whose values must be known:
         under `jit`, pass a forest.
       rule: None takes the cell's hand-derived rule if it has one and autodiff if not; `"hand"`
@@ -48,12 +52,12 @@ def fold_tree(
 
     Returns:
       The states of the roots, `[B, ...]`, one for each tree, and of all nodes, `[N, ...]`; zeros
-      for padding.
+      for padding. With the axis `D` in front for a forest with shards.
 
     Raises:
       ValueError: a shape or an option that does not fit, more children than the cell has places,
         what `gr.forest` raises of an index array, or a forest that `gr.forest` would not make,
-        where its values are known.
+        where its values are known; a mesh with explicit axes that divides other axes than `D`.
       TypeError: a dtype that does not fit, or a value that is no tree cell.
 
     Example:
@@ -76,9 +80,8 @@ def fold_tree(
         check_forest("children", children)
     forest = children if isinstance(children, Forest) else _one_tree(children)
     xs = validation.as_array("xs", xs, "an array [N, I]")
-    nodes = len(forest.slots)
-    if xs.ndim != 2 or len(xs) != nodes:
-        raise ValueError(f"xs: got shape {xs.shape}, expected [N, I] with N = {nodes} nodes")
+    if xs.ndim < 1 or xs.shape[:-1] != forest.tree.shape:
+        raise ValueError(f"xs: got shape {xs.shape}, expected {_shape_of_xs(forest)}")
     validation.check_features("xs", xs)
     validation.check_params(cell, params, xs)
     most, given = places(cell), forest.children.shape[-1]
@@ -87,14 +90,14 @@ def fold_tree(
             f"children: got nodes of up to {given} children, expected at most {most} for {cell!r}"
         )
     by_hand = rule != "autodiff" and rule_of(cell) is not None
-    states = engine.run(cell, by_hand, params, xs, forest)
-    return _of_roots(states, forest.roots), states
+    return shards.run(cell, by_hand, params, xs, forest)
 
 
-@partial(jax.jit, inline=True)
-def _of_roots(states: State, roots: Indexes) -> State:
-    """Return the state of each tree's root, zeros for the trees of padding."""
-    return jax.tree.map(lambda v: v.at[roots].get(mode="fill", fill_value=0), states)
+def _shape_of_xs(forest: Forest) -> str:
+    nodes = f"N = {forest.sizes.nodes} nodes"
+    if forest.shards is None:
+        return f"[N, I] with {nodes}"
+    return f"[D, N, I] with D = {forest.shards} shards of {nodes}"
 
 
 def _one_tree(children: Any) -> Forest:

@@ -36,6 +36,16 @@ def joined(trees: Sequence[Any], name: str = "trees") -> Joined:
     return Joined(children, sizes)
 
 
+def chosen(nodes: Joined, trees: np.ndarray) -> Joined:
+    """Return the nodes of some of the trees, given by ascending numbers."""
+    ends = np.cumsum(nodes.sizes)
+    sizes, before = nodes.sizes[trees], (ends - nodes.sizes)[trees]
+    shift = np.repeat(np.cumsum(sizes) - sizes - before, sizes)
+    rows = np.arange(len(shift)) - shift
+    children = nodes.children[rows]
+    return Joined(np.where(children < 0, -1, children + shift[:, None]), sizes)
+
+
 def _of_tree(name: str, tree: Any) -> np.ndarray:
     """Return the children of each node of one tree: nested tuples, a leaf, or an index array."""
     is_array = hasattr(tree, "__array__") and not isinstance(tree, np.generic)

@@ -1,9 +1,11 @@
 """Checks of a forest that somebody may have changed after `gr.forest` made it. NumPy, on the host.
 
-Axes: `B` trees, `N` nodes, `L` leaves, `S` steps, `W` nodes of a step, `K` children of a node.
+Axes: `B` trees, `N` nodes, `L` leaves, `S` steps, `W` nodes of a step, `K` children of a node, `D`
+shards.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,9 @@ SHAPES = {
 def check_forest(name: str, forest: Any) -> None:
     """Raise unless the arrays of `forest` go together: shapes, dtypes and, where known, values."""
     sizes: dict[str, int] = {}
+    sharded = getattr(forest.tree, "ndim", 1) > 1
     for field, axes in SHAPES.items():
+        axes = "D" + axes if sharded else axes
         array = getattr(forest, field)
         shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
         expected = f"int32 [{', '.join(axes)}], as gr.forest makes it"
@@ -42,26 +46,45 @@ def check_forest(name: str, forest: Any) -> None:
             )
     known = {field: validation.concrete(getattr(forest, field)) for field in SHAPES}
     if all(array is not None for array in known.values()):
-        _check_values(lambda *found: _require(name, *found), forest._replace(**known))
+        _check_numbers(name, forest._replace(**known))
 
 
-def _require(name: str, field: str, array: np.ndarray, legal: np.ndarray, expected: str) -> None:
+def _check_numbers(name: str, forest: Any) -> None:
+    """Raise unless every tree is in one shard, and every shard is legal."""
+    if forest.shards is None:
+        _check_values(partial(_require, name, ()), forest, forest.sizes.trees)
+        return
+    of_shards = [np.unique(shard[shard >= 0]) for shard in forest.tree]
+    trees = np.sort(np.concatenate([*of_shards, np.empty(0, int)]))
+    for i in range(forest.shards):
+        shard = type(forest)(*(array[i] for array in forest))
+        _check_values(partial(_require, name, (i,)), shard, len(trees))
+    if np.any(trees != np.arange(len(trees))):
+        raise ValueError(
+            f"{name}.tree: got the trees {trees.tolist()} in {forest.shards} shards, expected "
+            f"those from 0 to {len(trees) - 1}, each in one shard, as gr.forest makes it"
+        )
+
+
+def _require(
+    name: str, shard: tuple, field: str, array: np.ndarray, legal: np.ndarray, expected: str
+) -> None:
     """Raise for the first value of the field that is not legal."""
     wrong = np.argwhere(~legal)
     if len(wrong):
         index = tuple(map(int, wrong[0]))
         raise ValueError(
-            f"{name}.{field}{list(index)}: got {array[index]}, expected {expected}, as gr.forest "
-            "makes it"
+            f"{name}.{field}{[*shard, *index]}: got {array[index]}, expected {expected}, as "
+            "gr.forest makes it"
         )
 
 
-def _check_values(require: Callable[..., None], forest: Any) -> None:
-    """Raise unless each tree is whole, in its place, and computed children first."""
+def _check_values(require: Callable[..., None], forest: Any, batch: int) -> None:
+    """Raise unless each tree, of a `batch` of them, is whole, in its place, and children first."""
     sizes = forest.sizes
     absent, no_parent = sizes.leaves + sizes.steps * sizes.width, forest.children.size
     for field, least, most in (
-        ("tree", -1, sizes.trees - 1),
+        ("tree", -1, batch - 1),
         ("roots", 0, sizes.nodes),
         ("slots", 0, absent),
         ("leaves", 0, sizes.nodes),
@@ -76,14 +99,21 @@ def _check_values(require: Callable[..., None], forest: Any) -> None:
 
     # the trees follow one another, padding comes last
     is_node = forest.tree >= 0
-    of_trees = np.bincount(forest.tree[is_node], minlength=sizes.trees)
-    trees = np.repeat(np.arange(sizes.trees), of_trees)
+    numbers, which, of_trees = np.unique(
+        forest.tree[is_node], return_inverse=True, return_counts=True
+    )
+    legal = ~is_node
+    legal[is_node] = which < sizes.trees
+    require("tree", forest.tree, legal, f"at most {sizes.trees} trees, the number of roots")
+    trees = np.repeat(np.arange(len(numbers)), of_trees)
     trees = np.concatenate([trees, np.full(sizes.nodes - len(trees), -1)])
+    of_trees = np.pad(of_trees, (0, sizes.trees - len(of_trees)))
     ends = np.cumsum(of_trees)
     starts = np.concatenate([ends - of_trees, [0]])
     positions = np.arange(sizes.nodes) - starts[trees]
     roots = np.where(of_trees > 0, ends - 1, sizes.nodes)
-    require("tree", forest.tree, forest.tree == trees, "tree after tree, and -1 for padding")
+    in_order = np.concatenate([numbers, [-1]])[trees]
+    require("tree", forest.tree, forest.tree == in_order, "tree after tree, and -1 for padding")
     expected = "the number of the node in its tree, and -1 for padding"
     positions = np.where(is_node, positions, -1)
     require("position", forest.position, forest.position == positions, expected)
