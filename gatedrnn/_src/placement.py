@@ -118,8 +118,9 @@ def _on_mesh(
     def of_result(role: Role | Like, result: Any) -> Any:
         if isinstance(role, Role):
             return specs(role, result, rows)
-        got, expected = map(jax.tree.structure, (result, arguments[role.argument]))
-        return places[role.argument] if got == expected else specs(ROWS, result, rows)
+        got: Any = jax.tree.structure(result)
+        same = bool(got == jax.tree.structure(arguments[role.argument]))
+        return places[role.argument] if same else specs(ROWS, result, rows)
 
     return _reshard(out, jax.tree.map(of_result, results, out, is_leaf=_is_role), rows.mesh)
 
