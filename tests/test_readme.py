@@ -9,7 +9,7 @@ from gatedrnn._registry import readme
 ROOT = Path(__file__).parent.parent
 
 
-def test_examples_run():
+def test_examples_run(tmp_path, monkeypatch):
     """The Python blocks, one after another, in one namespace, in default precision."""
     import jax
 
@@ -17,6 +17,7 @@ def test_examples_run():
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 6
     namespace = {"__name__": "readme"}
+    monkeypatch.chdir(tmp_path)
     with (
         jax.enable_x64(False),
         jax.numpy_dtype_promotion("standard"),
@@ -28,6 +29,7 @@ def test_examples_run():
     assert not namespace["tags"][20:, 8:].any()
     assert namespace["warm"][0].h.shape == (4, 32)
     assert namespace["values"].shape == (8, 4, 4)
+    assert namespace["layer"] == namespace["served"]
 
 
 def test_the_table_of_cells_is_that_of_the_registry():
