@@ -82,7 +82,7 @@ def _shapes(layer: Any, in_features: int) -> list[tuple[int, ...]]:
 
 
 def _takes(layer: Any, in_features: int) -> bool:
-    """True of a layer that reads inputs of so many features, as a residual one does of one number."""
+    """True of a layer that reads so many features, as a residual one does of one number."""
     try:
         validation.params_template(layer, in_features)
     except ValueError:
