@@ -18,11 +18,7 @@ def test_examples_run(tmp_path, monkeypatch):
     assert len(blocks) >= 6
     namespace = {"__name__": "readme"}
     monkeypatch.chdir(tmp_path)
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         for block in blocks:
             exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["tags"].shape == (50, 16, 5)
