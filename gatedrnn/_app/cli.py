@@ -31,7 +31,12 @@ TRAINING = {
     "sklearn": "scikit-learn",
 }
 SAMPLING = {"msgspec": "msgspec", "orbax": "orbax-checkpoint"}
-EXPORTING = {"onnx": "onnx"}
+EXPORTING = {  # by the ending of the file
+    ".onnx": {"onnx": "onnx"},
+    ".stablehlo": {"flatbuffers": "flatbuffers"},
+    ".safetensors": {"safetensors": "safetensors"},
+}
+EXTRAS = {".onnx": "train,onnx", ".stablehlo": "train,export", ".safetensors": "train,files"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,10 +140,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
 
-    export = _add(commands, "export", _export, "write the network of a run as an ONNX file")
+    export = _add(commands, "export", _export, "write the network of a run as a file of its own")
     export.add_argument("run", help="the folder of a run, such as runs/digits")
     export.add_argument(
-        "--to", required=True, metavar="FILE", help="such as model.onnx; replaced if it is there"
+        "--to",
+        required=True,
+        metavar="FILE",
+        help="model.onnx; or model.stablehlo, a program that jax.export reads; or"
+        " model.safetensors, which gr.load reads; replaced if it is there",
     )
     export.add_argument("--model", metavar="NAME", help="which one, if the run has several models")
     export.add_argument(
@@ -191,7 +200,8 @@ def _sample(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    _need(TRAINING | EXPORTING, "train,onnx")
+    ending = os.path.splitext(args.to)[1]
+    _need(TRAINING | EXPORTING.get(ending, {}), EXTRAS.get(ending, "train"))
     from gatedrnn._app import export
 
     return export.run(
