@@ -19,6 +19,7 @@ from gatedrnn._app import (
     leftovers,
     lock,
     memory,
+    processes,
     report,
     run_folder,
     tasks,
@@ -36,6 +37,7 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
     """Train as the configuration `path` says; the exit code of the program."""
     config = tasks.load(path, overrides)
     devices.show(config.train.devices)
+    processes.demand_one("train")
     where = config.run.folder
     if resume:
         run_folder.find(where)  # or else there is nothing to lock
