@@ -9,18 +9,22 @@ every core has rows of its own. The program is the same, and so is the result, u
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gatedrnn as gr
-from gatedrnn._app.config import Config
+from gatedrnn._app.config import Config, Devices
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.learning import State
 
 AXIS = "batch"
+SETTING = "jax_num_cpu_devices"
 BY_FLAG = "xla_force_host_platform_device_count"  # the older way to have JAX show several
+SHARE = Path("/sys/fs/cgroup/cpu.max")  # of a container, in time of cores
+UNSAID = "does not say where the sequences of its batches lie (batch_axes)"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Division:
     def batch(self, batch: Any) -> Any:
         """Return `batch` on the devices, each with sequences of its own."""
         return jax.device_put(batch, self._of_batch(batch))
+
+    def whole(self, tree: Any) -> Any:
+        """Return what lies on every device, such as parameters, as arrays on one of them."""
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
     def state(self, state: State) -> State:
         """Return `state` on the devices: all of it on each, but for the carries of the streams."""
@@ -82,47 +90,79 @@ def _shape(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def show(count: int) -> None:
-    """Have JAX show `count` devices or more, if it computes on a CPU; before it computes.
-
-    Raises:
-      CommandError: it shows fewer.
-    """
-    if count > 1 and BY_FLAG not in os.environ.get("XLA_FLAGS", ""):
-        with suppress(RuntimeError):  # JAX has begun to compute: it shows what it shows
-            jax.config.update("jax_num_cpu_devices", min(count, _cores()))
-    if count > 1 and jax.device_count() < count:
-        kind = jax.devices()[0].device_kind
-        raise CommandError(
-            f"train.devices: got {count}, expected at most {jax.device_count()}, what JAX shows"
-            f" ({kind})"
-        )
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
+def cores() -> int:
+    """Return the number of cores that this process may use, within the share of a container."""
+    count = os.cpu_count() or 1
     with suppress(AttributeError):  # not everywhere
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    with suppress(ValueError, OSError):  # ValueError: "max"
+        quota, period = map(int, SHARE.read_text().split())
+        count = min(count, max(quota // period, 1))
+    return count
+
+
+def show(devices: Devices) -> None:
+    """Have JAX show the cores of a CPU as so many `devices`, before it computes.
+
+    A number of them that its user has set stays.
+    """
+    count = cores() if devices == "all" else min(devices, cores())
+    by_flag = BY_FLAG in os.environ.get("XLA_FLAGS", "")
+    if count > 1 and not by_flag and getattr(jax.config, SETTING) < 0:
+        with suppress(RuntimeError):  # JAX has begun to compute: it shows what it shows
+            jax.config.update(SETTING, count)
+
+
+def demand(devices: Devices) -> None:
+    """Raise unless JAX shows so many `devices`."""
+    if devices != "all" and jax.device_count() < devices:
+        raise CommandError(
+            f"train.devices: got {devices}, expected at most {jax.device_count()}, what JAX shows"
+            f" ({jax.devices()[0].device_kind})"
+        )
 
 
 def division(config: Config, axes: tuple[int, ...] | None) -> Division | None:
     """Return how the batches of a task are divided, None where there is one device.
 
+    Of all devices as many are taken as divide a batch into equal parts.
+
     Raises:
       CommandError: the task cannot divide its batches, or not into so many equal parts.
     """
-    count, batch = config.train.devices, config.train.batch
+    devices, batch = config.train.devices, config.train.batch
+    if devices == "all":
+        count = 1 if axes is None else _most(batch, jax.device_count())
+    else:
+        count = devices
     if count == 1:
         return None
     if axes is None:
         raise CommandError(
-            f"train.devices: got {count}, expected 1: the task {config.task} does not say where"
-            " the sequences of its batches lie (batch_axes)"
+            f"train.devices: got {count}, expected 1: the task {config.task} {UNSAID}"
         )
     if batch % count:
         raise CommandError(
-            f"train.batch: got {batch}, expected a multiple of train.devices, {count}"
+            f"train.batch: got {batch}, expected a multiple of train.devices, {count}; the most"
+            f" that divide it are {_most(batch, count)}"
         )
     mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
     return Division(mesh, axes)
+
+
+def described(config: Config, axes: tuple[int, ...] | None, division: Division | None) -> str:
+    """Return the devices of a run in words, and the reason where they are not all of them."""
+    count, shown = 1 if division is None else division.mesh.size, jax.device_count()
+    of_all = "" if count == shown else f" of {shown}"
+    words = [f"{count}{of_all} ({jax.devices()[0].device_kind})"]
+    batch = config.train.batch
+    if division is not None:
+        words.append(f"{batch // count} of the {batch} rows of a batch on each")
+    if of_all and config.train.devices == "all":
+        words.append(f"the task {UNSAID}" if axes is None else "the most that divide train.batch")
+    return ", ".join(words)
+
+
+def _most(batch: int, count: int) -> int:
+    """Return the largest number up to `count` that divides `batch`."""
+    return next(number for number in range(count, 0, -1) if batch % number == 0)

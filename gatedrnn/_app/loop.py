@@ -102,11 +102,12 @@ class Training:
 
     def _validate(self, write: Callable[[str], None]) -> None:
         """Validate every model, save, and write the result in one line."""
-        criterion, said = self._task.criterion, []
+        criterion, division, said = self._task.criterion, self._division, []
         better: dict[str, Best] = {}
         for name in self._task.models:
-            # by one device: each would do all of it
-            params = jax.device_put(self.state.learners[name].params, jax.devices()[0])
+            params = self.state.learners[name].params
+            if division is not None:  # by one device: each would do all of it
+                params = division.whole(params)
             measures = self._task.evaluate(name, params)
             value = measures[criterion.name]
             self._demand_finite(value, f"validation of {name}")

@@ -38,6 +38,7 @@ def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -
     config = tasks.load(path, overrides)
     devices.show(config.train.devices)
     processes.demand_one("train")
+    devices.demand(config.train.devices)
     where = config.run.folder
     if resume:
         run_folder.find(where)  # or else there is nothing to lock
@@ -82,7 +83,8 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
                         for name, value in baselines.items()
                     )
                 )
-            print(report.introduction(task, training, baselines), flush=True)
+            used = devices.described(config, task.batch_axes, division)
+            print(report.introduction(task, training, baselines, used), flush=True)
             training.run(stop=interrupted)
             if interrupted() and training.step and not training.folder.replaces:
                 training.save()
@@ -114,8 +116,10 @@ def _demand_memory(
     config: Config, task: Task, like: State, division: devices.Division | None
 ) -> None:
     """Raise if a step of the training, whose state is shaped as `like`, takes all memory."""
-    sizes, most = configuration.sizes(config), memory.of_device(config.train.devices)
-    what = "the parameters and what is kept for each, before and after a step,"
+    count = 1 if division is None else division.mesh.size
+    sizes, most = configuration.sizes(config), memory.of_device(count)
+    each = "" if division is None else f" on each of {count} devices"
+    what = f"the parameters and what is kept for each, before and after a step,{each}"
     memory.demand(what, 2 * memory.size_of(like), sizes, most=most)
     batch = task.batch(0)
     if division is not None:
@@ -128,7 +132,7 @@ def _demand_memory(
         models=tuple(task.models.items()),
         settings=config.optimiser,
     )
-    memory.demand("the arrays of a step", size, sizes, most=most)
+    memory.demand(f"the arrays of a step{each}", size, sizes, most=most)
 
 
 def _resume(config: Config, task: Task, like: State) -> tuple[RunFolder, State]:
