@@ -7,6 +7,7 @@ every core has rows of its own. The program is the same, and so is the result, u
 """
 
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ AXIS = "batch"
 SETTING = "jax_num_cpu_devices"
 BY_FLAG = "xla_force_host_platform_device_count"  # the older way to have JAX show several
 SHARE = Path("/sys/fs/cgroup/cpu.max")  # of a container, in time of cores
+DEVICES = "train.devices: got "
 UNSAID = "does not say where the sequences of its batches lie (batch_axes)"
 
 
@@ -40,8 +42,11 @@ class Division:
     axes: tuple[int, ...]
 
     def batch(self, batch: Any) -> Any:
-        """Return `batch` on the devices, each with sequences of its own."""
-        return jax.device_put(batch, self._of_batch(batch))
+        """Return `batch` on the devices, each with sequences of its own.
+
+        A process lays its own part on its own devices.
+        """
+        return jax.tree.map(_laid, batch, self._of_batch(batch))
 
     def whole(self, tree: Any) -> Any:
         """Return what lies on every device, such as parameters, as arrays on one of them."""
@@ -86,6 +91,10 @@ def _is_shared(node: Any) -> bool:
     return isinstance(node, gr.Shared)
 
 
+def _laid(leaf: Any, place: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(leaf.shape, place, lambda rows: leaf[rows])
+
+
 def _shape(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
@@ -114,10 +123,11 @@ def show(devices: Devices) -> None:
 
 
 def demand(devices: Devices) -> None:
-    """Raise unless JAX shows so many `devices`."""
-    if devices != "all" and jax.device_count() < devices:
+    """Raise unless JAX shows so many `devices`, equally many in each process."""
+    most = jax.process_count() * _of_a_process()
+    if devices != "all" and devices > most:
         raise CommandError(
-            f"train.devices: got {devices}, expected at most {jax.device_count()}, what JAX shows"
+            f"{DEVICES}{devices}, expected at most {most}, what JAX shows"
             f" ({jax.devices()[0].device_kind})"
         )
 
@@ -125,28 +135,41 @@ def demand(devices: Devices) -> None:
 def division(config: Config, axes: tuple[int, ...] | None) -> Division | None:
     """Return how the batches of a task are divided, None where there is one device.
 
-    Of all devices as many are taken as divide a batch into equal parts.
+    Of all devices as many are taken as divide a batch into equal parts, and equally many of each
+    process.
 
     Raises:
       CommandError: the task cannot divide its batches, or not into so many equal parts.
     """
-    devices, batch = config.train.devices, config.train.batch
-    if devices == "all":
-        count = 1 if axes is None else _most(batch, jax.device_count())
-    else:
-        count = devices
-    if count == 1:
+    wanted, batch, processes = config.train.devices, config.train.batch, jax.process_count()
+    if batch % processes:
+        raise CommandError(
+            f"train.batch: got {batch}, expected a multiple of the number of processes, {processes}"
+        )
+    most = 1 if axes is None else _most(batch // processes, _of_a_process())
+    count = processes * most if wanted == "all" else wanted
+    if count == processes == 1:
         return None
     if axes is None:
+        got = "--distributed: got several processes" if wanted == "all" else f"{DEVICES}{count}"
+        raise CommandError(f"{got}, expected 1: the task {config.task} {UNSAID}")
+    if count % processes:
         raise CommandError(
-            f"train.devices: got {count}, expected 1: the task {config.task} {UNSAID}"
+            f"{DEVICES}{count}, expected a multiple of the number of processes, {processes}"
         )
     if batch % count:
+        divides = processes * _most(batch // processes, count // processes)
         raise CommandError(
             f"train.batch: got {batch}, expected a multiple of train.devices, {count}; the most"
-            f" that divide it are {_most(batch, count)}"
+            f" that divide it are {divides}"
         )
-    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
+    taken: Counter[int] = Counter()
+    chosen = []
+    for device in jax.devices():
+        taken[device.process_index] += 1
+        if taken[device.process_index] <= count // processes:
+            chosen.append(device)
+    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
     return Division(mesh, axes)
 
 
@@ -154,13 +177,19 @@ def described(config: Config, axes: tuple[int, ...] | None, division: Division |
     """Return the devices of a run in words, and the reason where they are not all of them."""
     count, shown = 1 if division is None else division.mesh.size, jax.device_count()
     of_all = "" if count == shown else f" of {shown}"
-    words = [f"{count}{of_all} ({jax.devices()[0].device_kind})"]
+    several = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    words = [f"{count}{of_all} ({jax.devices()[0].device_kind}){several}"]
     batch = config.train.batch
     if division is not None:
         words.append(f"{batch // count} of the {batch} rows of a batch on each")
     if of_all and config.train.devices == "all":
         words.append(f"the task {UNSAID}" if axes is None else "the most that divide train.batch")
     return ", ".join(words)
+
+
+def _of_a_process() -> int:
+    """Return the number of devices that every process has at least."""
+    return min(Counter(device.process_index for device in jax.devices()).values())
 
 
 def _most(batch: int, count: int) -> int:
