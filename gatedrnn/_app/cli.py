@@ -115,6 +115,19 @@ def _parser() -> argparse.ArgumentParser:
         " language model's, of the same text) data.path alone may differ",
     )
 
+    several = train.add_argument_group(
+        "several processes",
+        "One run of several processes, each started with the same arguments on one file system:"
+        " process 0 prints and writes, and a stop asked of one stops all. SLURM, Open MPI and GKE"
+        " tell --distributed the rest; elsewhere each process is given all of it.",
+    )
+    several.add_argument(
+        "--distributed", action="store_true", help="this process is one of several"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="this one, counted from 0")
+
     evaluate = _add(
         commands, "eval", _eval, "repeat the evaluation of a run, and draw its pictures"
     )
@@ -174,9 +187,18 @@ def _add(commands: Any, name: str, command: Callable[..., Any], text: str) -> An
 def _train(args: argparse.Namespace) -> int:
     _need(TRAINING)
     from gatedrnn._app import train
+    from gatedrnn._app.processes import Place
 
-    config = shipped.path_of(args.config)
-    return train.run(config, args.set, overwrite=args.overwrite, resume=args.resume)
+    place = Place(args.coordinator, args.processes, args.process)
+    if place != Place() and not args.distributed:
+        raise CommandError("--coordinator, --processes and --process go with --distributed")
+    return train.run(
+        shipped.path_of(args.config),
+        args.set,
+        overwrite=args.overwrite,
+        resume=args.resume,
+        place=place if args.distributed else None,
+    )
 
 
 def _eval(args: argparse.Namespace) -> int:
