@@ -46,7 +46,7 @@ ARROWS = {
     "pytree": {"base", "numerics"},
     "validation": {"base", "checks", "describe", "integers"},
     "masks": {"base", "describe", "integers", "validation"},
-    "rows": {"base", "integers", "pytree", "validation"},
+    "rows": {"base", "integers", "placement", "pytree", "validation"},
     "cells": GROUND | {"kernels"},
     "time": GROUND | {"kernels"},
     "trees": GROUND,

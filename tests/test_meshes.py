@@ -442,3 +442,50 @@ def test_second_order(kind):
         return product(params)
 
     equals_one_device(mesh_of(kind), run, (params, xs), (WHOLE, STEPS))
+
+
+# ------------------------------------------------------------------------- around the networks
+
+
+def taken(index):
+    return lambda params, xs: gr.take_rows(gr.unroll(gr.LSTM(H), params, xs)[0], index)
+
+
+def started_anew(params, xs):
+    carry, ys = gr.unroll(gr.LSTM(H), params, xs)
+    initial = gr.LSTM(H).carry((B,), jnp.float64)
+    return gr.where_rows(ys[-1, :, 0] > 0, initial, carry)
+
+
+def last(carries, ys):
+    return jnp.sum(jnp.sin(ys[-1]))
+
+
+AROUND = {
+    "every second row": taken(slice(None, None, 2)),
+    "three rows": taken(np.array([0, 5, 2])),
+    "one row": taken(-1),
+    "rows started anew": started_anew,
+    "gates": functools.partial(gr.diagnostics.gates, gr.LSTM(H)),
+    "gradients of carries": lambda p, xs: gr.diagnostics.carry_gradients(gr.LSTM(H), p, xs, last),
+    "reach": lambda p, xs: gr.diagnostics.gradient_reach({"": (gr.LSTM(H), p)}, xs, of="carry"),
+    "exponents": lambda p, xs: gr.diagnostics.lyapunov_exponents(
+        gr.diagnostics.step_jacobians(gr.LSTM(H), p, xs)
+    ),
+}
+
+
+@of_both_kinds
+@pytest.mark.parametrize("function", AROUND.values(), ids=AROUND)
+def test_rows_and_diagnostics(function, kind):
+    """What reads the results of a network, of which rows are divided."""
+    arguments = random_params(gr.LSTM(H), I), normal(T, B, I)
+    equals_one_device(mesh_of(kind), function, arguments, (WHOLE, STEPS), rtol=1e-8)
+
+
+@pytest.mark.parametrize(("rows", "where"), [(4, ("data",)), (3, ())])
+def test_rows_that_are_taken_stay_divided_where_their_number_allows_it(rows, where):
+    mesh = mesh_of("explicit")
+    carry = put(mesh, gr.GRU(H).carry((B,)), ROWS)
+    with jax.set_mesh(mesh):
+        assert places(gr.take_rows(carry, slice(rows)).h) == where

@@ -36,6 +36,11 @@ class Rows(NamedTuple):
     axes: tuple[Any, ...]
     alone: bool
 
+    @property
+    def names(self) -> set[str]:
+        """The axes of the mesh over which rows are divided."""
+        return _names(self.axes)
+
 
 class Role(enum.Enum):
     """The axes that an array has in front. What rows share, and what is bound, says so itself."""
@@ -150,7 +155,7 @@ def specs(roles: Any, tree: Any, rows: Rows) -> Any:
 
     Parameters that are divided over an axis of the rows become whole.
     """
-    used = _names(rows.axes)
+    used = rows.names
 
     def of_leaf(front: PartitionSpec, leaf: Array) -> PartitionSpec:
         rest = [_without(axis, used) for axis in spec_of(leaf)[len(front) :]]

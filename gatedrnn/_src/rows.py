@@ -3,15 +3,18 @@
 Axes: `*B` batch axes, which every leaf of every carry has in front; `N` rows that are taken.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from gatedrnn._src import integers, pytree, validation
+from gatedrnn._src import integers, placement, pytree, validation
 from gatedrnn._src.base import Carry, is_shared
+from gatedrnn._src.placement import ROWS, WHOLE
 
 
 def where_rows(flags: ArrayLike, carry: Carry, other: Carry) -> Carry:
@@ -52,7 +55,8 @@ def where_rows(flags: ArrayLike, carry: Carry, other: Carry) -> Carry:
                 f"carry{jax.tree_util.keystr(path)}: got dtype {leaf.dtype.name}, expected "
                 f"{like.dtype.name}, as in other"
             )
-    return pytree.where(flags, carry, other)
+    rows = _rows("other", (flags, other, carry), flags.ndim)
+    return placement.on_mesh(pytree.where, (), (flags, carry, other), (ROWS,) * 3, ROWS, rows)
 
 
 def take_rows(carry: Carry, index: Any) -> Carry:
@@ -64,7 +68,8 @@ def take_rows(carry: Carry, index: Any) -> Carry:
 
     Returns:
       A carry with leaves `[N, ...]` (without that axis for a single integer); what rows share
-      (`gr.Shared`) is as it was.
+      (`gr.Shared`) is as it was. On a mesh with explicit axes the rows are divided as those of
+      `carry` are where their number allows that, else whole on every device.
 
     Raises:
       TypeError: an index of another type.
@@ -84,8 +89,21 @@ def take_rows(carry: Carry, index: Any) -> Carry:
             f"carry: got leaves of shapes {sorted({leaf.shape for leaf in leaves})}, expected the "
             "same batch axis in front of each"
         )
+    size = next((size for (size,) in rows), None)
     if not isinstance(index, slice):
-        index = _as_index(index, next((size for (size,) in rows), None))
+        index = _as_index(index, size)
+    divided = _rows("carry", leaves, 1)
+    if divided is None:
+        return _taken(carry, index)
+    if isinstance(index, slice):
+        index = jnp.asarray(np.arange(size)[index])
+    places = math.prod(divided.mesh.shape[name] for name in divided.names)
+    role = ROWS if index.ndim and index.shape[0] % places == 0 else WHOLE
+    return placement.on_mesh(_taken, (), (carry, index), (ROWS, WHOLE), role, divided)
+
+
+def _taken(carry: Carry, index: Any) -> Carry:
+    """Do what `take_rows` does, of arguments that are checked."""
 
     def take(leaf: Any) -> Any:
         if is_shared(leaf):
@@ -95,6 +113,17 @@ def take_rows(carry: Carry, index: Any) -> Carry:
         return leaf.at[index].get(mode="fill")
 
     return jax.tree.map(take, carry, is_leaf=is_shared)
+
+
+def _rows(name: str, tree: Any, batch_axes: int) -> placement.Rows | None:
+    """Return how rows are divided in the first array of `tree` in which they are."""
+    found = None
+    for leaf in jax.tree.leaves(tree):
+        if leaf.ndim >= batch_axes:
+            found = placement.rows_of(name, leaf, 0, batch_axes, tree)
+        if found is None or found.names:
+            return found
+    return found
 
 
 def _as_index(index: Any, size: int | None) -> Array:

@@ -16,6 +16,7 @@ from gatedrnn._src.describe import shown
 from gatedrnn._src.diagnostics.probe import Probed
 from gatedrnn._src.diagnostics.vectors import as_scalar, row_size, unflatten
 from gatedrnn._src.numerics import accumulator
+from gatedrnn._src.placement import ROWS, STEPS, Rows, placed, rows_of
 from gatedrnn._src.time.bptt import BPTT
 from gatedrnn._src.time.unroll import checked_inputs, trajectory, unroll
 
@@ -202,11 +203,12 @@ def _reach(cell: Cell, params: Params, xs: Array, of: Reach, bptt: BPTT) -> Arra
         joined = jnp.concatenate([xs, point], axis=-1)
         return unroll(Probed(cell), params, joined, bptt=bptt)[1][-1]
 
+    rows = _rows(xs)
     y, back = jax.vjp(last, xs if of == "inputs" else _no_probe(cell, xs))
 
     def squared_norm(output: Array) -> Array:
         # rows of the batch do not meet: one pass back gives the output's gradient in every row
-        (d,) = back(jnp.broadcast_to(output, y.shape))
+        (d,) = back(placed(ROWS, jnp.broadcast_to(output, y.shape), rows))
         return _sum_of_squares(d, xs.ndim - 1)
 
     squared_norms = lax.map(squared_norm, jnp.eye(y.shape[-1], dtype=y.dtype))
@@ -214,7 +216,12 @@ def _reach(cell: Cell, params: Params, xs: Array, of: Reach, bptt: BPTT) -> Arra
 
 
 def _no_probe(cell: Cell, xs: Array) -> Array:
-    return jnp.zeros((*xs.shape[:-1], row_size(cell)), xs.dtype)
+    nothing = jnp.zeros((*xs.shape[:-1], row_size(cell)), xs.dtype)
+    return placed(STEPS, nothing, _rows(xs))
+
+
+def _rows(xs: Array) -> Rows | None:
+    return rows_of("xs", xs, 1, xs.ndim - 2, ())
 
 
 def _sum_of_squares(v: Array, leading: int) -> Array:

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gatedrnn._src import checks, validation
+from gatedrnn._src import checks, placement, validation
 from gatedrnn._src.base import Carry, Cell, Params, is_shared
 from gatedrnn._src.cells.elman import Elman, ElmanParams
 from gatedrnn._src.describe import shown
 from gatedrnn._src.diagnostics.step_inputs import StepInputs, step_inputs
 from gatedrnn._src.diagnostics.vectors import check_leaf, flatten, unflatten
 from gatedrnn._src.numerics import ACTIVATIONS, accumulator
+from gatedrnn._src.placement import ROWS, STEPS
 from gatedrnn._src.pytree import where
 from gatedrnn._src.time.unroll import Options
 
@@ -218,11 +219,13 @@ def lyapunov_exponents(jacobians: Array, *, warm_up: int = 0, dt: float = 1.0) -
             "than the steps of jacobians"
         )
     checks.number("dt", dt, above=0)
-    return _exponents(jacobians, warm_up) / dt
+    rows = placement.rows_of("jacobians", jacobians, 1, jacobians.ndim - 3, ())
+    made = placement.on_mesh(_exponents, (warm_up,), (jacobians,), (STEPS,), ROWS, rows)
+    return made / dt
 
 
 @functools.partial(jax.jit, static_argnames="warm_up")
-def _exponents(jacobians: Array, warm_up: int) -> Array:
+def _exponents(warm_up: int, jacobians: Array) -> Array:
     def step(frame: Array, jacobian: Array) -> tuple[Array, Array]:
         frame, r = jnp.linalg.qr(jacobian @ frame)
         return frame, jnp.log(jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)))

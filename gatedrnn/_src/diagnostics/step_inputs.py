@@ -9,6 +9,7 @@ from jax import Array
 
 from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.episodes import episode_starts
+from gatedrnn._src.placement import ROWS, placed, rows_of
 from gatedrnn._src.pytree import shift, where
 from gatedrnn._src.time.unroll import Options, checked, run
 
@@ -28,8 +29,10 @@ def step_inputs(
     """Run `cell` and return the inputs of its steps; the arguments are those of `gr.unroll`."""
     unrolled = checked(cell, params, xs, carry, options)
     _, _, carries = run(unrolled, every_carry=True)
-    before, starts = shift(unrolled.carry, carries, unrolled.reverse), None
+    rows = rows_of("xs", unrolled.xs, 1, unrolled.xs.ndim - 2, (params, carries))
+    first, reset_carry = placed(ROWS, (unrolled.carry, unrolled.reset_carry), rows)
+    before, starts = shift(first, carries, unrolled.reverse), None
     if unrolled.resets is not None:
         starts = episode_starts(unrolled.resets, unrolled.mask, unrolled.reverse)
-        before = where(starts, unrolled.reset_carry, before)
+        before = where(starts, reset_carry, before)
     return StepInputs(before, unrolled.xs, unrolled.mask, starts)
