@@ -6,6 +6,7 @@ What is legal for one function is left out there by hand, in `LEGAL`.
 
 import inspect
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from gatedrnn import diagnostics as d
 T, B, IN, H, V = 3, 2, 3, 4, 5  # steps, rows, input features, features, tokens
 
 KEY = jax.random.key(0)
+FOLDER = tempfile.TemporaryDirectory()  # of the files that are saved; goes with the process
 
 
 class Mistake(NamedTuple):
@@ -373,6 +375,24 @@ def of_tree_lists(_: Any) -> list[Mistake]:
     ]
 
 
+def of_paths(_: Any) -> list[Mistake]:
+    return [NOTHING, *(m for m in NO_ARRAYS if m.name != "text"), Mistake("number", 3)]
+
+
+def of_classes(_: Any) -> list[Mistake]:
+    return [
+        NOTHING,
+        *NO_VALUES[:2],
+        Mistake("class", gr.GRU),
+        Mistake("list of values", [gr.GRU(3)]),
+        Mistake("list of text", ["GRU"]),
+        Mistake("of no fields", [int]),
+        Mistake(
+            "of one name", [gr.Elman, type("Elman", (gr.Elman,), {}), type("Elman", (gr.GRU,), {})]
+        ),
+    ]
+
+
 def of_nothing(_: Any) -> list[Mistake]:
     """What reads tokens takes no number of features."""
     return [*NO_NUMBERS, Mistake("a number", 3)]
@@ -428,6 +448,8 @@ KINDS: dict[str, Callable[[Any], list[Mistake]]] = {
     "first": of_leaves,
     "other": of_owners,
     "paths": of_mappings,
+    "path": of_paths,
+    "classes": of_classes,
 }  # fmt: skip
 
 
@@ -685,6 +707,14 @@ def of_the_rest() -> Iterator[Call]:
     yield Call("flatten_tree", gr.flatten_tree, {"tree": ((), ())})
     yield Call("summary", gr.summary, {"layer": gr.GRU(3), "in_features": 3})
     yield Call("cudnn", gr.cudnn, {"layer": gr.LSTM(3)})
+    saved = {
+        "path": FOLDER.name + "/dense",
+        "layer": gr.dense(V),
+        "params": gr.dense(V).init(KEY, IN),
+    }
+    yield Call("save", gr.save, saved, kinds={"params": of_structures})
+    gr.save(**saved)
+    yield Call("load", gr.load, {"path": saved["path"]})
     made = {"coordinates": (floats(3),), "losses": floats(3)}
     plotted = dict.fromkeys(("norms", "bound", "exponents", "values"), of_plotted)
     gates = {"gates": {"f": floats(T, H)}}

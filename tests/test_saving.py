@@ -211,7 +211,12 @@ class Own(gr.Layer):
 
     def init(self, key, in_features, dtype=jnp.float32):
         return Extra(
-            {"a.b": jnp.ones(2, dtype), "a": {"b": jnp.zeros((), jnp.int8)}, "c": {3: [(), []]}},
+            {
+                "a.b": jnp.ones(2, dtype),
+                "a": {"b": jnp.zeros((), jnp.int8)},
+                "c": {3: [(), []]},
+                "__metadata__": jnp.ones(1),
+            },
             (key, jax.random.key(1, impl="rbg"), gr.Shared(jnp.zeros((0, 2), bool))),
         )
 
@@ -226,6 +231,13 @@ def test_a_class_of_ones_own(path):
     assert_comes_back(path, layer, params, [Own, Extra, Leaky, LeakyParams, gr.GRU])
     (zero,) = gr.load(path, classes=[Own, Extra, Leaky, LeakyParams])[0].layers[1].values[-1:]
     assert math.copysign(1.0, zero) == -1.0
+
+
+def test_names_that_arrays_cannot_have(path):
+    """And those that look alike."""
+    names = ["__metadata__", "", "value", "['a']", "['", "a", "a.b", "é\n"]
+    params = {name: jnp.full(2, k) for k, name in enumerate(names)}
+    assert_comes_back(path, Own(), params, [Own, Extra])
 
 
 def test_a_class_that_was_not_given_is_refused_by_name(path):

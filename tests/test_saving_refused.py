@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from saved import I, bits, params_of
 
 import gatedrnn as gr
+from gatedrnn._saving.classes import known
+from gatedrnn._saving.description import fields_of
 from gatedrnn._saving.save import FORMAT
 
 pytest.importorskip("safetensors")
@@ -433,6 +435,69 @@ def test_the_first_format_stays_readable(path):
     )
     assert jax.tree.structure(params) == jax.tree.structure((want, ()))
     assert list(map(bits, jax.tree.leaves(params))) == list(map(bits, jax.tree.leaves(want)))
+
+
+# What files of the first format may name, a class a line: all of it stays
+NAMES = """
+Attention: cell memory_features features
+AttentionCarry: output cell
+AttentionParams: cell memory_kernel query_kernel score memory
+BPTT: rule chunk truncate cell_path_only clip save kernel target
+Bidirectional: forward backward merge
+CountedCarry: step cell
+CuDNN: layer
+Dense: features use_bias
+DenseParams: kernel bias
+Directions: forward backward
+Dropout: rate shared_in_time
+DropoutCarry: step
+Elman: features activation use_bias
+ElmanCarry: h
+ElmanParams: kernel recurrent_kernel bias
+Embed: vocab features
+EmbedParams: table
+Final: layer
+GRU: features reset update use_bias
+GRUCarry: h
+GRUParams: kernel recurrent_kernel bias recurrent_bias
+Jordan: features out_features activation output_activation use_bias
+JordanCarry: o
+JordanParams: kernel recurrent_kernel bias output_kernel output_bias
+LSTM: features peephole projection coupled forget_bias use_bias
+LSTMCarry: h c
+LSTMParams: kernel recurrent_kernel bias peephole output_peephole projection_kernel
+LayerNormGRU: features use_bias
+LayerNormGRUParams: kernel recurrent_kernel scale recurrent_scale bias recurrent_bias
+LayerNormLSTM: features forget_bias use_bias
+LayerNormLSTMParams: kernel recurrent_kernel scale recurrent_scale memory_scale bias memory_bias
+Memory: values keys valid
+Pool: layer how
+Recurrent: cell bptt initial reverse
+RecurrentDropout: cell rate
+RecurrentParams: cell initial
+Repeat: layer n
+Residual: layer
+Seq2Seq: encoder decoder bridge
+Seq2SeqParams: encoder decoder bridge
+Shared: value
+Stack: layers
+TreeLSTM: features kind forget_bias use_bias
+TreeLSTMParams: kernel recurrent_kernel bias
+TreeLSTMState: h c
+TreeRNN: features children activation use_bias
+TreeRNNParams: kernel recurrent_kernel bias
+TreeRNNState: h
+Zoneout: cell h c
+"""
+
+
+def test_names_stay():
+    """A field that is added has a default, so that older files are read."""
+    for line in NAMES.split("\n")[1:-1]:
+        name, _, fields = line.partition(":")
+        now = fields_of(known([])[f"gatedrnn.{name}"])
+        assert set(fields.split()) <= set(now), name
+        assert not [field for field in set(now) - set(fields.split()) if now[field]], name
 
 
 def test_the_format_of_today_is_that_of_the_test():

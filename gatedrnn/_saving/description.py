@@ -48,7 +48,7 @@ def described(value: Any, where: str, names: Mapping[type, str], write: Write) -
                 "$dict": [[_key(where, k), inside(v, f"{where}[{k!r}]")] for k, v in value.items()]
             }
         if kind in names:
-            fields = _fields(kind)
+            fields = fields_of(kind)
             return {names[kind]: {k: inside(getattr(value, k), f"{where}.{k}") for k in fields}}
         if is_record(kind):
             raise ValueError(
@@ -150,7 +150,7 @@ def _built(
     where: str, name: str, kind: Any, content: JSON, inside: Callable[[JSON, str], Any]
 ) -> Any:
     """A value of the class `kind` from its fields."""
-    fields = _fields(kind)
+    fields = fields_of(kind)
     if not isinstance(content, dict):
         raise ValueError(f"{where}: got {shown(content)}, expected the fields of {name}")
     unknown = sorted(set(content) - set(fields))
@@ -166,8 +166,8 @@ def _built(
         raise ValueError(f"{where}: {name}: {error}") from error
 
 
-def _fields(kind: Any) -> dict[str, bool]:
-    """The fields that make a value of `kind`, and whether each has to be given."""
+def fields_of(kind: Any) -> dict[str, bool]:
+    """Return the fields that make a value of `kind`, and of each whether it has to be given."""
     if dataclasses.is_dataclass(kind):
         return {
             field.name: field.default is MISSING and field.default_factory is MISSING

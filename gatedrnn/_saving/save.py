@@ -112,8 +112,8 @@ def load(path: str | os.PathLike[str], *, classes: Iterable[type] = ()) -> tuple
     Raises:
       OSError: there is no such file, or it cannot be read.
       ValueError: a file that is damaged or no such file, of a newer version of gatedrnn, with a
-        class that was not given, or with 64-bit arrays while JAX is in its 32-bit mode. The error
-        names the file.
+        class that was not given, with 64-bit arrays while JAX is in its 32-bit mode, or with a
+        kernel in `gr.BPTT` that the device in use has not. The error names the file.
       TypeError: what is no path, or no list of classes.
       ModuleNotFoundError: without safetensors, the extra `files`.
 

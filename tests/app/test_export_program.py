@@ -231,6 +231,16 @@ def test_parameters_that_are_too_large(saved, refuses, monkeypatch):
     refuses("export", "runs/tiny", "--to", "m.stablehlo", words=(*words, "--to NAME.safetensors"))
 
 
+def test_a_platform_that_the_program_is_not_for(saved, command, monkeypatch):
+    """The file is written, and not compared."""
+    saved("language")
+    monkeypatch.setattr(export_program, "PLATFORMS", ("tpu",))
+    code, out, _ = command("export", "runs/tiny", "--to", "m.stablehlo")
+    assert code == 0
+    assert "\ncompared    not: " in out
+    assert Path("m.stablehlo").is_file()
+
+
 @dataclasses.dataclass(frozen=True)
 class Odd(Model):
     """A model of another package, which asks for the value of a size or of an input."""
