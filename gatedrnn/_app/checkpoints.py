@@ -43,17 +43,19 @@ def restore(folder: Path, like: Any) -> Any:
     """
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]
 
-    like = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), like)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
     here = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process {here}"
     )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    whole = jax.tree.map(lambda a: ocp.RestoreArgs(np.ndarray, dtype=a.dtype), like)
     try:
-        with _calm(), ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-            tree = checkpointer.restore(folder, like)
+        with _calm(), ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+            tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(like, whole))
     except Exception as error:  # as above
         raise CommandError(
-            f"cannot read the checkpoint {folder}: {reason(error)}", exit_code=1
+            f"cannot read the checkpoint {folder}: {_words(error)}", exit_code=1
         ) from error
     # orbax compares the structure, and not the shapes
     for got, expected in zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True):
@@ -63,6 +65,13 @@ def restore(folder: Path, like: Any) -> Any:
                 f" {got.shape} where its configuration makes one of {expected.shape}"
             )
     return jax.tree.map(jax.numpy.asarray, tree)
+
+
+def _words(error: Exception) -> str:
+    """Return the reason of orbax, but for two trees that differ, of which it prints all leaves."""
+    if "tree structures do not match" in str(error):
+        return "Structure mismatch: its arrays are not those that its configuration makes"
+    return reason(error)
 
 
 @contextmanager

@@ -111,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     existing.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in the folder; of its settings, train.steps, run.folder and (a"
-        " language model's, of the same text) data.path alone may differ",
+        help="go on with the run in the folder; of its settings, train.steps, train.devices,"
+        " run.folder and (a language model's, of the same text) data.path alone may differ",
     )
 
     several = train.add_argument_group(
