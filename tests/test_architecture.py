@@ -51,7 +51,8 @@ ARROWS = {
     "trees": GROUND,
     "layers": GROUND | {"time"},
     "decoding": GROUND,
-    "losses": GROUND | {"layers"},
+    "cross_entropy": GROUND | {"layers"},
+    "losses": GROUND | {"cross_entropy", "layers"},
     "seq2seq": GROUND | {"cells", "layers"},
     "checking": GROUND | {"time", "trees"},
     "diagnostics": GROUND | {"cells", "time"},
@@ -166,7 +167,7 @@ MAY_LOOP = {
     "time/engine": {"scan", "custom_vjp"},  # over chunks
     "trees/engine": {"scan", "custom_vjp"},  # over the levels of trees
     "layers/combinators": {"scan"},  # over depth
-    "losses": {"scan", "custom_vjp"},  # over the vocabulary
+    "cross_entropy": {"scan", "custom_vjp"},  # over the vocabulary
     "decoding/token_by_token": {"while_loop"},  # until every row has ended
     "decoding/beam": {"while_loop", "scan"},  # the same, and back from the last step
     "decoding/free_running": {"scan"},

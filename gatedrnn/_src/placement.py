@@ -127,6 +127,16 @@ def placed(roles: Any, tree: Any, rows: Rows | None) -> Any:
     return tree if rows is None else _reshard(tree, specs(roles, tree, rows), rows.mesh)
 
 
+@partial(jax.jit, static_argnames=("places", "mesh"))
+def moved(trees: tuple, places: tuple[PartitionSpec, ...], mesh: AbstractMesh) -> tuple:
+    """Return each of `trees` with all its leaves at one of `places` on `mesh`; outside jit too."""
+
+    def move(tree: Any, place: PartitionSpec) -> Any:
+        return _reshard(tree, jax.tree.map(lambda _: place, tree), mesh)
+
+    return tuple(map(move, trees, places))
+
+
 def by_device(call: Callable, arguments: tuple, roles: tuple, results: Any, rows: Rows) -> Any:
     """Return `call(*arguments)`, of which each device computes its own rows.
 
