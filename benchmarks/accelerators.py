@@ -129,10 +129,9 @@ class Target:
         """A context in which what is traced is for this kind of device."""
         return use_abstract_mesh(AbstractMesh((), (), abstract_device=self.device))
 
-    def mesh(self, count: int, axis: str = "data") -> Mesh:
-        """A mesh of so many devices with one axis, over which XLA itself divides programs."""
-        devices = self.devices(count)
-        return jax.make_mesh((count,), (axis,), devices=devices, axis_types=(AxisType.Auto,))
+    def mesh(self, count: int, axis: str = "data", kind: AxisType = AxisType.Auto) -> Mesh:
+        """A mesh of so many devices with one axis, by default one over which XLA itself divides."""
+        return jax.make_mesh((count,), (axis,), devices=self.devices(count), axis_types=(kind,))
 
 
 def _installed(module: str) -> bool:

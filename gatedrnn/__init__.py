@@ -56,6 +56,7 @@ from gatedrnn._src.trees.fold import fold_tree
 from gatedrnn._src.trees.forest import Forest, ForestSizes, forest, forest_sizes
 from gatedrnn._src.trees.tree_lstm import TreeLSTM, TreeLSTMParams, TreeLSTMState
 from gatedrnn._src.trees.tree_rnn import TreeRNN, TreeRNNParams, TreeRNNState
+from gatedrnn._version import read as _read_version
 
 __all__ = [
     "BPTT",
@@ -153,5 +154,7 @@ __all__ = [
     "where_rows",
     "windows",
 ]
+
+__version__ = _read_version()
 
 _register((globals()[name] for name in __all__), (Shared, _Memory))

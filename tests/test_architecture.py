@@ -13,7 +13,8 @@ import gatedrnn as gr
 
 PACKAGE = Path(gr.__file__).parent
 LIBRARY = PACKAGE / "_src"
-SOURCES = sorted(LIBRARY.rglob("*.py"))
+ROOF = LIBRARY / "__init__.py"  # over all rooms, a docstring alone
+SOURCES = sorted(set(LIBRARY.rglob("*.py")) - {ROOF})
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room of the library, a folder or a module beside the folders, and what it may import. In
@@ -82,7 +83,7 @@ def path_of(module):
     """The file of a module of this package, None for anything else."""
     base = PACKAGE.parent.joinpath(*module.split("."))
     found = [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
-    return found[0] if module.split(".")[0] == "gatedrnn" and found else None
+    return found[0] if module.split(".")[0] == "gatedrnn" and found not in ([], [ROOF]) else None
 
 
 def room_of(path):
@@ -187,6 +188,13 @@ def test_only_the_engines_the_loss_and_decoding_loop(path):
         assert loops_in(path) <= {"scan"}
     else:
         assert loops_in(path) == MAY_LOOP.get(name, set())
+
+
+def test_every_folder_is_a_package():
+    """None is a namespace package, whose types pyright does not find in an installed package."""
+    packages = {path.parent for path in MODULES if path.name == "__init__.py"}
+    assert {path.parent for path in MODULES} == packages
+    assert imports(ROOF) == set()
 
 
 # What is optional -------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from gatedrnn import __version__
+from gatedrnn._app import shipped
 from gatedrnn._app.errors import CommandError, reason
 
 # module -> the package that has it
@@ -80,10 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="gatedrnn",
         description="Train, evaluate, sample and export recurrent networks; check their rules.",
     )
+    parser.add_argument("--version", action="version", version=f"gatedrnn {__version__}")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
     train = _add(commands, "train", _train, "train the models of a configuration")
-    train.add_argument("config", help="a TOML file, such as configs/digits.toml")
+    train.add_argument(
+        "config",
+        help=f"a TOML file, or the name of one that is shipped: {', '.join(shipped.names())}",
+    )
     train.add_argument(
         "--set",
         action="append",
@@ -160,7 +166,8 @@ def _train(args: argparse.Namespace) -> int:
     _need(TRAINING)
     from gatedrnn._app import train
 
-    return train.run(args.config, args.set, overwrite=args.overwrite, resume=args.resume)
+    config = shipped.path_of(args.config)
+    return train.run(config, args.set, overwrite=args.overwrite, resume=args.resume)
 
 
 def _eval(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import jax
 
@@ -32,7 +33,7 @@ from gatedrnn._app.run_folder import RunFolder
 from gatedrnn._app.task import Task
 
 
-def run(path: str, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
+def run(path: str | Path, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
     """Train as the configuration `path` says; the exit code of the program."""
     config = tasks.load(path, overrides)
     devices.show(config.train.devices)

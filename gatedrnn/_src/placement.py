@@ -45,7 +45,9 @@ class Role(enum.Enum):
     STEPS = "steps"  # [T, *B, ...]
 
 
-WHOLE, ROWS, STEPS = Role
+WHOLE: Any = Role.WHOLE
+ROWS: Any = Role.ROWS
+STEPS: Any = Role.STEPS
 
 
 class Like(NamedTuple):
@@ -116,7 +118,8 @@ def _on_mesh(
     def of_result(role: Role | Like, result: Any) -> Any:
         if isinstance(role, Role):
             return specs(role, result, rows)
-        same = jax.tree.structure(result) == jax.tree.structure(arguments[role.argument])
+        got: Any = jax.tree.structure(result)
+        same = bool(got == jax.tree.structure(arguments[role.argument]))
         return places[role.argument] if same else specs(ROWS, result, rows)
 
     return _reshard(out, jax.tree.map(of_result, results, out, is_leaf=_is_role), rows.mesh)
@@ -195,7 +198,7 @@ def _reshard(tree: Any, places: Any, mesh: AbstractMesh) -> Any:
 def _explicit_mesh(tree: Any) -> AbstractMesh | None:
     """Return the mesh with explicit axes that a leaf is on, None without one."""
     for leaf in jax.tree.leaves(tree):
-        mesh = _sharding(leaf).mesh
+        mesh = _sharding(leaf).mesh.abstract_mesh
         if mesh.explicit_axes:
             return mesh
     return None

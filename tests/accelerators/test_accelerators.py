@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flag_cases import CASES
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from networks import outcome
 from reference import FEW, SAMPLE
 
@@ -227,17 +227,20 @@ NETWORKS = {
 ONE_ALL_REDUCE = {hlo.STEPS: {}, hlo.CHUNKS: {}, hlo.OUTSIDE: {"all-reduce": 1}}
 
 
-@pytest.mark.parametrize("how", ["jit", "shard_map"])
+@pytest.mark.parametrize("how", ["jit", "explicit", "shard_map"])
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_data_parallel(network, how, target):
     """The batch over four devices: gradients are summed once, and nothing else is exchanged."""
-    mesh = target.mesh(DEVICES)
+    kind = AxisType.Explicit if how == "explicit" else AxisType.Auto
+    mesh = target.mesh(DEVICES, kind=kind)
     whole, rows = PartitionSpec(), PartitionSpec(None, "data")
 
     def gradient(params, xs):
         return jax.grad(lambda p: jnp.sum(jnp.square(network.apply(p, xs)[1])))(params)
 
-    if how == "jit":
+    if how == "explicit":
+        step = jax.jit(gradient)
+    elif how == "jit":
         step = jax.jit(gradient, out_shardings=NamedSharding(mesh, whole))
     else:
         step = jax.shard_map(gradient, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
@@ -248,6 +251,28 @@ def test_data_parallel(network, how, target):
         program = described(source, shardings)()
     assert hlo.collectives(program.hlo()) == ONE_ALL_REDUCE
     assert misplaced(program) == []
+
+
+@pytest.mark.parametrize("how", ["jit", "explicit"])
+def test_data_parallel_kernels(how, target):
+    """Every device runs the kernels on its own rows, one forward and one in reverse."""
+    if how == "jit" and target is V5E:
+        pytest.skip("libtpu divides no kernel in a program for a TPU that is not there")
+    mesh = target.mesh(DEVICES, kind=AxisType.Explicit if how == "explicit" else AxisType.Auto)
+
+    def gradient(params, xs):
+        network = gr.recurrent(gr.GRU(64), gr.BPTT(kernel="pallas"))
+        return jax.grad(lambda p: jnp.sum(jnp.square(network.apply(p, xs)[1])))(params)
+
+    params = jax.eval_shape(lambda: gr.recurrent(gr.GRU(64)).init(jax.random.key(0), 64))
+    source = Source(how, gradient, (params, jax.ShapeDtypeStruct((T, 32, 64), jnp.float32)))
+    whole, rows = PartitionSpec(), PartitionSpec(None, "data")
+    shardings = NamedSharding(mesh, whole), NamedSharding(mesh, rows)
+    with target.tracing():
+        text = described(source, shardings)().hlo()
+    assert hlo.collectives(text) == ONE_ALL_REDUCE
+    counted = hlo.operations(hlo.parsed(text), "ENTRY")
+    assert sum(counted[kernel] for kernel in hlo.KERNELS) == 2
 
 
 # The assertions find what they look for -----------------------------------------------------------

@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from gatedrnn._src.base import Carry, Params, StepRecord, rule_of
 from gatedrnn._src.loops import Steps
-from gatedrnn._src.placement import ROWS, STEPS, WHOLE, by_device
+from gatedrnn._src.placement import ROWS, STEPS, WHOLE, Rows, by_device
 from gatedrnn._src.pytree import (
     as_dtypes,
     clipped,
@@ -44,13 +44,14 @@ def run(
 
     Jitted, so that outside `jit` too equal recurrences and shapes compile once.
     """
-    if _runs_by_device(recurrence):
+    rows = _rows_by_device(recurrence)
+    if rows is not None:
         return by_device(
             partial(run, dataclasses.replace(recurrence, rows=None)),
             (params, carry, steps, reset_carry),
             (WHOLE, ROWS, Steps(STEPS, STEPS, STEPS, WHOLE), ROWS),
             (ROWS, STEPS, STEPS),
-            recurrence.rows,
+            rows,
         )
     params, carry, steps, reset_carry = vary_alike((params, carry, steps, reset_carry))
     recurrence = planned(recurrence, params, carry, steps)
@@ -64,13 +65,14 @@ def run(
     return final, first_leaf(visible), visible if recurrence.every_carry else None
 
 
-def _runs_by_device(recurrence: Recurrence) -> bool:
-    """Return True where each device can run the steps of its rows by itself.
+def _rows_by_device(recurrence: Recurrence) -> Rows | None:
+    """Return how rows are divided where each device can run the steps of its own, else None.
 
     A cell of the user's own, without a rule, may not know that it runs in `jax.shard_map`.
     """
     rows = recurrence.rows
-    return rows is not None and rows.alone and rule_of(recurrence.cell) is not None
+    by_itself = rows is not None and rows.alone and rule_of(recurrence.cell) is not None
+    return rows if by_itself else None
 
 
 # ------------------------------------------------------------------------------ forward

@@ -176,9 +176,7 @@ def _kernel(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Ke
     for kernel in rule.kernels:
         if kernel.target != recurrence.target or name not in (None, kernel.name):
             continue
-        if name is None and (
-            _is_spread((params, carry, xs)) or not kernel.preferred(carry, recurrence.device_kind)
-        ):
+        if name is None and not kernel.preferred(carry, recurrence.device_kind):
             continue
         refusal = _refusal(kernel, recurrence, params, carry, xs)
         if refusal is None:
@@ -188,15 +186,6 @@ def _kernel(recurrence: Recurrence, params: Params, carry: Carry, xs: Any) -> Ke
                 f"kernel: got {name!r}, expected None or 'scan' for {recurrence.cell!r}: {refusal}"
             )
     return None
-
-
-def _is_spread(tree: Any) -> bool:
-    """Return True where an array is spread over devices by its type, as on an explicit mesh."""
-    return any(
-        axis is not None
-        for leaf in jax.tree.leaves(tree)
-        for axis in getattr(getattr(jax.typeof(leaf), "sharding", None), "spec", ())
-    )
 
 
 def _refusal(

@@ -200,7 +200,7 @@ def checked_inputs(cell: Cell, params: Params, xs: Array) -> Array:
 
 
 # the arrays of an `Unrolled`, by the axes that they have in front
-_ROLES = {
+_ROLES: dict[str, Any] = {
     "params": WHOLE,
     "xs": STEPS,
     "carry": ROWS,
@@ -218,7 +218,8 @@ def run(unrolled: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array,
     Returns the final carry, `ys [T, *B, F]`, and with `every_carry` the carry of every step.
     """
     arrays = tuple(getattr(unrolled, name) for name in _ROLES)
-    xs, statics = unrolled.xs, unrolled._replace(**dict.fromkeys(_ROLES))
+    nothing: dict[str, Any] = dict.fromkeys(_ROLES)
+    xs, statics = unrolled.xs, unrolled._replace(**nothing)
     rows = placement.rows_of("xs", xs, 1, xs.ndim - 2, arrays)
     if rows is not None:
         statics = statics._replace(rows=rows)

@@ -1,0 +1,1 @@
+"""The library, which imports nothing but JAX and NumPy."""
