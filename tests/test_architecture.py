@@ -169,8 +169,8 @@ MAY_LOOP = {
     "trees/engine": {"scan", "custom_vjp"},  # over the levels of trees
     "layers/combinators": {"scan"},  # over depth
     "cross_entropy": {"scan", "custom_vjp"},  # over the vocabulary
-    "decoding/token_by_token": {"while_loop"},  # until every row has ended
-    "decoding/beam": {"while_loop", "scan"},  # the same, and back from the last step
+    "decoding/rows": {"while_loop"},  # until every row has ended
+    "decoding/beam": {"scan"},  # back from the last step
     "decoding/free_running": {"scan"},
     "seq2seq": {"scan"},  # over the steps of a picture
 }

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.export import is_symbolic_dim
-from jax.sharding import AxisType
 
 from gatedrnn._src.layers.pointwise import DenseParams
 from gatedrnn._src.numerics import accumulator, affine, dot_transposed, sum_of_outer
+from gatedrnn._src.placement import divisible_over
 from gatedrnn._src.pytree import as_dtypes, vary_alike, zeros
 
 # A block has as many columns as keep its temporaries near this size (on a CPU larger ones are fresh
@@ -231,19 +231,10 @@ def _in_groups(vocabulary: int, width: int) -> _Columns:
 
     A block that is all columns needs none, since nothing is cut out.
     """
-    groups = 1 if width == vocabulary else math.gcd(vocabulary, _devices())
+    groups = 1 if width == vocabulary else math.gcd(vocabulary, divisible_over())
     if groups == 1:
         return _Columns((), vocabulary, width)
     return _Columns((groups,), vocabulary // groups, max(width // groups, 1))
-
-
-def _devices() -> int:
-    """Return the number of devices over which the compiler may divide an array."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:  # it does not follow from what is traced
-        return jax.device_count()
-    axes = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
-    return math.prod(size for kind, size in axes if kind == AxisType.Auto)
 
 
 def _over_blocks(body: Callable, state: Any, columns: _Columns) -> Any:
