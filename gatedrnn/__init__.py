@@ -1,7 +1,10 @@
 """Recurrent networks as pure functions in JAX, with backward passes derived by hand."""
 
 from gatedrnn import diagnostics, interop, plot
+from gatedrnn._interop.cudnn_layer import CuDNN as _CuDNN
 from gatedrnn._interop.cudnn_layer import cudnn
+from gatedrnn._saving.classes import register as _register_for_files
+from gatedrnn._saving.save import load, save
 from gatedrnn._src.base import Cell, Rule, Shared, StepRecord
 from gatedrnn._src.cells.alignment import (
     AttentionCarry,
@@ -138,12 +141,14 @@ __all__ = [
     "generate",
     "greedy",
     "interop",
+    "load",
     "plot",
     "pool",
     "recurrent",
     "repeat",
     "residual",
     "sample",
+    "save",
     "seq2seq",
     "softmax_cross_entropy",
     "stack",
@@ -158,3 +163,4 @@ __all__ = [
 __version__ = _read_version()
 
 _register((globals()[name] for name in __all__), (Shared, _Memory))
+_register_for_files((globals()[name] for name in __all__), (_Memory, _CuDNN))

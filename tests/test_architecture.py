@@ -207,11 +207,13 @@ def test_the_library_needs_jax_and_numpy_only(path):
     assert {module.split(".")[0] for module in imports(path)} <= allowed
 
 
-INTEROP = sorted((PACKAGE / "_interop").rglob("*.py"))
+FOREIGN = sorted(
+    path for name in ("_interop", "_saving") for path in (PACKAGE / name).rglob("*.py")
+)
 
 
-@pytest.mark.parametrize("path", INTEROP, ids=ids(PACKAGE / "_interop"))
-def test_converters_import_other_libraries_where_they_are_used(path):
+@pytest.mark.parametrize("path", FOREIGN, ids=ids(PACKAGE))
+def test_other_libraries_are_imported_where_they_are_used(path):
     """Each module by itself: at its top are JAX, NumPy and ours."""
     top = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.If)]
     found = {
@@ -233,7 +235,7 @@ def test_import_needs_nothing_optional():
 import sys
 for name in ("optax", "orbax", "matplotlib", "sklearn", "tqdm", "tomli_w", "hypothesis", "msgspec"):
     sys.modules[name] = None  # an import of it raises
-for name in ("flax", "torch", "keras", "equinox", "haiku", "onnx", "onnxruntime"):
+for name in ("flax", "torch", "keras", "equinox", "haiku", "onnx", "onnxruntime", "safetensors"):
     sys.modules[name] = None
 import gatedrnn
 assert not [name for name in sys.modules if name.startswith(("gatedrnn._app", "gatedrnn._reg"))]
@@ -241,6 +243,22 @@ assert gatedrnn.LSTM(3).carry((2,)).h.shape == (2, 3)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+SAVING = sorted((PACKAGE / "_saving").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SAVING, ids=ids(PACKAGE / "_saving"))
+def test_files_of_layers_know_the_library_alone(path):
+    """No cell and no layer by itself: classes are in a table, which the package fills.
+
+    Of the library they know what takes parameters apart, and of the converters how one imports.
+    """
+    of_library = {"base", "describe", "seq2seq", "validation"}
+    ours = {found for name in imports(path) if (found := path_of(name))}
+    others = ours - set(SAVING) - {PACKAGE / "_interop" / "require.py"}
+    others -= {found for found in others if found.name == "__init__.py"}
+    assert {room_of(found) for found in others} <= of_library
 
 
 # The registry of cells --------------------------------------------------------------------------

@@ -27,17 +27,14 @@ def several_devices_equal_one(namespace):
     np.testing.assert_allclose(namespace["outputs"][0], one_by_one, rtol=1e-5)
 
 
-def test_examples_run():
+def test_examples_run(tmp_path, monkeypatch):
     """The Python blocks, one after another, in one namespace, in default precision."""
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 6
     namespace = {"__name__": "readme"}
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
+    monkeypatch.chdir(tmp_path)
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         for block in blocks:
             exec(compile(block, "README.md", "exec"), namespace)
             if "jax.shard_map(pipeline" in block:
@@ -46,6 +43,7 @@ def test_examples_run():
     assert not namespace["tags"][20:, 8:].any()
     assert namespace["warm"][0].h.shape == (4, 32)
     assert namespace["values"].shape == (8, 4, 4)
+    assert namespace["layer"] == namespace["served"]
 
 
 def test_the_table_of_cells_is_that_of_the_registry():

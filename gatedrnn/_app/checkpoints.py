@@ -10,33 +10,46 @@ from typing import Any
 import jax
 import numpy as np
 
+from gatedrnn._app import processes
 from gatedrnn._app.errors import CommandError, reason
 
 
 def save(folder: Path, tree: Any) -> None:
-    """Write `tree` as the checkpoint `folder`, which is complete and on disk afterwards."""
+    """Write `tree` as the checkpoint `folder`, which is complete and on disk afterwards.
+
+    Of several processes all call this, and each writes its part.
+    """
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]
 
-    # NumPy arrays, so that a run of one kind of device can be read on another
-    tree = jax.tree.map(np.asarray, tree)
+    if jax.process_count() == 1:
+        # NumPy arrays, so that a run of one kind of device can be read on another
+        tree = jax.tree.map(np.asarray, tree)
     try:
         with _calm(), ocp.StandardCheckpointer() as checkpointer:  # its end waits for the writing
             checkpointer.save(folder, tree, force=True)
     except Exception as error:  # orbax and its storage layer raise of every kind
         for part in (folder, *folder.parent.glob(f"{folder.name}.*")):
-            shutil.rmtree(part, ignore_errors=True)
+            if processes.is_first():
+                shutil.rmtree(part, ignore_errors=True)
         raise CommandError(
             f"cannot write the checkpoint {folder}: {reason(error)}", exit_code=1
         ) from error
 
 
 def restore(folder: Path, like: Any) -> Any:
-    """The checkpoint `folder`: the structure, shapes and dtypes of `like`, as JAX arrays."""
+    """The checkpoint `folder`: the structure, shapes and dtypes of `like`, as JAX arrays.
+
+    This process reads all of it, whichever devices and processes wrote it, and waits for no other.
+    """
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]
 
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
+    like = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), like)
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process {here}"
+    )
     try:
-        with _calm(), ocp.StandardCheckpointer() as checkpointer:
+        with _calm(), ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
             tree = checkpointer.restore(folder, like)
     except Exception as error:  # as above
         raise CommandError(

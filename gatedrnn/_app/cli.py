@@ -31,7 +31,12 @@ TRAINING = {
     "sklearn": "scikit-learn",
 }
 SAMPLING = {"msgspec": "msgspec", "orbax": "orbax-checkpoint"}
-EXPORTING = {"onnx": "onnx"}
+EXPORTING = {  # by the ending of the file
+    ".onnx": {"onnx": "onnx"},
+    ".stablehlo": {"flatbuffers": "flatbuffers"},
+    ".safetensors": {"safetensors": "safetensors"},
+}
+EXTRAS = {".onnx": "train,onnx", ".stablehlo": "train,export", ".safetensors": "train,files"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,6 +115,19 @@ def _parser() -> argparse.ArgumentParser:
         " language model's, of the same text) data.path alone may differ",
     )
 
+    several = train.add_argument_group(
+        "several processes",
+        "One run of several processes, each started with the same arguments on one file system:"
+        " process 0 prints and writes, and a stop asked of one stops all. SLURM, Open MPI and GKE"
+        " tell --distributed the rest; elsewhere each process is given all of it.",
+    )
+    several.add_argument(
+        "--distributed", action="store_true", help="this process is one of several"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="this one, counted from 0")
+
     evaluate = _add(
         commands, "eval", _eval, "repeat the evaluation of a run, and draw its pictures"
     )
@@ -135,10 +153,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
 
-    export = _add(commands, "export", _export, "write the network of a run as an ONNX file")
+    export = _add(commands, "export", _export, "write the network of a run as a file of its own")
     export.add_argument("run", help="the folder of a run, such as runs/digits")
     export.add_argument(
-        "--to", required=True, metavar="FILE", help="such as model.onnx; replaced if it is there"
+        "--to",
+        required=True,
+        metavar="FILE",
+        help="model.onnx; or model.stablehlo, a program that jax.export reads; or"
+        " model.safetensors, which gr.load reads; replaced if it is there",
     )
     export.add_argument("--model", metavar="NAME", help="which one, if the run has several models")
     export.add_argument(
@@ -165,9 +187,18 @@ def _add(commands: Any, name: str, command: Callable[..., Any], text: str) -> An
 def _train(args: argparse.Namespace) -> int:
     _need(TRAINING)
     from gatedrnn._app import train
+    from gatedrnn._app.processes import Place
 
-    config = shipped.path_of(args.config)
-    return train.run(config, args.set, overwrite=args.overwrite, resume=args.resume)
+    place = Place(args.coordinator, args.processes, args.process)
+    if place != Place() and not args.distributed:
+        raise CommandError("--coordinator, --processes and --process go with --distributed")
+    return train.run(
+        shipped.path_of(args.config),
+        args.set,
+        overwrite=args.overwrite,
+        resume=args.resume,
+        place=place if args.distributed else None,
+    )
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -191,7 +222,8 @@ def _sample(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    _need(TRAINING | EXPORTING, "train,onnx")
+    ending = os.path.splitext(args.to)[1]
+    _need(TRAINING | EXPORTING.get(ending, {}), EXTRAS.get(ending, "train"))
     from gatedrnn._app import export
 
     return export.run(

@@ -5,7 +5,7 @@ none in the code, so the file that a run leaves behind is the whole truth about 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -40,6 +40,10 @@ def some_of(*names: str) -> msgspec.Meta:
 
 
 Count = Annotated[int, rule("an integer from 1 to 2**31 - 1", ge=1, lt=2**31)]
+Devices = Annotated[
+    int | Literal["all"],
+    rule('"all" or an integer from 1 to 2**31 - 1', lambda v: v == "all" or 1 <= v < 2**31),
+]
 Layers = Annotated[int, between(1, 1000)]
 Seed = Annotated[int, rule("an integer from 0 to 2**32 - 1", ge=0, lt=2**32)]
 Positive = Annotated[
@@ -76,14 +80,15 @@ class Optimiser(Settings, frozen=True):
 class Train(Settings, frozen=True):
     """`steps` updates, each from a batch of `batch` sequences or streams.
 
-    The batch is divided over `devices`, which on a CPU are its cores.
+    The batch is divided over `devices`, which on a CPU are its cores: a number of them that
+    divides it, or of all, as many as do.
     """
 
     batch: Count
     steps: Count
     validate_every: Count
     seed: Seed
-    devices: Count = 1
+    devices: Devices = "all"
 
 
 class Run(Settings, frozen=True):

@@ -7,20 +7,26 @@ every core has rows of its own. The program is the same, and so is the result, u
 """
 
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gatedrnn as gr
-from gatedrnn._app.config import Config
+from gatedrnn._app.config import Config, Devices
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.learning import State
 
 AXIS = "batch"
+SETTING = "jax_num_cpu_devices"
 BY_FLAG = "xla_force_host_platform_device_count"  # the older way to have JAX show several
+SHARE = Path("/sys/fs/cgroup/cpu.max")  # of a container, in time of cores
+DEVICES = "train.devices: got "
+UNSAID = "does not say where the sequences of its batches lie (batch_axes)"
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,15 @@ class Division:
     axes: tuple[int, ...]
 
     def batch(self, batch: Any) -> Any:
-        """Return `batch` on the devices, each with sequences of its own."""
-        return jax.device_put(batch, self._of_batch(batch))
+        """Return `batch` on the devices, each with sequences of its own.
+
+        A process lays its own part on its own devices.
+        """
+        return jax.tree.map(_laid, batch, self._of_batch(batch))
+
+    def whole(self, tree: Any) -> Any:
+        """Return what lies on every device, such as parameters, as arrays on one of them."""
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
     def state(self, state: State) -> State:
         """Return `state` on the devices: all of it on each, but for the carries of the streams."""
@@ -78,51 +91,107 @@ def _is_shared(node: Any) -> bool:
     return isinstance(node, gr.Shared)
 
 
+def _laid(leaf: Any, place: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(leaf.shape, place, lambda rows: leaf[rows])
+
+
 def _shape(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def show(count: int) -> None:
-    """Have JAX show `count` devices or more, if it computes on a CPU; before it computes.
-
-    Raises:
-      CommandError: it shows fewer.
-    """
-    if count > 1 and BY_FLAG not in os.environ.get("XLA_FLAGS", ""):
-        with suppress(RuntimeError):  # JAX has begun to compute: it shows what it shows
-            jax.config.update("jax_num_cpu_devices", min(count, _cores()))
-    if count > 1 and jax.device_count() < count:
-        kind = jax.devices()[0].device_kind
-        raise CommandError(
-            f"train.devices: got {count}, expected at most {jax.device_count()}, what JAX shows"
-            f" ({kind})"
-        )
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
+def cores() -> int:
+    """Return the number of cores that this process may use, within the share of a container."""
+    count = os.cpu_count() or 1
     with suppress(AttributeError):  # not everywhere
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    with suppress(ValueError, OSError):  # ValueError: "max"
+        quota, period = map(int, SHARE.read_text().split())
+        count = min(count, max(quota // period, 1))
+    return count
+
+
+def show(devices: Devices) -> None:
+    """Have JAX show the cores of a CPU as so many `devices`, before it computes.
+
+    A number of them that its user has set stays.
+    """
+    count = cores() if devices == "all" else min(devices, cores())
+    by_flag = BY_FLAG in os.environ.get("XLA_FLAGS", "")
+    if count > 1 and not by_flag and getattr(jax.config, SETTING) < 0:
+        with suppress(RuntimeError):  # JAX has begun to compute: it shows what it shows
+            jax.config.update(SETTING, count)
+
+
+def demand(devices: Devices) -> None:
+    """Raise unless JAX shows so many `devices`, equally many in each process."""
+    most = jax.process_count() * _of_a_process()
+    if devices != "all" and devices > most:
+        raise CommandError(
+            f"{DEVICES}{devices}, expected at most {most}, what JAX shows"
+            f" ({jax.devices()[0].device_kind})"
+        )
 
 
 def division(config: Config, axes: tuple[int, ...] | None) -> Division | None:
     """Return how the batches of a task are divided, None where there is one device.
 
+    Of all devices as many are taken as divide a batch into equal parts, and equally many of each
+    process.
+
     Raises:
       CommandError: the task cannot divide its batches, or not into so many equal parts.
     """
-    count, batch = config.train.devices, config.train.batch
-    if count == 1:
+    wanted, batch, processes = config.train.devices, config.train.batch, jax.process_count()
+    if batch % processes:
+        raise CommandError(
+            f"train.batch: got {batch}, expected a multiple of the number of processes, {processes}"
+        )
+    most = 1 if axes is None else _most(batch // processes, _of_a_process())
+    count = processes * most if wanted == "all" else wanted
+    if count == processes == 1:
         return None
     if axes is None:
+        got = "--distributed: got several processes" if wanted == "all" else f"{DEVICES}{count}"
+        raise CommandError(f"{got}, expected 1: the task {config.task} {UNSAID}")
+    if count % processes:
         raise CommandError(
-            f"train.devices: got {count}, expected 1: the task {config.task} does not say where"
-            " the sequences of its batches lie (batch_axes)"
+            f"{DEVICES}{count}, expected a multiple of the number of processes, {processes}"
         )
     if batch % count:
+        divides = processes * _most(batch // processes, count // processes)
         raise CommandError(
-            f"train.batch: got {batch}, expected a multiple of train.devices, {count}"
+            f"train.batch: got {batch}, expected a multiple of train.devices, {count}; the most"
+            f" that divide it are {divides}"
         )
-    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
+    taken: Counter[int] = Counter()
+    chosen = []
+    for device in jax.devices():
+        taken[device.process_index] += 1
+        if taken[device.process_index] <= count // processes:
+            chosen.append(device)
+    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
     return Division(mesh, axes)
+
+
+def described(config: Config, axes: tuple[int, ...] | None, division: Division | None) -> str:
+    """Return the devices of a run in words, and the reason where they are not all of them."""
+    count, shown = 1 if division is None else division.mesh.size, jax.device_count()
+    of_all = "" if count == shown else f" of {shown}"
+    several = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    words = [f"{count}{of_all} ({jax.devices()[0].device_kind}){several}"]
+    batch = config.train.batch
+    if division is not None:
+        words.append(f"{batch // count} of the {batch} rows of a batch on each")
+    if of_all and config.train.devices == "all":
+        words.append(f"the task {UNSAID}" if axes is None else "the most that divide train.batch")
+    return ", ".join(words)
+
+
+def _of_a_process() -> int:
+    """Return the number of devices that every process has at least."""
+    return min(Counter(device.process_index for device in jax.devices()).values())
+
+
+def _most(batch: int, count: int) -> int:
+    """Return the largest number up to `count` that divides `batch`."""
+    return next(number for number in range(count, 0, -1) if batch % number == 0)

@@ -8,12 +8,13 @@ class CommandError(Exception):
     """An error that the user can act on: `main` prints its message in one line, no traceback.
 
     `exit_code` is 2 where the request cannot be carried out as it stands (a configuration, a
-    file, an option), found before anything is written, and 1 where it failed on the way.
+    file, an option), found before anything is written, and 1 where it failed on the way. One that
+    is `everywhere` is raised in all processes of a run.
     """
 
-    def __init__(self, message: str, *, exit_code: int = 2):
+    def __init__(self, message: str, *, exit_code: int = 2, everywhere: bool = False):
         super().__init__(" ".join(message.split()))
-        self.exit_code = exit_code
+        self.exit_code, self.everywhere = exit_code, everywhere
 
 
 def reason(error: BaseException) -> str:

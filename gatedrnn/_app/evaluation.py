@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from gatedrnn._app import curve, lock, report, run_folder, tasks
+from gatedrnn._app import curve, lock, processes, report, run_folder, tasks
 from gatedrnn._app.errors import CommandError, notice
 from gatedrnn._app.record import BEST, CONFIG, CURVE, Best
 from gatedrnn._app.run_folder import RunFolder
@@ -17,6 +17,7 @@ def run(folder: str) -> int:
 
     The pictures are written where no other process writes to the run, and where a lock tells.
     """
+    processes.demand_one("eval")
     found = run_folder.find(folder)
     task = tasks.load(found.path / CONFIG).make()
     demand_same_data(folder, task, found)

@@ -2,13 +2,13 @@
 
 import io
 import os
-import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from gatedrnn._app.errors import CommandError, reason
+from gatedrnn._saving.whole import replacing
 
 
 def read(path: Path, *, most: int) -> bytes:
@@ -38,20 +38,8 @@ def read_text(path: Path, *, most: int) -> str:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all; one that is there is replaced, a link to it stays."""
-    target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    with writing(path):
-        file = open(part, "xb")  # noqa: SIM115
-        try:
-            with file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            raise
+    with writing(path), replacing(path) as part:
+        part.write_bytes(content)
 
 
 def _size(path: Path) -> int:

@@ -4,11 +4,12 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from gatedrnn._app import learning
+from gatedrnn._app import learning, processes
 from gatedrnn._app.config import Config
 from gatedrnn._app.devices import Division
 from gatedrnn._app.errors import CommandError
@@ -52,6 +53,7 @@ class Training:
             unit_scale=True,
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}",
+            disable=not processes.is_first(),
             mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log needs fewer lines
         ) as bar:
             while self.step < train.steps and not stop():
@@ -102,12 +104,13 @@ class Training:
 
     def _validate(self, write: Callable[[str], None]) -> None:
         """Validate every model, save, and write the result in one line."""
-        criterion, said = self._task.criterion, []
+        criterion, division, said = self._task.criterion, self._division, []
         better: dict[str, Best] = {}
         for name in self._task.models:
-            # by one device: each would do all of it
-            params = jax.device_put(self.state.learners[name].params, jax.devices()[0])
-            measures = self._task.evaluate(name, params)
+            params = self.state.learners[name].params
+            if division is not None:  # by one device: each would do all of it
+                params = division.whole(params)
+            measures = processes.of_first(partial(self._task.evaluate, name, params))
             value = measures[criterion.name]
             self._demand_finite(value, f"validation of {name}")
             self.folder.append({"kind": "validation", "step": self.step, "model": name, **measures})
@@ -134,4 +137,5 @@ class Training:
                 f"the {name} became {value} at step {self.step}"
                 " (a lower optimiser.learning_rate may help)",
                 exit_code=1,
+                everywhere=True,
             )

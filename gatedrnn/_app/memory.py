@@ -34,7 +34,7 @@ def available() -> int:
 
 def of_device(count: int = 1) -> int:
     """The bytes of memory of each of `count` devices that compute; those of a CPU share its own."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or available() // count
 
 

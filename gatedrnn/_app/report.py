@@ -11,8 +11,10 @@ from gatedrnn._app.run_folder import RunFolder
 from gatedrnn._app.task import Task
 
 
-def introduction(task: Task, training: Training, baselines: Mapping[str, float]) -> str:
-    """The data, the models, and what is to be beaten."""
+def introduction(
+    task: Task, training: Training, baselines: Mapping[str, float], devices: str
+) -> str:
+    """The data, the models, what is to be beaten, and the devices in words."""
     lines = [f"data        {task.data}"]
     resumed = f", resumed at step {training.step}" if training.step else ""
     for name in task.models:
@@ -23,6 +25,7 @@ def introduction(task: Task, training: Training, baselines: Mapping[str, float])
     if baselines:
         named = [f"{name} {show(value)}" for name, value in _ranked(task, baselines)]
         lines.append(f"to beat     {', '.join(named)} {unit}")
+    lines.append(f"devices     {devices}")
     return "\n".join(lines)
 
 

@@ -102,10 +102,7 @@ class RunFolder:
 
         Whatever interrupts, the record names complete checkpoints of one moment.
         """
-        kept = {name: found for name, (found, _) in best.items()}
-        new = msgspec.structs.replace(self.record, latest=step, best={**self.record.best, **kept})
-        trees = {LATEST: state, **{f"{BEST}/{name}": params for name, (_, params) in best.items()}}
-        places = {new.checkpoints[kind]: tree for kind, tree in trees.items()}
+        new, places = self.next(step, state, best)
         self._commit(msgspec.structs.replace(self.record, writing=tuple(places)))
         for place, tree in places.items():
             checkpoints.save(self.path / place, tree)
@@ -116,6 +113,15 @@ class RunFolder:
         saved = self._commit(msgspec.structs.replace(new, metrics=size, files=names))
         saved._drop_what_does_not_count()
         return saved._publish()
+
+    def next(
+        self, step: int, state: Any, best: Mapping[str, tuple[Best, Any]]
+    ) -> tuple[Record, dict[str, Any]]:
+        """The record after a save, but for its files, and what is saved, by its place."""
+        kept = {name: found for name, (found, _) in best.items()}
+        new = msgspec.structs.replace(self.record, latest=step, best={**self.record.best, **kept})
+        trees = {LATEST: state, **{f"{BEST}/{name}": params for name, (_, params) in best.items()}}
+        return new, {new.checkpoints[kind]: tree for kind, tree in trees.items()}
 
     def restore(self, kind: str, like: Any) -> Any:
         """The checkpoint `kind`, `"latest"` or `"best/<model>"`, shaped as `like`."""

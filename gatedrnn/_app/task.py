@@ -3,7 +3,8 @@
 The training knows this module, and no task; those of this package are in `gatedrnn._app.tasks`.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -45,6 +46,29 @@ class Criterion(NamedTuple):
         return format(value, self.format)
 
 
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An input of a function that leaves Python: its axes, its dtype, and integers that it may be.
+
+    `axes` is `"T, B, 3"`: a name for each size that is left open. Integers are below `below`, which
+    is a number, or an axis whose size they may be as well; others are any real numbers.
+    """
+
+    axes: str
+    dtype: str
+    below: int | str | None = None
+
+
+class Served(NamedTuple):
+    """A function that leaves Python, of parameters and of inputs by name, each a tree of `Input`.
+
+    The names are for a reader: inputs are given by position.
+    """
+
+    call: Callable[..., Any]  # (params, *inputs) -> a tree of arrays
+    inputs: Mapping[str, Any]
+
+
 class Model:
     """A network and its loss: pure functions of a hashable value, such as a frozen dataclass.
 
@@ -58,6 +82,11 @@ class Model:
     @property
     def net(self) -> Any:
         """The layer that is the whole model; None where none is."""
+        return None
+
+    @property
+    def served(self) -> Served | None:
+        """The function that answers, where that is not the network over one sequence of inputs."""
         return None
 
     def init(self, key: Array) -> Any:

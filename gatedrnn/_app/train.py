@@ -1,10 +1,12 @@
 """`gatedrnn train`: from a configuration to a folder."""
 
+import hashlib
+import json
 import os
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from gatedrnn._app import (
     curve,
     devices,
     evaluation,
+    followed,
     interrupt,
     learning,
     leftovers,
     lock,
     memory,
+    processes,
     report,
     run_folder,
     tasks,
@@ -28,31 +32,55 @@ from gatedrnn._app.config import Config
 from gatedrnn._app.errors import CommandError
 from gatedrnn._app.learning import State
 from gatedrnn._app.loop import Training
+from gatedrnn._app.processes import Place
 from gatedrnn._app.record import CONFIG, LATEST
 from gatedrnn._app.run_folder import RunFolder
 from gatedrnn._app.task import Task
 
 
-def run(path: str | Path, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> int:
-    """Train as the configuration `path` says; the exit code of the program."""
+def run(
+    path: str | Path,
+    overrides: Sequence[str],
+    *,
+    overwrite: bool,
+    resume: bool,
+    place: Place | None = None,
+) -> int:
+    """Train as the configuration `path` says; the exit code of the program.
+
+    `place` is that of this process among several that make one run.
+    """
     config = tasks.load(path, overrides)
     devices.show(config.train.devices)
-    where = config.run.folder
-    if resume:
-        run_folder.find(where)  # or else there is nothing to lock
-    elif not os.path.isdir(where):
-        run_folder.check_free(where, overwrite=overwrite)
-    with lock.held(where):
-        leftovers.settle(where)
-        if not resume:
-            run_folder.check_free(where, overwrite=overwrite)
+    if place is None:
+        processes.demand_one("train")
+    else:
+        processes.connect(place)
+    with processes.together(), ExitStack() as stack:
+        processes.demand_same("the settings", configuration.to_table(config))
+        processes.each(partial(devices.demand, config.train.devices))
+        take = partial(_take, stack, config.run.folder, overwrite=overwrite, resume=resume)
+        processes.of_first(take)
         return _run(config, overwrite=overwrite, resume=resume)
 
 
+def _take(stack: ExitStack, folder: str, *, overwrite: bool, resume: bool) -> None:
+    """Have `stack` hold the lock of `folder`, where the run may be written."""
+    if resume:
+        run_folder.find(folder)  # or else there is nothing to lock
+    elif not os.path.isdir(folder):
+        run_folder.check_free(folder, overwrite=overwrite)
+    stack.enter_context(lock.held(folder))
+    leftovers.settle(folder)
+    if not resume:
+        run_folder.check_free(folder, overwrite=overwrite)
+
+
 def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
-    """Train in a folder that no other process writes to."""
-    task = config.make()
-    division = devices.division(config, task.batch_axes)
+    """Train in a folder that no other run writes to."""
+    task = processes.each(config.make)
+    processes.demand_same("the data", hashlib.sha256(json.dumps(task.stored).encode()).hexdigest())
+    division = processes.each(partial(devices.division, config, task.batch_axes))
     key = jax.random.key(config.train.seed)
     begin = partial(
         learning.initial_state,
@@ -63,16 +91,16 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
     )
     began = time.perf_counter()
     like = jax.eval_shape(begin, key)
-    _demand_memory(config, task, like, division)
-    baselines = task.baselines()
+    processes.each(partial(_demand_memory, config, task, like, division))
+    baselines = processes.of_first(task.baselines)
 
     with interrupt.deferred() as interrupted:
         if resume:
-            folder, state = _resume(config, task, like)
+            folder, state = processes.each(partial(_resume, config, task, like))
         else:
             state = begin(key)
-            folder = run_folder.create(config, task.stored, overwrite=overwrite)
-        training = Training(config, task, folder, state, division)
+            folder = followed.create(config, task.stored, overwrite=overwrite)
+        training = Training(config, task, folder, processes.as_in_first(state), division)
         try:
             if not resume:
                 folder.append(
@@ -81,24 +109,43 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
                         for name, value in baselines.items()
                     )
                 )
-            print(report.introduction(task, training, baselines), flush=True)
-            training.run(stop=interrupted)
-            if interrupted() and training.step and not training.folder.replaces:
+            used = devices.described(config, task.batch_axes, division)
+            print(report.introduction(task, training, baselines, used), flush=True)
+            mesh = None if division is None else division.mesh
+            training.run(stop=processes.soon_in_any(interrupted, mesh))
+            stopped = processes.in_any(interrupted())
+            if stopped and training.step and not training.folder.replaces:
                 training.save()
         except Exception as error:
             with suppress(CommandError):  # the first failure is the one to report
                 _draw_curve(task, training)
+            if processes.is_lost(error):
+                error = processes.lost(error)
             if isinstance(error, CommandError):
                 left = report.remains(training.folder, config.run.folder)
-                raise CommandError(f"{error}; {left}", exit_code=error.exit_code) from error
+                raise CommandError(
+                    f"{error}; {left}", exit_code=error.exit_code, everywhere=error.everywhere
+                ) from error
             raise
         finally:
             training.folder.discard_pending()
-        _draw_curve(task, training)
-        if interrupted():
+        processes.of_first(partial(_draw_curve, task, training))
+        if stopped:
             said = report.interruption(task, training, config.run.folder, config.train.steps)
-            raise CommandError(said, exit_code=130)
+            raise CommandError(said, exit_code=130, everywhere=True)
     seconds = time.perf_counter() - began
+    processes.of_first(partial(_finish, config, task, training, baselines, seconds))
+    return 0
+
+
+def _finish(
+    config: Config,
+    task: Task,
+    training: Training,
+    baselines: Mapping[str, float],
+    seconds: float,
+) -> None:
+    """Say what a run came to, and draw its pictures."""
     print(f"\n{report.results(task, training.best, baselines)}\n", flush=True)
     best = evaluation.best_parameters(task, training.folder)
     training.folder.write_pictures(task.pictures(best))
@@ -106,15 +153,16 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
     print(f"{training.step:,} steps, {seconds:.0f} s; everything is in {where}. Try:")
     for command in [f"gatedrnn eval {shlex.quote(where)}", *task.commands(where)]:
         print(f"  {command}")
-    return 0
 
 
 def _demand_memory(
     config: Config, task: Task, like: State, division: devices.Division | None
 ) -> None:
     """Raise if a step of the training, whose state is shaped as `like`, takes all memory."""
-    sizes, most = configuration.sizes(config), memory.of_device(config.train.devices)
-    what = "the parameters and what is kept for each, before and after a step,"
+    count = 1 if division is None else division.mesh.size
+    sizes, most = configuration.sizes(config), memory.of_device(count // jax.process_count())
+    each = "" if division is None else f" on each of {count} devices"
+    what = f"the parameters and what is kept for each, before and after a step,{each}"
     memory.demand(what, 2 * memory.size_of(like), sizes, most=most)
     batch = task.batch(0)
     if division is not None:
@@ -127,12 +175,12 @@ def _demand_memory(
         models=tuple(task.models.items()),
         settings=config.optimiser,
     )
-    memory.demand("the arrays of a step", size, sizes, most=most)
+    memory.demand(f"the arrays of a step{each}", size, sizes, most=most)
 
 
 def _resume(config: Config, task: Task, like: State) -> tuple[RunFolder, State]:
     """The run in the folder that `config` names, and its latest state, shaped like `like`."""
-    folder = run_folder.find(config.run.folder)
+    folder = followed.find(config.run.folder)
     changes = configuration.differences(tasks.load(folder.path / CONFIG), config)
     for key in sorted(changes.keys() - config.may_change):
         old, new = changes[key]
@@ -154,5 +202,5 @@ def _resume(config: Config, task: Task, like: State) -> tuple[RunFolder, State]:
 
 
 def _draw_curve(task: Task, training: Training) -> None:
-    if not training.folder.pending:
+    if processes.is_first() and not training.folder.pending:
         curve.draw(training.folder, task.criterion)

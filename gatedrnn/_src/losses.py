@@ -60,7 +60,7 @@ def softmax_cross_entropy(
     Example:
       >>> params = gr.DenseParams(kernel=jnp.zeros((4, 8)), bias=None)  # every logit is 0
       >>> hs, labels = jnp.ones((3, 2, 4)), jnp.ones((3, 2), int)
-      >>> mask = jnp.arange(3)[:, None] < jnp.array([3, 1])  # a row of 3 steps, a row of 1
+      >>> mask = jnp.arange(3)[:, None] < jnp.array([[3, 1]])  # a row of 3 steps, a row of 1
       >>> losses = gr.softmax_cross_entropy(params, hs, labels, mask)
       >>> print(np.asarray(losses).round(3))  # log 8
       [[2.079 2.079]

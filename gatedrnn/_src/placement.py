@@ -212,21 +212,23 @@ def _reshard(tree: Any, places: Any, mesh: AbstractMesh) -> Any:
 def explicit_mesh(tree: Any) -> AbstractMesh | None:
     """Return the mesh with explicit axes that a leaf is on, None without one."""
     for leaf in jax.tree.leaves(tree):
-        mesh = _sharding(leaf).mesh.abstract_mesh
-        if mesh.explicit_axes:
-            return mesh
+        sharding = _sharding(leaf)
+        if sharding is not None:
+            return sharding.mesh.abstract_mesh
     return None
 
 
 def spec_of(leaf: Any) -> tuple[Any, ...]:
     """Return the axes of an explicit mesh over which each axis of an array is divided, or None."""
     sharding = _sharding(leaf)
-    spec = tuple(sharding.spec) if sharding.mesh.explicit_axes else ()
+    spec = () if sharding is None else tuple(sharding.spec)
     return spec + (None,) * (jax.numpy.ndim(leaf) - len(spec))
 
 
-def _sharding(leaf: Any) -> NamedSharding:
-    return jax.typeof(leaf).sharding
+def _sharding(leaf: Any) -> NamedSharding | None:
+    """Return the place of a leaf on a mesh with explicit axes, None elsewhere, or of no array."""
+    sharding = jax.typeof(leaf).sharding if isinstance(leaf, Array) else None
+    return sharding if sharding is not None and sharding.mesh.explicit_axes else None
 
 
 def _names(spec: tuple[Any, ...]) -> set[str]:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from gatedrnn._app import cli
@@ -57,3 +58,29 @@ def refuses(command, workplace):
         assert sorted(workplace.rglob("*")) == before
 
     return check
+
+
+@pytest.fixture
+def saved(workplace):
+    """Make a run of a task with random parameters."""
+    pytest.importorskip("optax")
+    import jax
+
+    from gatedrnn._app import run_folder, tasks
+    from gatedrnn._app.record import Best
+
+    def save(name):
+        Path("tiny.toml").write_text(tiny.configuration(name), encoding="utf-8")
+        config = tasks.load("tiny.toml")
+        task = config.make()
+        run = run_folder.create(config, task.stored, overwrite=False)
+        rng, best = np.random.default_rng(0), {}
+        for model, net in task.models.items():
+            shapes = jax.eval_shape(net.init, jax.random.key(0))
+            params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), shapes)
+            best[model] = (Best(4, {}), params)
+        run.append()
+        run.save(4, np.int32(4), best)
+        return list(task.models)
+
+    return save

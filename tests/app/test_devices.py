@@ -19,6 +19,7 @@ from gatedrnn._app.errors import CommandError
 from . import tiny
 from .runs import TRAIN, checkpoint, metrics
 
+ONE = "devices     1 of 4 (cpu)\n"
 QUICK = ("frames", "language")  # ragged; a carry from batch to batch, and dropout
 DIVIDED = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.long)
@@ -63,28 +64,69 @@ def test_divided_steps_are_the_whole_ones(workplace, name):
     assert kinds == {"all-reduce"}
 
 
-def test_the_command_divides(command):
-    """The run is that of one device, and goes on with one."""
+@pytest.mark.parametrize("devices", ["all", "2"])
+def test_the_command_divides(command, devices):
+    """The run is that of one device, and goes on with any other number."""
     runs = []
-    for divided in (("--set", "train.devices=2"), ()):
-        outcome = command(*TRAIN, "--overwrite", "--set", "train.steps=4", *divided)
+    for wanted, said in (
+        (devices, "4 (cpu), 1" if devices == "all" else "2 of 4 (cpu), 2"),
+        ("1", 0),
+    ):
+        chosen = ("--set", f"train.devices={wanted}")
+        outcome = command(*TRAIN, "--overwrite", "--set", "train.steps=4", *chosen)
         assert outcome.code == 0, outcome.err
-        assert ("devices = 2" in Path("runs/tiny/config.toml").read_text()) == bool(divided)
-        assert command(*TRAIN, "--resume").code == 0
+        line = f"devices     {said} of the 4 rows of a batch on each\n" if said else ONE
+        assert line in outcome.out
+        # all of them are what a configuration means that does not say
+        written = Path("runs/tiny/config.toml").read_text()
+        assert ("devices" in written) == (wanted != "all")
+        resumed = command(*TRAIN, "--resume")
+        assert (resumed.code, "devices     4 (cpu), " in resumed.out) == (0, True)
         assert "devices" not in Path("runs/tiny/config.toml").read_text()
-        runs.append((metrics("train"), jax.tree.leaves(checkpoint("latest").learners)))
-    (losses, state), (expected_losses, expected) = runs
+        runs.append(
+            (
+                *(metrics(kind) for kind in ("train", "validation")),
+                jax.tree.leaves(checkpoint("latest").learners),
+            )
+        )
+    (losses, bits, state), (expected_losses, expected_bits, expected) = runs
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    np.testing.assert_allclose(bits, expected_bits, rtol=1e-4)
     for got, wanted in zip(state, expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (3, "3 of 4 (cpu), 1 of the 3 rows of a batch on each, the most that divide train.batch"),
+        (10, "2 of 4 (cpu), 5 of the 10 rows of a batch on each, the most that divide train.batch"),
+        (1, "1 of 4 (cpu), the most that divide train.batch"),
+    ],
+)
+def test_as_many_of_all_as_divide(workplace, batch, words):
+    """A batch that all devices would not divide runs on fewer, which the introduction says."""
+    config = tasks.load("tiny.toml", [f"train.batch={batch}"])
+    division = devices.division(config, (1, 1))
+    assert devices.described(config, (1, 1), division) == words
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (("train.devices=3",), ("train.batch: got 4, expected a multiple of train.devices, 3",)),
+        (
+            ("train.devices=3",),
+            (
+                "train.batch: got 4, expected a multiple of train.devices, 3; the most that divide"
+                " it are 2",
+            ),
+        ),
         (("train.devices=64",), ("train.devices: got 64, expected at most 4",)),
-        (("train.devices=0",), ("train.devices: got 0, an integer, expected an integer from 1",)),
+        (
+            ("train.devices=0",),
+            ('train.devices: got 0, an integer, expected "all" or an integer from 1 to 2**31',),
+        ),
+        (("train.devices=al",), ("train.devices: got 'al', a string, expected \"all\" or",)),
     ],
 )
 def test_what_does_not_divide_is_refused(refuses, settings, words):
@@ -92,7 +134,12 @@ def test_what_does_not_divide_is_refused(refuses, settings, words):
 
 
 def test_trees_are_not_divided(refuses):
+    """By default they run on one device."""
     Path("tiny.toml").write_text(tiny.configuration("formulas"), encoding="utf-8")
+    config = tasks.load("tiny.toml")
+    assert devices.division(config, None) is None
+    said = devices.described(config, None, None)
+    assert said.startswith("1 of 4 (cpu), the task does not say where the sequences of its")
     words = ("train.devices: got 2, expected 1: the task formulas does not say where the",)
     refuses(*TRAIN, "--set", "train.devices=2", words=words)
 
@@ -119,17 +166,39 @@ def test_devices_of_a_cpu_share_its_memory():
     assert memory.of_device(2) == memory.available() // 2
 
 
+@pytest.mark.parametrize(
+    ("share", "count"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("", 8)]
+)
+def test_cores_within_the_share_of_a_container(tmp_path, monkeypatch, share, count):
+    monkeypatch.setattr(devices, "SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    if share:
+        devices.SHARE.write_text(f"{share}\n")
+    assert devices.cores() == count
+
+
 @pytest.mark.processes
 def test_a_cpu_shows_its_cores(workplace):
-    """Without a flag of XLA, and with that of the tests."""
-    command = [sys.executable, "-m", "gatedrnn", *TRAIN, "--set", "train.devices=2"]
+    """Without a flag of XLA, with that of the tests, and what its user has set."""
+    command = [sys.executable, "-m", "gatedrnn", *TRAIN]
     bare = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    for environment in (bare, os.environ):
+    cores = devices.cores()
+    most = next(count for count in (4, 2, 1) if count <= cores)
+    for environment, chosen, said in (
+        (bare, (), f"{most}{f' of {cores}' if cores > most else ''} (cpu)"),
+        (bare | {"JAX_NUM_CPU_DEVICES": "3"}, (), "2 of 3 (cpu)"),
+        (os.environ, ("--set", "train.devices=2"), "2 of 4 (cpu)"),
+    ):
         done = subprocess.run(
-            [*command, "--overwrite"], env=environment, capture_output=True, text=True, check=False
+            [*command, "--overwrite", *chosen],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
-    command[-1] = "train.devices=1000000"
+        assert f"devices     {said}" in done.stdout
+    command += ["--set", "train.devices=1000000"]
     done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "train.devices: got 1000000, expected at most" in done.stderr

@@ -5,12 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from gatedrnn._app import evaluation, run_folder, tasks
-from gatedrnn._app.record import Best
 
 from . import tiny
 
@@ -29,27 +27,6 @@ READS = {  # the models of each task that become a file, and the others with the
     "language": {"LSTM": ""},
     "tagger": {"LSTM": ""},
 }
-
-
-@pytest.fixture
-def saved(workplace):
-    """Make a run of a task with random parameters."""
-
-    def save(name):
-        Path("tiny.toml").write_text(tiny.configuration(name), encoding="utf-8")
-        config = tasks.load("tiny.toml")
-        task = config.make()
-        run = run_folder.create(config, task.stored, overwrite=False)
-        rng, best = np.random.default_rng(0), {}
-        for model, net in task.models.items():
-            shapes = jax.eval_shape(net.init, jax.random.key(0))
-            params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), shapes)
-            best[model] = (Best(4, {}), params)
-        run.append()
-        run.save(4, np.int32(4), best)
-        return list(task.models)
-
-    return save
 
 
 def test_every_task_is_here():

@@ -153,7 +153,9 @@ def test_a_step_that_takes_more_than_there_is(refuses, monkeypatch):
     """Not the parameters: what the compiler says that a step needs besides."""
     monkeypatch.setattr(memory, "available", lambda: 200_000)
     large = ("--set", "data.window=200", "--set", "data.validation_fraction=0.45")
-    refuses(*TRAIN, *large, words=("the arrays of a step take 0.0 GB at least",))
+    refuses(
+        *TRAIN, *large, words=("the arrays of a step on each of 4 devices take 0.0 GB at least",)
+    )
 
 
 def test_the_step_that_was_measured_is_not_compiled_again(command):

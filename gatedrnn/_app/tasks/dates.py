@@ -20,11 +20,12 @@ import gatedrnn as gr
 from gatedrnn._app import config, memory, task
 from gatedrnn._app.config import Count, Rate, Seed, Settings
 from gatedrnn._app.data import date_forms, dates
-from gatedrnn._app.task import Criterion, Task
+from gatedrnn._app.task import Criterion, Input, Served, Task
 from gatedrnn._app.tasks.common import compiled, demand_batch, digest, shuffled
 from gatedrnn._app.tasks.figures import looks
 
 VOCABULARY = dates.END + 1 + len(dates.characters())
+WRITTEN = 11  # tokens of a date in ISO 8601: ten characters and END
 EXAMPLES = 6  # of which the attention is drawn
 PAIR = 1000  # bytes of memory at least, two texts and their tokens
 MISTAKES = 50  # at most, which are listed
@@ -99,6 +100,13 @@ class Reader(task.Model):
             gr.stack(embed, drop, gr.bidirectional(gr.GRU(sizes.encoder))),
             gr.stack(embed, cell, drop, gr.dense(VOCABULARY)),
         )
+
+    @property
+    def served(self) -> Served:
+        """Dates as they were written [S, B], of `lengths` [B] -> the tokens of ISO 8601."""
+        sources = Input("S, B", "int32", below=VOCABULARY)
+        inputs = {"sources": sources, "lengths": Input("B", "int32", below="S")}
+        return Served(partial(self.write, length=WRITTEN, beams=1), inputs)
 
     def init(self, key: jax.Array) -> Any:
         """New parameters."""

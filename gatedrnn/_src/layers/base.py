@@ -52,7 +52,7 @@ class Layer(abc.ABC):
       ...         return jnp.ones(in_features, dtype)
       ...
       ...     def run(self, params, xs, carry, context):
-      ...         return carry, xs * params
+      ...         return carry, xs * jnp.broadcast_to(params, xs.shape)
       >>> net = gr.stack(gr.GRU(4), Scale())
       >>> net.apply(net.init(jax.random.key(0), 3), jnp.ones((5, 2, 3)))[1].shape
       (5, 2, 4)

@@ -1,0 +1,1 @@
+"""Layers and their parameters in one file: a description, arrays, and writing as a whole."""
