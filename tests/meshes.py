@@ -1,6 +1,7 @@
 """What the tests of several devices share: meshes of both kinds, collectives of a program."""
 
 import contextlib
+import math
 import re
 
 import jax
@@ -14,7 +15,12 @@ KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 def mesh_of(kind, shape=(4,), names=("data",)):
     """Return a mesh of the four devices that `conftest` makes of one CPU."""
     assert jax.device_count() == 4
-    return jax.make_mesh(shape, names, axis_types=(KINDS[kind],) * len(names))
+    return jax.make_mesh(
+        shape,
+        names,
+        axis_types=(KINDS[kind],) * len(names),
+        devices=jax.devices()[: math.prod(shape)],
+    )
 
 
 def put(mesh, tree, specs):

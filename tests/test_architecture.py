@@ -52,7 +52,8 @@ ARROWS = {
     "trees": GROUND,
     "layers": GROUND | {"time"},
     "decoding": GROUND,
-    "losses": GROUND | {"layers"},
+    "cross_entropy": GROUND | {"layers"},
+    "losses": GROUND | {"cross_entropy", "layers"},
     "seq2seq": GROUND | {"cells", "layers"},
     "checking": GROUND | {"time", "trees"},
     "diagnostics": GROUND | {"cells", "time"},
@@ -167,9 +168,9 @@ MAY_LOOP = {
     "time/engine": {"scan", "custom_vjp"},  # over chunks
     "trees/engine": {"scan", "custom_vjp"},  # over the levels of trees
     "layers/combinators": {"scan"},  # over depth
-    "losses": {"scan", "custom_vjp"},  # over the vocabulary
-    "decoding/token_by_token": {"while_loop"},  # until every row has ended
-    "decoding/beam": {"while_loop", "scan"},  # the same, and back from the last step
+    "cross_entropy": {"scan", "custom_vjp"},  # over the vocabulary
+    "decoding/rows": {"while_loop"},  # until every row has ended
+    "decoding/beam": {"scan"},  # back from the last step
     "decoding/free_running": {"scan"},
     "seq2seq": {"scan"},  # over the steps of a picture
 }

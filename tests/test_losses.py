@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
+from meshes import mesh_of
 from networks import assert_trees_close, assert_trees_equal, normal, outcome, random_params
 
 import gatedrnn as gr
-from gatedrnn._src import losses
+from gatedrnn._src import cross_entropy, losses
 
 T, B, F = 3, 4, 5  # time, batch, features
 MASK = jnp.asarray(np.random.default_rng(3).random((T, B)) < 0.6)
 LEADING = [(T, B), (), (7,), (2, 3, 2), (0, B), (T, 0)]
-# V: one column, one block, several blocks, several and a remainder
-VOCABULARIES = [1, 4, 8, 11]
+# V: one column, one block, several blocks, several and a remainder, the same in two groups
+VOCABULARIES = [1, 4, 8, 11, 10]
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +28,8 @@ def narrow_blocks(monkeypatch):
 
 
 def cut(monkeypatch, bytes_of_block, columns):
-    monkeypatch.setattr(losses, "BLOCK_BYTES", bytes_of_block)
-    monkeypatch.setattr(losses, "BLOCK_COLUMNS", columns)
+    monkeypatch.setattr(cross_entropy, "BLOCK_BYTES", bytes_of_block)
+    monkeypatch.setattr(cross_entropy, "BLOCK_COLUMNS", columns)
     losses._masked.clear_cache()
 
 
@@ -267,16 +267,18 @@ def second(params, hs, labels):
     return jax.grad(norm)(params, hs)
 
 
+@pytest.mark.parametrize("vocabulary", [63, 64], ids=["one group", "four groups"])
 @pytest.mark.parametrize("function", [gr.softmax_cross_entropy, gradient, second])
-def test_no_array_of_logits(function):
+def test_no_array_of_logits(function, vocabulary, monkeypatch):
     """Nothing in the compiled program has as many elements as the logits, at any order."""
-    params, hs, labels = arguments(64, (16, 32))
+    cut(monkeypatch, bytes_of_block=0, columns=16)
+    params, hs, labels = arguments(vocabulary, (16, 32))
     text = jax.jit(function).lower(params, hs, labels).compile().as_text()
     sizes = [
         np.prod([int(n) for n in shape.split(",")])
         for shape in re.findall(r"\bf64\[([\d,]+)\]", text)
     ]
-    assert max(sizes) < 16 * 32 * 64
+    assert max(sizes) < 16 * 32 * vocabulary
     assert 16 * 32 * F in sizes
 
 
@@ -284,16 +286,35 @@ def test_how_the_vocabulary_is_cut(monkeypatch):
     """At once where the logits are small, else near the bytes, in whole lanes, not too narrow."""
     cut(monkeypatch, bytes_of_block=2**22, columns=512)
 
-    def width(vocabulary, positions, features):
+    def cut_up(vocabulary, positions, features):
         kernel = jax.ShapeDtypeStruct((features, vocabulary), jnp.float32)
         hs = jax.ShapeDtypeStruct((positions, features), jnp.float32)
-        return losses._columns(gr.DenseParams(kernel, None), hs).width
+        columns = cross_entropy._columns(gr.DenseParams(kernel, None), hs)
+        return *columns.groups, columns.width
 
-    assert width(100, 2048, 128) == 100
-    assert width(10_000, 400, 200) == 768  # (400 + 200) · 768 · 2 · 4 bytes = 3.5 MiB
-    assert width(50_000, 1024, 512) == 512
-    assert width(300, 10**6, 512) == 300
-    assert width(7, 0, 1) == 7
+    assert cut_up(100, 2048, 128) == (100,)
+    assert cut_up(10_001, 400, 200) == (768,)  # (400 + 200) · 768 · 2 · 4 bytes = 3.5 MiB
+    assert cut_up(50_001, 1024, 512) == (512,)
+    assert cut_up(300, 10**6, 512) == (300,)
+    assert cut_up(7, 0, 1) == (7,)
+
+
+def test_as_many_groups_as_devices(monkeypatch):
+    """As many as divide both; only those over which the compiler may divide an array."""
+    cut(monkeypatch, bytes_of_block=2**22, columns=512)
+
+    def groups(vocabulary):
+        params, hs = gr.DenseParams(jnp.zeros((200, vocabulary)), None), jnp.zeros((400, 200))
+        columns = cross_entropy._columns(params, hs)
+        assert np.prod(columns.groups) * columns.of_group == vocabulary
+        return columns.groups
+
+    assert [groups(n) for n in (10_000, 10_002, 10_001)] == [(4,), (2,), ()]
+    assert groups(100) == ()  # one block, of which nothing is cut out
+    with jax.set_mesh(mesh_of("auto", (2, 1), ("data", "model"))):
+        assert groups(10_000) == (2,)
+    with jax.set_mesh(mesh_of("explicit")):
+        assert groups(10_000) == ()
 
 
 def test_equal_shapes_compile_once():
@@ -303,54 +324,6 @@ def test_equal_shapes_compile_once():
     compiled = losses._masked._cache_size()
     gr.softmax_cross_entropy(params, hs + 1, (labels + 1) % 11)
     assert losses._masked._cache_size() == compiled
-
-
-# Sharded ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    assert jax.device_count() == 4
-    return jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-
-
-def collectives(text):
-    return re.findall(r" (all-reduce|all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
-
-
-@pytest.mark.parametrize("route", ["jit", "shard_map"])
-def test_batch_sharded_over_devices(mesh, route):
-    """The gradient of one device; inside `shard_map` it is summed once for each parameter."""
-    params, hs, labels = arguments(11, (T, 8))
-    mask = jnp.asarray(np.random.default_rng(5).random((T, 8)) < 0.6)
-    whole, steps = PartitionSpec(), PartitionSpec(None, "data")
-
-    def gradients(params, hs, labels, mask):
-        def loss(params, hs):
-            return jnp.sum(jnp.sin(gr.softmax_cross_entropy(params, hs, labels, mask)))
-
-        return jax.grad(loss, argnums=(0, 1))(params, hs)
-
-    if route == "jit":
-        places = [NamedSharding(mesh, spec) for spec in (whole, steps, steps, steps)]
-        run = jax.jit(gradients, in_shardings=places, out_shardings=(places[0], places[1]))
-    else:
-        run = jax.jit(
-            jax.shard_map(
-                gradients,
-                mesh=mesh,
-                in_specs=(whole, steps, steps, steps),
-                out_specs=(whole, steps),
-                check_vma=True,
-            )
-        )
-    compiled = run.lower(params, hs, labels, mask).compile()
-    got = compiled(params, hs, labels, mask)
-    assert_trees_close(jax.device_get(got), jax.device_get(gradients(params, hs, labels, mask)))
-    found = collectives(compiled.as_text())
-    # two parameters: in the body of the loop, and for the remainder
-    assert set(found) == {"all-reduce"}
-    assert len(found) <= (4 if route == "jit" else 2)
 
 
 # Errors -------------------------------------------------------------------------------------------

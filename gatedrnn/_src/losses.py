@@ -1,34 +1,27 @@
 """The read-out: a dense layer, softmax and cross-entropy in one, without the logits.
 
-Axes: `...` any leading axes (normally time and batch), `F` features, `V` vocabulary, `v` columns of
-one block of it.
+Axes: `...` any leading axes (normally time and batch), `F` features, `V` vocabulary.
 
-The loop runs over blocks of the vocabulary, each for all positions at once. So each block of the
-kernel's gradient is written once, where blocks of positions would each add to the whole gradient;
-and the leading axes stay as they are, sharded or not.
+On a mesh with explicit axes each device computes the losses of its own positions, from its own
+columns of the kernel where those are divided. Whatever devices add up, they add up once, behind the
+loop over blocks.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.export import is_symbolic_dim
+from jax import Array
+from jax.sharding import PartitionSpec
 
 from gatedrnn._src import validation
+from gatedrnn._src.cross_entropy import Axes, losses
 from gatedrnn._src.integers import as_int32, guarded
 from gatedrnn._src.layers.pointwise import DenseParams, dense
-from gatedrnn._src.numerics import accumulator, affine, dot_transposed, sum_of_outer
-from gatedrnn._src.pytree import as_dtypes, vary_alike, zeros
-
-# A block has as many columns as keep its temporaries near this size (on a CPU larger ones are fresh
-# memory, whose page faults cost more than the arithmetic), but enough for an efficient product.
-BLOCK_BYTES = 2**22
-BLOCK_COLUMNS = 512
-LANES = 128  # a width that is a multiple of this suits every backend's registers and tiles
+from gatedrnn._src.placement import Rows, moved, rows_of, spec_of
+from gatedrnn._src.pytree import vary_alike
 
 
 def softmax_cross_entropy(
@@ -41,6 +34,10 @@ def softmax_cross_entropy(
     forward and again backward, in at least float32: no array `[..., V]` ever exists. Second
     derivatives and `jax.hessian` work; `jax.jvp` and `jax.jacfwd` straight through raise, because
     the rule is for reverse mode.
+
+    Positions may be divided over devices, and so may the vocabulary: the kernel is not gathered,
+    and its gradient lies as it does. On a mesh with explicit axes nothing is exchanged while blocks
+    are computed; on one with automatic axes, for each block the sums of its gradients.
 
     Args:
       params: parameters of `gr.dense(V)`, with a bias or without.
@@ -73,8 +70,14 @@ def softmax_cross_entropy(
     hs = validation.as_array("hs", hs, "an array [..., F]")
     vocabulary = _checked_vocabulary(params, hs)
     mask = None if mask is None else _as_leading("mask", mask, hs, jnp.bool_, "bool")[0]
-    labels = _as_labels(labels, mask, hs, vocabulary)
-    return _masked(params, validation.zero_masked(hs, mask), labels, mask)
+    labels = _checked_labels(labels, mask, hs, vocabulary)
+    arguments, places = (params, hs, labels, mask), None
+    rows = rows_of("hs", hs, 0, hs.ndim - 1, arguments)
+    if rows is not None:
+        places = _places(params, rows)
+        arguments = moved((*params, hs, labels, mask), tuple(places), rows.mesh)
+        arguments = (DenseParams(*arguments[:2]), *arguments[2:])
+    return _masked(*_without_masked(*arguments, vocabulary), places)
 
 
 def _checked_vocabulary(params: Any, hs: Array) -> int:
@@ -109,19 +112,31 @@ def _as_leading(
     return values, known
 
 
-def _as_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> Array:
-    """Return the checked labels, int32 `[...]`: 0 where masked, −1 where out of range."""
+def _checked_labels(labels: Any, mask: Array | None, hs: Array, vocabulary: int) -> Array:
+    """Return the labels `[...]`; raise for some that are out of range, where they are known."""
     labels, known = _as_leading("labels", labels, hs, jnp.integer, "integers")
     if known is not None and mask is not None:
         valid = validation.concrete(mask)
         known = None if valid is None else known[valid]
-    expected = f"them between 0 and {vocabulary - 1}, for {vocabulary} columns of params.kernel"
     if known is not None and known.size:
         least, most = int(known.min()), int(known.max())
         if least < 0 or most >= vocabulary:
+            expected = _labels_of(vocabulary)
             raise ValueError(f"labels: got values from {least} to {most}, expected {expected}")
+    return labels
+
+
+def _labels_of(vocabulary: int) -> str:
+    return f"them between 0 and {vocabulary - 1}, for {vocabulary} columns of params.kernel"
+
+
+def _without_masked(
+    params: DenseParams, hs: Array, labels: Array, mask: Array | None, vocabulary: int
+) -> tuple[DenseParams, Array, Array, Array | None]:
+    """Return all four, zeros where masked; labels as int32, −1 where out of range."""
     labels = validation.zero_masked(labels, mask)
-    return _inside(guarded("labels", labels, 0, vocabulary - 1, expected), vocabulary)
+    labels = guarded("labels", labels, 0, vocabulary - 1, _labels_of(vocabulary))
+    return params, validation.zero_masked(hs, mask), _inside(labels, vocabulary), mask
 
 
 @partial(jax.jit, static_argnames="vocabulary", inline=True)
@@ -132,157 +147,68 @@ def _inside(labels: Array, vocabulary: int) -> Array:
     return jnp.where(inside, labels, -1)
 
 
-@jax.jit
-def _masked(params: DenseParams, hs: Array, labels: Array, mask: Array | None) -> Array:
+class _Places(NamedTuple):
+    """The places of the arguments on a mesh with explicit axes."""
+
+    kernel: PartitionSpec
+    bias: PartitionSpec
+    hs: PartitionSpec
+    labels: PartitionSpec
+    mask: PartitionSpec
+
+
+def _places(params: DenseParams, rows: Rows) -> _Places:
+    """Return the places: positions where `hs` has them, the vocabulary over other axes or whole."""
+    of_columns = spec_of(params.kernel)[1]
+    names = of_columns if isinstance(of_columns, tuple) else (of_columns,)
+    used = jax.tree.leaves(rows.axes)
+    over = tuple(name for name in names if name is not None and name not in used) or None
+    leading = PartitionSpec(*rows.axes)
+    return _Places(
+        PartitionSpec(None, over),
+        PartitionSpec(over),
+        PartitionSpec(*rows.axes, None),
+        leading,
+        leading,
+    )
+
+
+@partial(jax.jit, static_argnames="places")
+def _masked(
+    params: DenseParams, hs: Array, labels: Array, mask: Array | None, places: _Places | None
+) -> Array:
     """Return the losses, zeros where masked.
 
-    Jitted, so that equal shapes compile once outside `jit` too. Inside `shard_map`, `vary_alike`
-    lets the gradients of `params` be summed once, outside every loop.
+    Jitted, so that equal shapes compile once outside `jit` too.
     """
-    losses = _losses(*vary_alike((params, hs, labels)))
-    return validation.zero_masked(losses, mask)
+    if places is None:
+        return _of_device(params, hs, labels, mask, ())
+    mesh = jax.typeof(hs).sharding.mesh
+    over = places.bias[0] or ()
+
+    def by_device(
+        kernel: Array, bias: Array | None, hs: Array, labels: Array, mask: Array | None
+    ) -> Array:
+        return _of_device(DenseParams(kernel, bias), hs, labels, mask, over)
+
+    return jax.shard_map(
+        by_device,
+        mesh=mesh,
+        in_specs=tuple(places),
+        out_specs=places.labels,
+        axis_names=set(mesh.explicit_axes),
+    )(*params, hs, labels, mask)
 
 
-# The loss of a position with features h and label y, where [·] is 1 if true, else 0:
-#
-#   o = h W + b        z = log Σ_v exp o_v        ℓ = z − o_y
-#
-# Over blocks o_k of the logits, with the largest so far m and s = Σ exp(o − m) (Milakov and
-# Gimelshein 2018),
-#
-#   m' = max(m, max o_k)        s' = s exp(m − m') + Σ exp(o_k − m')
-#
-# and z = m + log s whatever m is, so that no derivative goes through m. The two are kept apart: the
-# sum would round log s to the precision of a large m.
+def _of_device(
+    params: DenseParams, hs: Array, labels: Array, mask: Array | None, over: Axes
+) -> Array:
+    """Return the losses of one device, zeros where masked.
 
-
-class _Normaliser(NamedTuple):
-    """The log-normaliser `z` of the softmax, as maximum and log-sum, `[...]` each."""
-
-    m: Array
-    log_s: Array  # NaN where the label is −1, and so in the loss and all that follows from it
-
-
-def _forward(params: DenseParams, hs: Array, labels: Array) -> tuple[Array, _Normaliser]:
-    """Return the losses `[...]` and the normaliser `z`."""
-
-    def block(
-        state: tuple[Array, Array, Array], start: Array | int, width: int
-    ) -> tuple[Array, Array, Array]:
-        before, s, o_y = state
-        _, o = _logits(params, hs, start, width)
-        m = jnp.maximum(before, lax.stop_gradient(jnp.max(o, axis=-1)))
-        s = s * jnp.exp(before - m) + jnp.sum(jnp.exp(o - m[..., None]), axis=-1)
-        column = labels - start
-        index = jnp.clip(column, 0, width - 1)[..., None]
-        at_index = jnp.take_along_axis(o, index, axis=-1, mode="promise_in_bounds")[..., 0]
-        # the last block to start at y or before has its column
-        return m, s, jnp.where(column >= 0, at_index, o_y)
-
-    dtype = accumulator(hs.dtype)
-    nothing = jnp.zeros(labels.shape, dtype)
-    lowest = jnp.full_like(nothing, jnp.finfo(dtype).min)  # −∞ − (−∞) would be NaN
-    state = vary_alike((lowest, nothing, nothing), like=(params, hs, labels))
-    m, s, o_y = _over_blocks(block, state, _columns(params, hs))
-    log_s = jnp.where(labels < 0, jnp.asarray(jnp.nan, dtype), jnp.log(s))
-    return (m - o_y) + log_s, _Normaliser(m, log_s)
-
-
-# The rule, with ŷ = softmax(o) and δℓ the cotangent of the loss. From ∂z/∂o_v = exp(o_v − z) = ŷ_v
-# and ∂o_y/∂o_v = [v = y]:
-#
-#   δo = δℓ (ŷ − [v = y])        δW = Σ hᵀ δo        δb = Σ δo        δh = δo Wᵀ
-#
-# Only z is saved: the logits of a block are made again, and one block of δo at a time exists.
-
-
-@jax.custom_vjp
-def _losses(params: DenseParams, hs: Array, labels: Array) -> Array:
-    return _forward(params, hs, labels)[0]
-
-
-def _losses_fwd(params: DenseParams, hs: Array, labels: Array) -> tuple[Array, tuple]:
-    losses, z = _forward(params, hs, labels)
-    return losses, (params, hs, labels, z)
-
-
-def _losses_bwd(saved: tuple, dlosses: Array) -> tuple[DenseParams, Array, None]:
-    params, hs, labels, z = saved
-    ones = jnp.ones((*labels.shape, 1), z.m.dtype)  # Σ δo as a product: faster than the sum
-
-    def block(
-        state: tuple[DenseParams, Array], start: Array | int, width: int
-    ) -> tuple[DenseParams, Array]:
-        dparams, dhs = state
-        kernel, o = _logits(params, hs, start, width)
-        columns = lax.broadcast_to_rank(start + lax.iota(jnp.int32, width), o.ndim)
-        y = (labels[..., None] == columns).astype(o.dtype)
-        do = dlosses[..., None] * (jnp.exp(o - z.m[..., None] - z.log_s[..., None]) - y)
-        new = DenseParams(
-            sum_of_outer(hs, do), None if params.bias is None else sum_of_outer(ones, do)[0]
-        )
-        write = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=-1)
-        dparams = jax.tree.map(write, dparams, as_dtypes(new, dparams))
-        return dparams, dhs + dot_transposed(do, kernel)
-
-    state = (jax.tree.map(jnp.zeros_like, params), zeros(hs))
-    dparams, dhs = _over_blocks(block, vary_alike(state, like=saved), _columns(params, hs))
-    return dparams, dhs.astype(hs.dtype), None
-
-
-_losses.defvjp(_losses_fwd, _losses_bwd)
-
-
-# --------------------------------------------------------------------------------- blocks
-
-
-def _logits(params: DenseParams, hs: Array, start: Array | int, width: int) -> tuple[Array, Array]:
-    """Return a block of the kernel, `[F, v]` in the dtype of `hs`, and its logits `[..., v]`."""
-    columns = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=width, axis=-1)
-    kernel, bias = jax.tree.map(columns, params)
-    kernel = kernel.astype(hs.dtype)
-    return kernel, affine(hs, kernel, bias)
-
-
-class _Columns(NamedTuple):
-    """The columns of the kernel, and how many of them make a block."""
-
-    vocabulary: int  # V
-    width: int  # v; the last block may be narrower
-
-
-def _columns(params: DenseParams, hs: Array) -> _Columns:
-    """Return the whole vocabulary as one block where the logits are few, else smaller blocks.
-
-    The temporaries stay near `BLOCK_BYTES`. Forward and backward hold at most four blocks: logits
-    and `δo`, `[..., v]` each, and the kernel and its gradient, `[F, v]` each.
+    Inside `shard_map`, `vary_alike` lets gradients be summed once, outside every loop.
     """
-    features, vocabulary = params.kernel.shape
-    if any(map(is_symbolic_dim, hs.shape)):  # exported for any size: the narrowest blocks
-        return _Columns(vocabulary, min(BLOCK_COLUMNS, vocabulary))
-    positions = int(np.prod(hs.shape[:-1]))
-    values = BLOCK_BYTES // (2 * accumulator(hs.dtype).itemsize)
-    if positions * vocabulary <= values:
-        return _Columns(vocabulary, vocabulary)
-    width = values // (positions + features) // LANES * LANES
-    return _Columns(vocabulary, min(max(width, BLOCK_COLUMNS), vocabulary))
-
-
-def _over_blocks(body: Callable, state: Any, columns: _Columns) -> Any:
-    """Run `body(state, start, width) -> state` over the blocks in turn, the remainder last.
-
-    Differentiation makes a block again instead of saving it, so second derivatives keep no logits.
-    """
-
-    def block(width: int) -> Callable:
-        # with `static_argnums` JAX would remember the function, and the tracers that it closes over
-        return jax.checkpoint(partial(body, width=width), prevent_cse=False)
-
-    remainder = columns.vocabulary % columns.width
-    whole, of_width = columns.vocabulary - remainder, block(columns.width)
-    if whole == columns.width:
-        state = of_width(state, 0)
+    if over:  # labels, and so the losses, are the same on all devices along these axes
+        params, hs = vary_alike((params, hs), like=labels)
     else:
-        starts = jnp.arange(0, whole, columns.width, dtype=jnp.int32)
-        state, _ = lax.scan(lambda s, start: (of_width(s, start), None), state, starts)
-    return block(remainder)(state, whole) if remainder else state
+        params, hs, labels = vary_alike((params, hs, labels))
+    return validation.zero_masked(losses(params, hs, labels, over), mask)

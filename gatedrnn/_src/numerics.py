@@ -37,7 +37,7 @@ def for_cotangents(dtype: DTypeLike) -> np.dtype:
 
 def dot(x: Array, kernel: Array) -> Array:
     """Return `x W [..., O]` of `x [..., I]` and `kernel [I, O]`, in the accumulator's dtype."""
-    return _dot(x, kernel, kernel_axis=0)
+    return _dot(x, kernel, (0,))
 
 
 def affine(x: Array, kernel: Array, bias: Array | None) -> Array:
@@ -56,15 +56,17 @@ def over_leading(values: Array, like: Array) -> Array:
 
 
 def dot_transposed(delta: Array, kernel: Array) -> Array:
-    """Return `δ Wᵀ [..., I]` of `delta [..., O]`, `kernel [I, O]`, in the accumulator's dtype."""
-    return _dot(delta, kernel.astype(for_cotangents(kernel.dtype)), kernel_axis=1)
+    """Return `δ Wᵀ [..., I]` of `delta [..., *O]`, `kernel [I, *O]`, in the accumulator's dtype."""
+    kernel = kernel.astype(for_cotangents(kernel.dtype))
+    return _dot(delta, kernel, tuple(range(1, kernel.ndim)))
 
 
-def _dot(x: Array, kernel: Array, kernel_axis: int) -> Array:
+def _dot(x: Array, kernel: Array, axes: tuple[int, ...]) -> Array:
+    """Contract `axes` of the kernel with the last axes of `x`."""
     return lax.dot_general(
         x.astype(kernel.dtype),
         kernel,
-        (((x.ndim - 1,), (kernel_axis,)), ((), ())),
+        ((tuple(range(x.ndim - len(axes), x.ndim)), axes), ((), ())),
         preferred_element_type=accumulator(kernel.dtype),
     )
 

@@ -12,6 +12,7 @@ again. Where nothing but rows is divided, the loop over time runs on each device
 """
 
 import enum
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -74,15 +75,15 @@ def rows_of(name: str, xs: Any, lead: int, batch_axes: int, others: Any) -> Rows
     Raises:
       ValueError: an axis before `*B`, time, is divided.
     """
-    mesh = _explicit_mesh((xs, others))
+    mesh = explicit_mesh((xs, others))
     if mesh is None:
         return None
     own = spec_of(xs)
     if any(axis is not None for axis in own[:lead]):
         whole = PartitionSpec(*[None] * lead, *own[lead:])
         raise ValueError(
-            f"{name}: got its time axis divided over {own[0]!r} of {_shown(mesh)}, expected every"
-            f" step on every device, as jax.reshard({name}, {whole}) brings it"
+            f"{name}: got its time axis divided over {own[0]!r} of {shown_mesh(mesh)}, expected "
+            f"every step on every device, as jax.reshard({name}, {whole}) brings it"
         )
     axes = own[lead : lead + batch_axes]
     used = _names(axes)
@@ -130,22 +131,45 @@ def _on_mesh(
     return _reshard(out, jax.tree.map(of_result, results, out, is_leaf=_is_role), rows.mesh)
 
 
+def divisible_over() -> int:
+    """Return the number of devices over which the compiler may divide an array."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:  # it does not follow from what is traced
+        return jax.device_count()
+    axes = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
+    return math.prod(size for kind, size in axes if kind == AxisType.Auto)
+
+
 def placed(roles: Any, tree: Any, rows: Rows | None) -> Any:
     """Return `tree` on the devices where `rows` are; as it is where those are not divided."""
     return tree if rows is None else _reshard(tree, specs(roles, tree, rows), rows.mesh)
 
 
+@partial(jax.jit, static_argnames=("places", "mesh"))
+def moved(trees: tuple, places: tuple[PartitionSpec, ...], mesh: AbstractMesh) -> tuple:
+    """Return each of `trees` with all its leaves at one of `places` on `mesh`; outside jit too."""
+
+    def move(tree: Any, place: PartitionSpec) -> Any:
+        return _reshard(tree, jax.tree.map(lambda _: place, tree), mesh)
+
+    return tuple(map(move, trees, places))
+
+
 def by_device(call: Callable, arguments: tuple, roles: tuple, results: Any, rows: Rows) -> Any:
     """Return `call(*arguments)`, of which each device computes its own rows.
 
-    Within `on_mesh`, where `rows.alone`. The arguments are those of `on_mesh`; `results` has no
-    `Like`. The gradient of what is whole is a sum over the devices, once.
+    Within `on_mesh`, where `rows.alone`. The arguments are those of `on_mesh`. The gradient of what
+    is whole is a sum over the devices, once.
     """
-    out_specs = jax.tree.map(lambda role: _front(role, rows), results, is_leaf=_is_role)
+    places = specs(roles, arguments, rows)
+
+    def of_result(role: Role | Like) -> Any:
+        return places[role.argument] if isinstance(role, Like) else _front(role, rows)
+
     return jax.shard_map(
         call,
-        in_specs=specs(roles, arguments, rows),
-        out_specs=out_specs,
+        in_specs=places,
+        out_specs=jax.tree.map(of_result, results, is_leaf=_is_role),
         axis_names=set(rows.mesh.explicit_axes),
     )(*arguments)
 
@@ -190,24 +214,26 @@ def _reshard(tree: Any, places: Any, mesh: AbstractMesh) -> Any:
     return jax.tree.map(move, tree, places)
 
 
-def _explicit_mesh(tree: Any) -> AbstractMesh | None:
+def explicit_mesh(tree: Any) -> AbstractMesh | None:
     """Return the mesh with explicit axes that a leaf is on, None without one."""
     for leaf in jax.tree.leaves(tree):
-        mesh = _sharding(leaf).mesh.abstract_mesh
-        if mesh.explicit_axes:
-            return mesh
+        sharding = _sharding(leaf)
+        if sharding is not None:
+            return sharding.mesh.abstract_mesh
     return None
 
 
 def spec_of(leaf: Any) -> tuple[Any, ...]:
     """Return the axes of an explicit mesh over which each axis of an array is divided, or None."""
     sharding = _sharding(leaf)
-    spec = tuple(sharding.spec) if sharding.mesh.explicit_axes else ()
+    spec = () if sharding is None else tuple(sharding.spec)
     return spec + (None,) * (jax.numpy.ndim(leaf) - len(spec))
 
 
-def _sharding(leaf: Any) -> NamedSharding:
-    return jax.typeof(leaf).sharding
+def _sharding(leaf: Any) -> NamedSharding | None:
+    """Return the place of a leaf on a mesh with explicit axes, None elsewhere, or of no array."""
+    sharding = jax.typeof(leaf).sharding if isinstance(leaf, Array) else None
+    return sharding if sharding is not None and sharding.mesh.explicit_axes else None
 
 
 def _names(spec: tuple[Any, ...]) -> set[str]:
@@ -222,6 +248,6 @@ def _without(axis: Any, used: set[str]) -> Any:
     return names if len(names) > 1 else names[0] if names else None
 
 
-def _shown(mesh: AbstractMesh) -> str:
+def shown_mesh(mesh: AbstractMesh) -> str:
     axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
     return f"the mesh ({axes})"

@@ -21,8 +21,10 @@ from gatedrnn._src.decoding.checks import (
     check_range,
     vocabulary,
 )
+from gatedrnn._src.decoding.rows import loop, over_rows, top_k
 from gatedrnn._src.describe import documented
 from gatedrnn._src.numerics import accumulator
+from gatedrnn._src.placement import ROWS, STEPS
 from gatedrnn._src.pytree import vary_alike
 
 
@@ -111,15 +113,13 @@ def beam_search(
         raise ValueError(f"beams: got {beams}, expected an integer below 2**31")
     check_range("alpha", alpha, lambda v: 0 <= v < float("inf"), "at least 0")
     check_end(end)
-    return _beam_search(
-        as_partial(step),
-        validation.as_arrays("carry", carry),
-        as_token(token),
-        validation.on_device(alpha),
-        beams=beams,
-        max_length=max_length,
-        end=end,
-    )
+    carry, others = validation.as_arrays("carry", carry), ((), validation.on_device(alpha))
+    arrays = (as_partial(step), carry, as_token(token), others)
+    return over_rows(_beam_search, (beams, max_length, end), *arrays, _PLACES)
+
+
+# the places of the results, on a mesh
+_PLACES: Any = Beams(STEPS, ROWS, ROWS, ROWS, ROWS)
 
 
 class _State(NamedTuple):
@@ -136,18 +136,18 @@ class _State(NamedTuple):
     parents: Array  # [T, K, *B], the beam before the step that each token continues
 
 
-@partial(jax.jit, static_argnames=("beams", "max_length", "end"))
+@partial(jax.jit, static_argnames=("beams", "max_length", "end", "over"))
 def _beam_search(
-    step: Callable,
-    carry: Carry,
-    token: Array,
-    alpha: Any,
-    *,
     beams: int,
     max_length: int,
     end: int | None,
+    over: tuple[str, ...],
+    step: Callable,
+    carry: Carry,
+    token: Array,
+    others: tuple,
 ) -> Beams:
-    batch_shape = token.shape
+    batch_shape, (_, alpha) = token.shape, others
     size, dtype = vocabulary(step, carry, token, end)
     dtype, filler = accumulator(dtype), 0 if end is None else end
     alpha = jnp.asarray(alpha).astype(dtype)
@@ -180,7 +180,7 @@ def _beam_search(
         lengths = state.lengths + (~ended).astype(jnp.int32)
         scores = score(log_probs, lengths[..., None])
         # [K, *B, V] -> [*B, K V]: of equal scores the first beam's first token
-        _, best = lax.top_k(jnp.moveaxis(scores, 0, -2).reshape(*batch_shape, beams * size), beams)
+        _, best = top_k(jnp.moveaxis(scores, 0, -2).reshape(*batch_shape, beams * size), beams)
         best = jnp.moveaxis(best, -1, 0).astype(jnp.int32)
         parent, token = (
             jnp.where(valid[None], new, old)
@@ -214,7 +214,7 @@ def _beam_search(
         jnp.broadcast_to(beam, (max_length, *shape)),
     )
     if max_length > 0:
-        state = lax.while_loop(unfinished, body, vary_alike(state))
+        state = loop(unfinished, body, state, ())  # no row reads what others share at their end
     exists = state.log_probs > -jnp.inf
     tokens = _backtracked(state.tokens, state.parents)
     log_probs = jnp.where(state.valid[None], state.log_probs, jnp.nan)
@@ -259,4 +259,5 @@ def _backtracked(tokens: Array, parents: Array) -> Array:
         return _take_beams(beam, parent), _take_beams(beam, token)
 
     last = lax.broadcasted_iota(jnp.int32, tokens.shape[1:], 0)
+    last = vary_alike(last, like=(tokens, parents))
     return lax.scan(back, last, (tokens, parents), reverse=True)[1]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry
@@ -21,10 +21,13 @@ from gatedrnn._src.decoding.checks import (
     check_range,
     vocabulary,
 )
+from gatedrnn._src.decoding.rows import alike, loop, over_rows
+from gatedrnn._src.decoding.rows import top_k as largest
 from gatedrnn._src.describe import documented
 from gatedrnn._src.masks import row_keys
 from gatedrnn._src.numerics import accumulator
-from gatedrnn._src.pytree import vary_alike, where
+from gatedrnn._src.placement import ROWS, STEPS, Like
+from gatedrnn._src.pytree import where
 
 
 @documented
@@ -90,16 +93,28 @@ def greedy(
     check_length(max_length)
     check_end(end)
     carry = validation.as_arrays("carry", carry)
-    return _greedy(as_partial(step), carry, as_token(token), max_length=max_length, end=end)
+    arrays = (as_partial(step), carry, as_token(token), ((), ()))
+    return over_rows(_greedy, (max_length, end), *arrays, _PLACES)
 
 
-@partial(jax.jit, static_argnames=("max_length", "end"))
+# the places of the results, on a mesh
+_PLACES: Any = Decoded(STEPS, ROWS, STEPS, Like(1), ROWS)
+
+
+@partial(jax.jit, static_argnames=("max_length", "end", "over"))
 def _greedy(
-    step: Callable, carry: Carry, token: Array, *, max_length: int, end: int | None
+    max_length: int,
+    end: int | None,
+    over: tuple[str, ...],
+    step: Callable,
+    carry: Carry,
+    token: Array,
+    _: tuple,
 ) -> Decoded:
-    return _decode(
-        step, carry, token, lambda t, logits: jnp.argmax(logits, axis=-1), max_length, end
-    )
+    def choose(_: Array, logits: Array) -> Array:
+        return jnp.argmax(logits, axis=-1)
+
+    return _decode(step, carry, token, choose, max_length, end, over)
 
 
 def sample(
@@ -160,10 +175,9 @@ def sample(
         check_range("top_p", top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
     token, carry = as_token(token), validation.as_arrays("carry", carry)
     numbers = jax.tree.map(validation.on_device, (temperature, top_p))
-    options = (_keys_of_rows(key, token.shape), *numbers)
-    return _sample(
-        as_partial(step), carry, token, options, max_length=max_length, end=end, top_k=top_k
-    )
+    others = (_keys_of_rows(key, token.shape), numbers)
+    arrays = (as_partial(step), carry, token, others)
+    return over_rows(_sample, (max_length, end, top_k), *arrays, _PLACES)
 
 
 def _keys_of_rows(key: Array, batch_shape: tuple[int, ...]) -> Array:
@@ -176,18 +190,18 @@ def _keys_of_rows(key: Array, batch_shape: tuple[int, ...]) -> Array:
     return row_keys(key, batch_shape)
 
 
-@partial(jax.jit, static_argnames=("max_length", "end", "top_k"))
+@partial(jax.jit, static_argnames=("max_length", "end", "top_k", "over"))
 def _sample(
-    step: Callable,
-    carry: Carry,
-    token: Array,
-    options: tuple,
-    *,
     max_length: int,
     end: int | None,
     top_k: int | None,
+    over: tuple[str, ...],
+    step: Callable,
+    carry: Carry,
+    token: Array,
+    others: tuple,
 ) -> Decoded:
-    keys, temperature, top_p = options
+    keys, (temperature, top_p) = others
 
     def noise(key: Array, t: Array, size: int, dtype: Any) -> Array:
         return jax.random.gumbel(jax.random.fold_in(key, t), (size,), dtype)
@@ -196,7 +210,7 @@ def _sample(
         ranked, tokens = logits, None
         if top_k is not None or top_p is not None:
             size = logits.shape[-1]
-            ranked, tokens = lax.top_k(logits, size if top_k is None else min(top_k, size))
+            ranked, tokens = largest(logits, size if top_k is None else min(top_k, size))
         draw = partial(noise, t=t, size=ranked.shape[-1], dtype=ranked.dtype)
         for _ in token.shape:
             draw = jax.vmap(draw)
@@ -205,7 +219,7 @@ def _sample(
             return index
         return jnp.take_along_axis(tokens, index[..., None], axis=-1)[..., 0]
 
-    return _decode(step, carry, token, choose, max_length, end)
+    return _decode(step, carry, token, choose, max_length, end, over)
 
 
 def _draw(logits: Array, gumbel: Array, temperature: Any, top_p: Any) -> Array:
@@ -244,6 +258,7 @@ def _decode(
     choose: Callable,
     max_length: int,
     end: int | None,
+    over: tuple[str, ...],
 ) -> Decoded:
     """Run the loop, in which `choose(t, logits [*B, V])` returns the tokens `[*B]` of step `t`."""
     _, dtype = vocabulary(step, carry, token, end)
@@ -282,6 +297,7 @@ def _decode(
         jnp.zeros(shape, dtype),
     )
     if max_length > 0:
-        state = lax.while_loop(unfinished, body, vary_alike(state))
+        state = loop(unfinished, body, state, over)
     valid = ~jnp.any(jnp.isnan(state.log_probs), axis=0)
-    return Decoded(state.tokens, state.lengths, state.log_probs, state.carry, valid)
+    carry = alike(state.carry, over)
+    return Decoded(state.tokens, state.lengths, state.log_probs, carry, valid)

@@ -7,15 +7,14 @@ one with explicit axes that division is known, and each device runs the two loop
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from gatedrnn._src.base import Params, rule_of
-from gatedrnn._src.placement import ROWS, WHOLE, Rows, by_device, on_mesh, rows_of, spec_of
+from gatedrnn._src.placement import ROWS, WHOLE, Rows, by_device, moved, on_mesh, rows_of, spec_of
 from gatedrnn._src.trees import engine
 from gatedrnn._src.trees.base import State, TreeCell
 from gatedrnn._src.trees.forest import Forest, Indexes
@@ -34,7 +33,8 @@ def run(
     batch_axes = 0 if forest.shards is None else 1
     rows = rows_of("xs", xs, 0, batch_axes, (params, forest))
     if rows is not None and batch_axes and not rows.alone:
-        params, xs = _whole((params, xs), (None, rows.axes[0]), rows.mesh)
+        places = PartitionSpec(), PartitionSpec(rows.axes[0])
+        params, xs = moved((params, xs), places, rows.mesh)
         rows = rows_of("xs", xs, 0, batch_axes, (params, forest))
     function, roles = (_run, WHOLE) if forest.shards is None else (_run_shards, ROWS)
     statics = (cell, by_hand) if forest.shards is None else (cell, by_hand, rows)
@@ -61,17 +61,6 @@ def _check_division(xs: Array, forest: Forest) -> None:
                 f"{name}: got its shards divided over {spec[0]!r} of the mesh and those of xs over "
                 f"{spec_of(xs)[0]!r}, expected both alike"
             )
-
-
-@partial(jax.jit, static_argnames=("first", "mesh"))
-def _whole(trees: tuple, first: tuple, mesh: AbstractMesh) -> tuple:
-    """Return each tree with its first axis divided over `first`, and no other."""
-
-    def of_tree(tree: Any, axis: Any) -> Any:
-        place = NamedSharding(mesh, PartitionSpec(axis))
-        return jax.tree.map(lambda leaf: jax.reshard(leaf, place), tree)
-
-    return tuple(map(of_tree, trees, first))
 
 
 def _run(
