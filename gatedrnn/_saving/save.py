@@ -4,7 +4,6 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from gatedrnn import _version
 from gatedrnn._interop.require import require
 from gatedrnn._saving import arrays
 from gatedrnn._saving.classes import known
@@ -83,7 +83,7 @@ def save(
         )
     description = {
         "format": FORMAT,
-        "version": metadata.version("gatedrnn"),
+        "version": _version.read(),
         "layer": layer_json,
         "params": params_json,
     }
@@ -168,7 +168,7 @@ def _description(found: Mapping[str, str]) -> dict[str, JSON]:
     if number > FORMAT:
         raise ValueError(
             f"format: got {number}, expected at most {FORMAT}: it was written by the newer gatedrnn"
-            f" {shown(description.get('version'))}, and this is {metadata.version('gatedrnn')}"
+            f" {shown(description.get('version'))}, and this is {_version.read()}"
         )
     for part in ("layer", "params"):
         if part not in description:

@@ -96,7 +96,7 @@ def take_rows(carry: Carry, index: Any) -> Carry:
     if divided is None:
         return _taken(carry, index)
     if isinstance(index, slice):
-        index = jnp.asarray(np.arange(size)[index])
+        index = jnp.asarray(np.arange(size or 0)[index])
     places = math.prod(divided.mesh.shape[name] for name in divided.names)
     role = ROWS if index.ndim and index.shape[0] % places == 0 else WHOLE
     return placement.on_mesh(_taken, (), (carry, index), (ROWS, WHOLE), role, divided)

@@ -1,12 +1,12 @@
 """ONNX, written: a network as a graph."""
 
-from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gatedrnn import _version
 from gatedrnn._interop.arrays import as_array, check_leaves
 from gatedrnn._interop.conventions import ONNX
 from gatedrnn._interop.networks import check_network, is_cell
@@ -104,7 +104,7 @@ def to_onnx(
     time = () if layer.drops_time else ("T",)
     graph.output("ys", ys, (*time, "B", layer.out_features(in_features)))
     graph.outputs.insert(0, graph.outputs.pop())
-    return graph.model(name, repr(layer), metadata.version("gatedrnn"))
+    return graph.model(name, repr(layer), _version.read())
 
 
 def _checked_features(layer: Any, params: Any) -> int | None:
