@@ -256,7 +256,7 @@ def test_files_of_layers_know_the_library_alone(path):
     """
     of_library = {"base", "describe", "seq2seq", "validation"}
     ours = {found for name in imports(path) if (found := path_of(name))}
-    others = ours - set(SAVING) - {PACKAGE / "_interop" / "require.py"}
+    others = ours - set(SAVING) - {PACKAGE / "_interop" / "require.py", PACKAGE / "_version.py"}
     others -= {found for found in others if found.name == "__init__.py"}
     assert {room_of(found) for found in others} <= of_library
 
