@@ -381,12 +381,24 @@ def test_any_junk_in_a_description(module_path, where, junk):
     assert "\n" not in (refusal or "")
 
 
-def test_what_is_no_file(tmp_path):
-    with pytest.raises(ValueError, match=r"it is no regular file"):
-        gr.load(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"pipe: it is no regular file"):
-        gr.load(tmp_path / "pipe")
+def test_what_is_no_regular_file(tmp_path):
+    """It is neither read nor replaced, not by way of a link either: it may be a device."""
+    folder, pipe, link = (tmp_path / name for name in ("folder", "pipe", "link"))
+    folder.mkdir()
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    before = sorted(tmp_path.iterdir())
+    for path, refused in (
+        (folder, "Is a directory: .*folder'$"),
+        (pipe, "it is no regular file: .*pipe'$"),
+        (link, "it is no regular file: .*link'$"),
+    ):
+        with pytest.raises(OSError, match=refused):
+            gr.load(path)
+        with pytest.raises(OSError, match=refused):
+            gr.save(path, gr.dropout(0.5), ())
+    assert sorted(tmp_path.iterdir()) == before
+    assert pipe.is_fifo()
 
 
 def test_64_bits_are_not_cut(path):

@@ -194,6 +194,17 @@ def test_a_name_that_ends_in_no_kind_of_file(saved, refuses):
         refuses("export", "runs/tiny", "--to", to, words=words)
 
 
+@pytest.mark.parametrize("ending", ["onnx", "stablehlo", "safetensors"])
+def test_what_is_no_regular_file_is_not_replaced(saved, refuses, ending):
+    """It may be a device; nor is the end of a link to one."""
+    saved("language")
+    os.mkfifo("pipe")
+    Path(f"link.{ending}").symlink_to("pipe")
+    words = (f"--to: link.{ending} is no regular file",)
+    refuses("export", "runs/tiny", "--to", f"link.{ending}", words=words)
+    assert Path("pipe").is_fifo()
+
+
 @pytest.mark.parametrize("to", ["m.stablehlo", "m.safetensors"])
 def test_a_disk_that_is_full(saved, command, monkeypatch, to):
     saved("language")
