@@ -44,7 +44,8 @@ def connect(place: Place) -> None:
     # on a CPU: two programs under way at once would take each other's messages, and wait forever
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        jax.distributed.initialize(*place, heartbeat_timeout_seconds=HEARTBEAT)
+        with _ended_by_ctrl_c():
+            jax.distributed.initialize(*place, heartbeat_timeout_seconds=HEARTBEAT)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise CommandError(
             f"--distributed: cannot connect: {reason(error)}; where no SLURM, Open MPI or GKE"
@@ -53,6 +54,16 @@ def connect(place: Place) -> None:
     # JAX has a handler of its own by now, which would keep the process alive
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     _separate_output()
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Have Ctrl-C end the process at once: JAX waits for the others outside of Python."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _demand_place(place: Place) -> None:

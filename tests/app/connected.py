@@ -38,6 +38,12 @@ def port() -> int:
         return free.getsockname()[1]
 
 
+def is_listened_to(number: int) -> bool:
+    """True once a process listens on a port."""
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", number)) == 0
+
+
 def start(*command: str) -> subprocess.Popen:
     """A process of this Python, with two devices, and programs that are compiled quickly."""
     flags = {"JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -11,7 +12,17 @@ import pytest
 from gatedrnn._app import run_folder
 
 from . import tiny
-from .connected import CONNECTED, FAILING, PROGRAM, ended, port, start, start_both, wait_for
+from .connected import (
+    CONNECTED,
+    FAILING,
+    PROGRAM,
+    ended,
+    is_listened_to,
+    port,
+    start,
+    start_both,
+    wait_for,
+)
 from .runs import RUN, TRAIN, checkpoint, metrics
 
 STEPS = 80
@@ -149,6 +160,21 @@ def test_processes_that_cannot_go_on_are_refused(workplace, arguments, others, w
 def test_places_that_cannot_be(refuses, arguments, words):
     jax.devices()
     refuses(*TRAIN, *arguments, words=(words,))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_the_others_can_be_stopped(workplace, number):
+    """At once, and nothing is written."""
+    before, address = sorted(Path().rglob("*")), port()
+    place = ("--coordinator", f"127.0.0.1:{address}", "--processes", "2", "--process", "0")
+    process = start(*PROGRAM, *TRAIN, "--distributed", *place)
+    wait_for(lambda: is_listened_to(address), [process])
+    process.send_signal(number)
+    began = time.monotonic()
+    assert ended([process])[0][0] == -number
+    assert time.monotonic() - began < 20
+    assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.processes
