@@ -252,6 +252,7 @@ def replaced(part, value):
 
 
 DEEP = "[" * 9999 + "]" * 9999
+REPEATED = {"gatedrnn.Repeat": {"layer": {"gatedrnn.Dense": {"features": 3}}, "n": 2}}
 DAMAGES = {
     "empty": (cut(0), "no whole safetensors file"),
     "a few bytes": (cut(11), "no whole safetensors file"),
@@ -301,6 +302,10 @@ DAMAGES = {
         r"params\[0\]\.cell\.kernel: got shape \(3, 16\), expected \(3, 20\)",
     ),
     "missing array": (damaged(renamed), r"params\[1\]\.kernel: got no array '1\.kernel'"),
+    "layers without end": (
+        damaged(replaced("layer", {"gatedrnn.Repeat": {"layer": REPEATED, "n": 10**9}})),
+        r"got 138 numbers, expected those of the 2,000,000,000 layers that gr\.repeat makes",
+    ),
     "an array too many": (
         damaged(lambda h, d, data: d["params"][1]["gatedrnn.DenseParams"].update(bias=None)),
         r"got arrays that no parameter is, 1\.bias, expected none",

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -23,10 +24,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gatedrnn._app.errors import CommandError, reason
+from gatedrnn._app.errors import CommandError, notice, reason
 
 T = TypeVar("T")
 HEARTBEAT = 30  # seconds that a process may be silent: then it is taken for dead
+PATIENCE = 10  # seconds that the others may come later without a word
 BLOCK = 1024  # bytes: an exchange of so many is compiled once
 
 
@@ -44,7 +46,7 @@ def connect(place: Place) -> None:
     # on a CPU: two programs under way at once would take each other's messages, and wait forever
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        with _ended_by_ctrl_c():
+        with _waiting():
             jax.distributed.initialize(*place, heartbeat_timeout_seconds=HEARTBEAT)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise CommandError(
@@ -57,12 +59,20 @@ def connect(place: Place) -> None:
 
 
 @contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
-    """Have Ctrl-C end the process at once: JAX waits for the others outside of Python."""
+def _waiting() -> Iterator[None]:
+    """Say so where the others do not come; Ctrl-C ends the process at once, for JAX runs no Python.
+
+    After some minutes JAX ends it in its own words.
+    """
+    words = "waiting for the other processes, which need the same --coordinator and --processes"
+    timer = threading.Timer(PATIENCE, notice, [words])
+    timer.daemon = True
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    timer.start()
     try:
         yield
     finally:
+        timer.cancel()
         signal.signal(signal.SIGINT, handler)
 
 
