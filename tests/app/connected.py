@@ -27,6 +27,13 @@ step.lower = real.lower
 learning.train_step = step
 sys.exit(cli.main(sys.argv[1:]))
 """
+# one for which the folder of the run is not there, as on another file system
+ELSEWHERE = """
+import sys
+from gatedrnn._app import cli, followed
+followed.RECORD = "none.json"
+sys.exit(cli.main(sys.argv[1:]))
+"""
 PROGRAM = ("-m", "gatedrnn")
 LIMIT = 120  # seconds, after which a process that should have ended hangs
 

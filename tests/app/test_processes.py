@@ -14,6 +14,7 @@ from gatedrnn._app import run_folder
 from . import tiny
 from .connected import (
     CONNECTED,
+    ELSEWHERE,
     FAILING,
     PROGRAM,
     ended,
@@ -126,6 +127,7 @@ def test_a_process_that_fails_alone_ends_the_others(workplace):
     [
         (("--resume",), (), "runs/tiny: there is no such folder, and so no run"),
         ((), ("--set", "train.seed=3"), "the settings of process 1 are not those of process 0"),
+        ((), ("--resume",), "--overwrite and --resume of process 1 are not those of process 0"),
         (("--set", "data.path=none.txt"), (), "data.path: cannot read none.txt: No such file"),
         (("--set", "train.batch=3"), (), "train.batch: got 3, expected a multiple of the number"),
         (("--set", "train.devices=3"), (), "train.devices: got 3, expected a multiple of the"),
@@ -139,6 +141,16 @@ def test_processes_that_cannot_go_on_are_refused(workplace, arguments, others, w
     assert (code, out, other, nothing) == (2, "", 2, ""), err + told
     assert words in err.splitlines()[-1]
     assert "gatedrnn train:" not in told
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.processes
+def test_another_file_system_is_refused(workplace):
+    """Nothing is left of what process 0 wrote there."""
+    before = sorted(Path().rglob("*"))
+    (code, _, err), (other, _, _) = ended(start_both(*TRAIN, programs=(PROGRAM, ("-c", ELSEWHERE))))
+    assert (code, other) == (2, 2), err
+    assert "is not there in another process: all need the same file system" in err
     assert sorted(Path().rglob("*")) == before
 
 
