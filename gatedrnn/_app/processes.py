@@ -15,6 +15,7 @@ import re
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -210,6 +211,17 @@ def soon_in_any(flag: Callable[[], bool], mesh: Mesh | None) -> Callable[[], boo
 @jax.jit
 def _any(flags: jax.Array) -> jax.Array:
     return flags.any()
+
+
+def demand_equal() -> None:
+    """Raise unless all processes have equally many devices, without which JAX exchanges nothing."""
+    counts = Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        raise CommandError(
+            f"--distributed: the processes have {', '.join(str(counts[i]) for i in sorted(counts))}"
+            " devices, expected equally many; on a CPU JAX_NUM_CPU_DEVICES sets the number",
+            everywhere=True,
+        )
 
 
 def demand_same(what: str, value: Any) -> None:

@@ -57,6 +57,7 @@ def run(
     else:
         processes.connect(place)
     with processes.together(), ExitStack() as stack:
+        processes.demand_equal()
         processes.demand_same("the settings", configuration.to_table(config))
         processes.demand_same("--overwrite and --resume", [overwrite, resume])
         processes.each(partial(devices.demand, config.train.devices))

@@ -51,9 +51,9 @@ def is_listened_to(number: int) -> bool:
         return trial.connect_ex(("127.0.0.1", number)) == 0
 
 
-def start(*command: str) -> subprocess.Popen:
-    """A process of this Python, with two devices, and programs that are compiled quickly."""
-    flags = {"JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+def start(*command: str, devices: int = 2) -> subprocess.Popen:
+    """A process of this Python, with some devices, and programs that are compiled quickly."""
+    flags = {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
         [sys.executable, *command],
         env=os.environ | flags,
@@ -67,12 +67,15 @@ def start_both(
     *arguments: str,
     programs: Sequence[Sequence[str]] = (PROGRAM, PROGRAM),
     others: Sequence[str] = (),
+    devices: Sequence[int] = (2, 2),
 ) -> list[subprocess.Popen]:
     """One run of two processes, of which the second has `others` as arguments besides."""
     place = ("--distributed", "--coordinator", f"127.0.0.1:{port()}", "--processes", "2")
     return [
-        start(*program, *arguments, *place, "--process", str(number), *more)
-        for number, (program, more) in enumerate(zip(programs, ((), others), strict=True))
+        start(*program, *arguments, *place, "--process", str(number), *more, devices=count)
+        for number, (program, more, count) in enumerate(
+            zip(programs, ((), others), devices, strict=True)
+        )
     ]
 
 

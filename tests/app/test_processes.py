@@ -145,6 +145,17 @@ def test_processes_that_cannot_go_on_are_refused(workplace, arguments, others, w
 
 
 @pytest.mark.processes
+def test_unequal_processes_are_refused(workplace):
+    """JAX would exchange nothing between them."""
+    before = sorted(Path().rglob("*"))
+    (code, _, err), (other, _, told) = ended(start_both(*TRAIN, devices=(2, 1)))
+    assert (code, other) == (2, 2), err + told
+    assert "the processes have 2, 1 devices, expected equally many" in err.splitlines()[-1]
+    assert "gatedrnn train:" not in told
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.processes
 def test_another_file_system_is_refused(workplace):
     """Nothing is left of what process 0 wrote there."""
     before = sorted(Path().rglob("*"))
