@@ -139,7 +139,9 @@ def test_says_what_goes_in_and_comes_out(saved, command):
     assert given == "input       xs int32 [T, B]"
     assert found.startswith("output      float32 [T, B, ")
     assert [p.name for p in Path().glob("*m.stablehlo*")] == ["m.stablehlo"]
-    code, out, _ = command("export", "runs/tiny", "--to", "m.stablehlo", "--carry")
+    code, out, _ = command("export", "runs/tiny", "--to", "m.stablehlo", "--carry", "--lengths")
+    given = [line.split()[1] for line in out.splitlines() if line.startswith("input")]
+    assert given[:3] == ["xs", "lengths", "carry.1.c"]  # in the order of the call
     assert "input       carry.1.h float32 [B, 8]\n" in out
     assert "output      [1]['1.h'] float32 [B, 8]\n" in out
 
