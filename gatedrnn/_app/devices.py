@@ -26,7 +26,7 @@ SETTING = "jax_num_cpu_devices"
 BY_FLAG = "xla_force_host_platform_device_count"  # the older way to have JAX show several
 SHARE = Path("/sys/fs/cgroup/cpu.max")  # of a container, in time of cores
 DEVICES = "train.devices: got "
-UNSAID = "does not say where the sequences of its batches lie (batch_axes)"
+UNSAID = "does not say how its batches are divided (batch_axes)"
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Division:
 
     Attributes:
       mesh: the devices, in one axis.
-      axes: the axis of the sequences in each array of a batch.
+      axes: the axis that is divided in each array of a batch.
     """
 
     mesh: Mesh
     axes: tuple[int, ...]
 
     def batch(self, batch: Any) -> Any:
-        """Return `batch` on the devices, each with sequences of its own.
+        """Return `batch` on the devices, each with examples of its own.
 
         A process lays its own part on its own devices.
         """

@@ -83,6 +83,8 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
     task = processes.each(config.make)
     processes.demand_same("the data", hashlib.sha256(json.dumps(task.stored).encode()).hexdigest())
     division = processes.each(partial(devices.division, config, task.batch_axes))
+    if division is not None:
+        task = processes.each(partial(task.divided, division.mesh.size))
     key = jax.random.key(config.train.seed)
     begin = partial(
         learning.initial_state,

@@ -94,12 +94,14 @@ def test_killed_stopped_and_resumed_it_is_the_run_of_one_device(command):
 
 
 @pytest.mark.processes
-def test_two_processes_end_as_one_does(workplace, command):
+@pytest.mark.parametrize("name", ["adding", "formulas"])
+def test_two_processes_end_as_one_does(workplace, command, name):
     """The record, the pictures and what is said are those of one process; `eval` repeats them."""
-    Path("tiny.toml").write_text(tiny.configuration("adding"), encoding="utf-8")
+    Path("tiny.toml").write_text(tiny.configuration(name), encoding="utf-8")
     (code, out, err), (other, nothing, told) = ended(start_both(*TRAIN))
     assert (code, other, nothing) == (0, 0, ""), err + told
     assert "6 steps, " in out
+    assert "devices     4 (cpu) in 2 processes, 1 of the 4 rows of a batch on each\n" in out
     assert os.listdir("runs") == ["tiny"]
     assert command("eval", "runs/tiny").out in out
     found = {kind: metrics(kind) for kind in ("train", "validation")}
