@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import stat
 import struct
 import sys
 from functools import partial
@@ -160,7 +161,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_link_stays_and_others_may_read(tmp_path):
-    """The file has the permissions that any new file has."""
+    """The file has the permissions that any new file has, or those of the one that it replaces."""
     link, target, other = tmp_path / "link", tmp_path / "target", tmp_path / "other"
     link.symlink_to(target)
     other.write_text("")
@@ -168,6 +169,9 @@ def test_a_link_stays_and_others_may_read(tmp_path):
     assert link.is_symlink()
     assert target.stat().st_mode == other.stat().st_mode
     assert gr.load(target) == (gr.dropout(0.5), ())
+    target.chmod(0o640)
+    gr.save(link, gr.dropout(0.2), ())
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
 # What is not read ---------------------------------------------------------------------------------

@@ -25,15 +25,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     An error or an interrupt on the way removes that file and leaves an older one whole. A link
     stays: what it leads to is replaced. What is there and is no regular file, such as a device, is
-    refused. An error of the system names `path`.
+    refused; an older file's permissions stay. An error of the system names `path`.
     """
-    target = Path(os.path.realpath(path))
+    target, older = Path(os.path.realpath(path)), None
     with suppress(FileNotFoundError):
         size(path)
+        older = os.stat(path)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:
-            mode = stat.S_IMODE(os.stat(file.fileno()).st_mode)
+            mode = stat.S_IMODE((older or os.stat(file.fileno())).st_mode)
         yield part
         os.chmod(part, mode)  # a library may have put a file of its own there
         with open(part, "r+b") as file:
