@@ -24,6 +24,8 @@ def path_of(config: str) -> Path:
     if has_suffix or os.path.basename(config) != config or _is_file(config):
         return Path(config)
     if config not in names():
+        if os.path.exists(config):
+            return Path(config)  # a folder, which the reader of files refuses
         raise CommandError(
             f"config: got {config!r}, expected a TOML file or one of {', '.join(names())}"
         )
@@ -35,5 +37,5 @@ def _folder() -> Path:
 
 
 def _is_file(path: str) -> bool:
-    """Whether something is there that is no folder."""
+    """Return True where something is that is no folder."""
     return os.path.exists(path) and not os.path.isdir(path)
