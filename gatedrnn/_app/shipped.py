@@ -24,8 +24,6 @@ def path_of(config: str) -> Path:
     if has_suffix or os.path.basename(config) != config or _is_file(config):
         return Path(config)
     if config not in names():
-        if os.path.exists(config):
-            return Path(config)  # a folder, which the reader of files refuses
         raise CommandError(
             f"config: got {config!r}, expected a TOML file or one of {', '.join(names())}"
         )
