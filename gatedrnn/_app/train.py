@@ -57,7 +57,9 @@ def run(
     else:
         processes.connect(place)
     with processes.together(), ExitStack() as stack:
+        processes.demand_equal()
         processes.demand_same("the settings", configuration.to_table(config))
+        processes.demand_same("--overwrite and --resume", [overwrite, resume])
         processes.each(partial(devices.demand, config.train.devices))
         take = partial(_take, stack, config.run.folder, overwrite=overwrite, resume=resume)
         processes.of_first(take)
