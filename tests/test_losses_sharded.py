@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from meshes import KINDS, collectives, mesh_of, places, put
+from meshes import collectives, mesh_of, of_both_kinds, places, put
 from networks import assert_trees_close
 from test_losses import arguments, cut
 
@@ -20,7 +20,6 @@ from gatedrnn._src import losses
 
 T, B, V = 4, 8, 24
 MASK = jnp.asarray(np.random.default_rng(5).random((T, B)) < 0.6)
-of_both_kinds = pytest.mark.parametrize("kind", KINDS)
 KERNEL, BIAS = P(None, "model"), P("model")  # of a divided vocabulary
 
 
