@@ -6,10 +6,17 @@ import re
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding
 from networks import assert_trees_close
 
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
+
+
+# an explicit mesh has types of its own, an automatic one takes the program of one device
+of_both_kinds = pytest.mark.parametrize(
+    "kind", [pytest.param("auto", marks=pytest.mark.long), "explicit"]
+)
 
 
 def mesh_of(kind, shape=(4,), names=("data",)):

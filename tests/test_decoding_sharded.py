@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
-from meshes import KINDS, collectives, mesh_of, places, put
+from meshes import collectives, mesh_of, of_both_kinds, places, put
 from networks import assert_trees_close, random_params
 
 import gatedrnn as gr
@@ -17,7 +17,6 @@ import gatedrnn as gr
 V, B, T, END = 6, 8, 7, 2
 NET = gr.stack(gr.embed(V, 4), gr.LSTM(5), gr.dense(V))
 PARAMS = jax.tree.map(lambda leaf: 3 * leaf, random_params(NET, None))
-of_both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def greedy(params, carry, token, keys):

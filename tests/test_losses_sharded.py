@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 from jax.sharding import PartitionSpec as P
-from meshes import KINDS, collectives, mesh_of, places, put
+from meshes import collectives, mesh_of, of_both_kinds, places, put
 from networks import assert_trees_close
 from test_losses import arguments, cut
 
@@ -21,7 +21,6 @@ from gatedrnn._src import losses
 
 T, B, V = 4, 8, 24
 MASK = jnp.asarray(np.random.default_rng(5).random((T, B)) < 0.6)
-of_both_kinds = pytest.mark.parametrize("kind", KINDS)
 KERNEL, BIAS = P(None, "model"), P("model")  # of a divided vocabulary
 
 

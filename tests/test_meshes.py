@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from meshes import KINDS, collectives, compiled, equals_one_device, mesh_of, places, put
+from meshes import collectives, compiled, equals_one_device, mesh_of, of_both_kinds, places, put
 from networks import Leaky, normal, random_params
 from reference import FEW
 
@@ -27,8 +27,6 @@ RESETS = jnp.asarray(np.random.default_rng(0).random((T, B)) < 0.3)
 KEY = jax.random.key(7)
 
 CELLS = [cell for cell in FEW.values() if not isinstance(cell, gr.Attention)]
-
-of_both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def outputs_and_gradients(function):

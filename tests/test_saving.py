@@ -285,7 +285,9 @@ class Holds(Own):
     [
         (jax.nn.relu, "; a function can go by a name that the layer looks up"),
         (jnp.float32, "; a function can go by a name that the layer looks up"),
-        (np.float32(2), "; arrays belong to the parameters"),
+        (np.float32(2), "; its item() is a plain one"),
+        (np.dtype("float32"), "; a dtype can go by its name"),
+        (np.ones(2), "; arrays belong to the parameters"),
         (1j, "layers"),
         (b"text", "layers"),
     ],

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import stat
 import struct
 import sys
 from functools import partial
@@ -160,7 +161,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_link_stays_and_others_may_read(tmp_path):
-    """The file has the permissions that any new file has."""
+    """The file has the permissions that any new file has, or those of the one that it replaces."""
     link, target, other = tmp_path / "link", tmp_path / "target", tmp_path / "other"
     link.symlink_to(target)
     other.write_text("")
@@ -168,6 +169,9 @@ def test_a_link_stays_and_others_may_read(tmp_path):
     assert link.is_symlink()
     assert target.stat().st_mode == other.stat().st_mode
     assert gr.load(target) == (gr.dropout(0.5), ())
+    target.chmod(0o640)
+    gr.save(link, gr.dropout(0.2), ())
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
 
 
 # What is not read ---------------------------------------------------------------------------------
@@ -252,6 +256,7 @@ def replaced(part, value):
 
 
 DEEP = "[" * 9999 + "]" * 9999
+REPEATED = {"gatedrnn.Repeat": {"layer": {"gatedrnn.Dense": {"features": 3}}, "n": 2}}
 DAMAGES = {
     "empty": (cut(0), "no whole safetensors file"),
     "a few bytes": (cut(11), "no whole safetensors file"),
@@ -301,6 +306,10 @@ DAMAGES = {
         r"params\[0\]\.cell\.kernel: got shape \(3, 16\), expected \(3, 20\)",
     ),
     "missing array": (damaged(renamed), r"params\[1\]\.kernel: got no array '1\.kernel'"),
+    "layers without end": (
+        damaged(replaced("layer", {"gatedrnn.Repeat": {"layer": REPEATED, "n": 10**9}})),
+        r"got 138 numbers, expected those of the 2,000,000,000 layers that gr\.repeat makes",
+    ),
     "an array too many": (
         damaged(lambda h, d, data: d["params"][1]["gatedrnn.DenseParams"].update(bias=None)),
         r"got arrays that no parameter is, 1\.bias, expected none",
@@ -381,12 +390,24 @@ def test_any_junk_in_a_description(module_path, where, junk):
     assert "\n" not in (refusal or "")
 
 
-def test_what_is_no_file(tmp_path):
-    with pytest.raises(ValueError, match=r"it is no regular file"):
-        gr.load(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"pipe: it is no regular file"):
-        gr.load(tmp_path / "pipe")
+def test_what_is_no_regular_file(tmp_path):
+    """It is neither read nor replaced, not by way of a link either: it may be a device."""
+    folder, pipe, link = (tmp_path / name for name in ("folder", "pipe", "link"))
+    folder.mkdir()
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    before = sorted(tmp_path.iterdir())
+    for path, refused in (
+        (folder, "Is a directory: .*folder'$"),
+        (pipe, "it is no regular file: .*pipe'$"),
+        (link, "it is no regular file: .*link'$"),
+    ):
+        with pytest.raises(OSError, match=refused):
+            gr.load(path)
+        with pytest.raises(OSError, match=refused):
+            gr.save(path, gr.dropout(0.5), ())
+    assert sorted(tmp_path.iterdir()) == before
+    assert pipe.is_fifo()
 
 
 def test_64_bits_are_not_cut(path):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
-from meshes import KINDS, collectives, mesh_of, places, put
+from meshes import collectives, mesh_of, of_both_kinds, places, put
 from test_trees import TREES, Mean
 from tree_reference import IN_FEATURES as I
 from tree_reference import normal, random_params
@@ -76,9 +76,6 @@ def test_a_forest_in_shards_is_the_forest(cell):
     expected = gradients(cell)(params, xs, whole, WEIGHTS)
     chex.assert_trees_all_close((value, of_params), (expected[0], expected[1][0]), rtol=1e-12)
     np.testing.assert_allclose(of_xs, in_shards(expected[1][1]), rtol=0, atol=1e-14)
-
-
-of_both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def arguments_on(mesh, cell, of_kernels=None):

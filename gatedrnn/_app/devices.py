@@ -26,7 +26,7 @@ SETTING = "jax_num_cpu_devices"
 BY_FLAG = "xla_force_host_platform_device_count"  # the older way to have JAX show several
 SHARE = Path("/sys/fs/cgroup/cpu.max")  # of a container, in time of cores
 DEVICES = "train.devices: got "
-UNSAID = "does not say where the sequences of its batches lie (batch_axes)"
+UNSAID = "does not say how its batches are divided (batch_axes)"
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Division:
 
     Attributes:
       mesh: the devices, in one axis.
-      axes: the axis of the sequences in each array of a batch.
+      axes: the axis that is divided in each array of a batch.
     """
 
     mesh: Mesh
     axes: tuple[int, ...]
 
     def batch(self, batch: Any) -> Any:
-        """Return `batch` on the devices, each with sequences of its own.
+        """Return `batch` on the devices, each with examples of its own.
 
         A process lays its own part on its own devices.
         """
@@ -123,8 +123,8 @@ def show(devices: Devices) -> None:
 
 
 def demand(devices: Devices) -> None:
-    """Raise unless JAX shows so many `devices`, equally many in each process."""
-    most = jax.process_count() * _of_a_process()
+    """Raise unless JAX shows so many `devices`."""
+    most = jax.device_count()
     if devices != "all" and devices > most:
         raise CommandError(
             f"{DEVICES}{devices}, expected at most {most}, what JAX shows"
@@ -146,7 +146,7 @@ def division(config: Config, axes: tuple[int, ...] | None) -> Division | None:
         raise CommandError(
             f"train.batch: got {batch}, expected a multiple of the number of processes, {processes}"
         )
-    most = 1 if axes is None else _most(batch // processes, _of_a_process())
+    most = 1 if axes is None else _most(batch // processes, jax.local_device_count())
     count = processes * most if wanted == "all" else wanted
     if count == processes == 1:
         return None
@@ -185,11 +185,6 @@ def described(config: Config, axes: tuple[int, ...] | None, division: Division |
     if of_all and config.train.devices == "all":
         words.append(f"the task {UNSAID}" if axes is None else "the most that divide train.batch")
     return ", ".join(words)
-
-
-def _of_a_process() -> int:
-    """Return the number of devices that every process has at least."""
-    return min(Counter(device.process_index for device in jax.devices()).values())
 
 
 def _most(batch: int, count: int) -> int:

@@ -41,6 +41,8 @@ def _target(to: str) -> Path:
         raise CommandError(f"--to: got {to}, expected a name that ends in {' or '.join(KINDS)}")
     if not path.parent.is_dir():
         raise CommandError(f"--to: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise CommandError(f"--to: {to} is no regular file")
     return path
 
 

@@ -75,10 +75,15 @@ def _program(function: Served, params: Any) -> export.Exported:
 
 
 def _inputs(function: Served) -> list[str]:
-    """The inputs in words: name, dtype and axes."""
+    """The inputs in words, in the order of the call: name, dtype and axes."""
     return [
-        _words(jax.tree_util.keystr(path, simple=True, separator="."), given.dtype, given.axes)
-        for path, given in jax.tree.leaves_with_path(dict(function.inputs))
+        _words(
+            ".".join((name, *(jax.tree_util.keystr((key,), simple=True) for key in path))),
+            given.dtype,
+            given.axes,
+        )
+        for name, tree in function.inputs.items()
+        for path, given in jax.tree.leaves_with_path(tree)
     ]
 
 

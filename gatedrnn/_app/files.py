@@ -1,34 +1,32 @@
 """Files that are read within a bound, and written whole or not at all."""
 
 import io
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gatedrnn._app.errors import CommandError, reason
-from gatedrnn._saving.whole import replacing
+from gatedrnn._saving.whole import replacing, size
 
 
 def read(path: Path, *, most: int) -> bytes:
     """Return the content of a regular file of at most `most` bytes.
 
-    Raises `OSError` where it cannot be read, `ValueError` where it is anything else: a device, or
-    a pipe without a writer, would be read without an end.
+    Raises `OSError` where it cannot be read or is anything else (a device, or a pipe without a
+    writer, would be read without an end), `ValueError` where it is larger.
     """
-    size = _size(path)
-    if size > most:
-        raise ValueError(f"it has {size:,} bytes, expected at most {most:,}")
+    found = size(path)
+    if found > most:
+        raise ValueError(f"it has {found:,} bytes, expected at most {most:,}")
     with open(path, "rb") as file:
         return file.read(most)
 
 
-def read_beginning(path: Path, size: int) -> bytes:
-    """Return the first `size` bytes of a regular file, or all where it has fewer."""
-    most = min(size, _size(path))
+def read_beginning(path: Path, most: int) -> bytes:
+    """Return the first `most` bytes of a regular file, or all where it has fewer."""
+    found = size(path)
     with open(path, "rb") as file:
-        return file.read(most)
+        return file.read(min(most, found))
 
 
 def read_text(path: Path, *, most: int) -> str:
@@ -40,16 +38,6 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all; one that is there is replaced, a link to it stays."""
     with writing(path), replacing(path) as part:
         part.write_bytes(content)
-
-
-def _size(path: Path) -> int:
-    """The bytes of the file `path`; raise unless it is a regular one."""
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(21, "Is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
-    return status.st_size
 
 
 @contextmanager

@@ -47,7 +47,11 @@ def create(config: Config, stored: Mapping[str, Any], *, overwrite: bool) -> Run
 
     home, path, replaces = processes.of_first(make)
     run = made[0] if made else Followed(Path(home), Path(path), Record(), replaces)
-    processes.each(lambda: _demand_shared(run))
+    try:
+        processes.each(lambda: _demand_shared(run))
+    except BaseException:
+        run.discard_pending()
+        raise
     return run
 
 

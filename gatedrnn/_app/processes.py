@@ -14,6 +14,8 @@ import os
 import re
 import signal
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -23,10 +25,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gatedrnn._app.errors import CommandError, reason
+from gatedrnn._app.errors import CommandError, notice, reason
 
 T = TypeVar("T")
 HEARTBEAT = 30  # seconds that a process may be silent: then it is taken for dead
+PATIENCE = 10  # seconds that the others may come later without a word
 BLOCK = 1024  # bytes: an exchange of so many is compiled once
 
 
@@ -44,7 +47,8 @@ def connect(place: Place) -> None:
     # on a CPU: two programs under way at once would take each other's messages, and wait forever
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        jax.distributed.initialize(*place, heartbeat_timeout_seconds=HEARTBEAT)
+        with _waiting():
+            jax.distributed.initialize(*place, heartbeat_timeout_seconds=HEARTBEAT)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise CommandError(
             f"--distributed: cannot connect: {reason(error)}; where no SLURM, Open MPI or GKE"
@@ -53,6 +57,24 @@ def connect(place: Place) -> None:
     # JAX has a handler of its own by now, which would keep the process alive
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     _separate_output()
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """Say so where the others do not come; Ctrl-C ends the process at once, for JAX runs no Python.
+
+    After some minutes JAX ends it in its own words.
+    """
+    words = "waiting for the other processes, which need the same --coordinator and --processes"
+    timer = threading.Timer(PATIENCE, notice, [words])
+    timer.daemon = True
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, handler)
 
 
 def _demand_place(place: Place) -> None:
@@ -189,6 +211,17 @@ def soon_in_any(flag: Callable[[], bool], mesh: Mesh | None) -> Callable[[], boo
 @jax.jit
 def _any(flags: jax.Array) -> jax.Array:
     return flags.any()
+
+
+def demand_equal() -> None:
+    """Raise unless all processes have equally many devices, without which JAX exchanges nothing."""
+    counts = Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        raise CommandError(
+            f"--distributed: the processes have {', '.join(str(counts[i]) for i in sorted(counts))}"
+            " devices, expected equally many; on a CPU JAX_NUM_CPU_DEVICES sets the number",
+            everywhere=True,
+        )
 
 
 def demand_same(what: str, value: Any) -> None:

@@ -22,7 +22,10 @@ def layer_of(name: str, model: Model, what: str) -> Any:
     except TypeError as error:  # made of what is no layer
         raise CommandError(f"{name} cannot become {what}: {error}") from error
     if layer is None:
-        raise CommandError(f"{name} cannot become {what}: it reads no sequences")
+        raise CommandError(
+            f"{name} cannot become {what}: it reads no sequences; orbax reads its parameters, in"
+            f" best/{name} of the run"
+        )
     return layer
 
 

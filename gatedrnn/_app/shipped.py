@@ -35,5 +35,5 @@ def _folder() -> Path:
 
 
 def _is_file(path: str) -> bool:
-    """Whether something is there that is no folder."""
+    """Return True where something is there that is no folder."""
     return os.path.exists(path) and not os.path.isdir(path)

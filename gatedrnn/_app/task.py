@@ -122,13 +122,21 @@ class Task:
     # JSON that is kept with the run: an identification of the data, and what is needed to read
     # them. A run goes on, and is evaluated, only with data of which this is equal.
     stored: Mapping[str, Any] = {}
-    # the axis of the sequences in each array of a batch, in the order of its leaves; None where a
-    # batch is more than sequences side by side, and cannot be divided
+    # the axis in each array of a batch that is divided over devices, in the order of its leaves:
+    # that of the sequences, or of the shards of a forest; None where a batch cannot be divided
     batch_axes: tuple[int, ...] | None = None
 
     def batch(self, step: int) -> Any:
         """The batch of a step, a pytree of NumPy arrays: a function of its number alone."""
         raise NotImplementedError
+
+    def divided(self, count: int) -> "Task":
+        """The task with every batch laid out for `count` devices, a divisor of its size.
+
+        That is the task itself where a batch is sequences side by side. A batch has the same
+        examples for any number of devices, and all batches have the same shapes.
+        """
+        return self
 
     def evaluate(self, name: str, params: Any) -> dict[str, float]:
         """The measures of the model `name` on the held-out data, the criterion among them."""

@@ -57,7 +57,9 @@ def run(
     else:
         processes.connect(place)
     with processes.together(), ExitStack() as stack:
+        processes.demand_equal()
         processes.demand_same("the settings", configuration.to_table(config))
+        processes.demand_same("--overwrite and --resume", [overwrite, resume])
         processes.each(partial(devices.demand, config.train.devices))
         take = partial(_take, stack, config.run.folder, overwrite=overwrite, resume=resume)
         processes.of_first(take)
@@ -81,6 +83,8 @@ def _run(config: Config, *, overwrite: bool, resume: bool) -> int:
     task = processes.each(config.make)
     processes.demand_same("the data", hashlib.sha256(json.dumps(task.stored).encode()).hexdigest())
     division = processes.each(partial(devices.division, config, task.batch_axes))
+    if division is not None:
+        task = processes.each(partial(task.divided, division.mesh.size))
     key = jax.random.key(config.train.seed)
     begin = partial(
         learning.initial_state,

@@ -16,6 +16,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from gatedrnn._saving.classes import is_record
 from gatedrnn._src.describe import shown
 
@@ -24,6 +26,14 @@ Write = Callable[[str, Any], JSON]  # (where, value) -> JSON of a value without 
 Read = Callable[[str, JSON], Any]  # (where, JSON) -> that value
 
 MISSING = dataclasses.MISSING
+
+# the way out for a value that a file does not hold, by what tells its kind
+ADVICE: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (lambda value: isinstance(value, np.generic), "; its item() is a plain one"),
+    (lambda value: isinstance(value, np.dtype), "; a dtype can go by its name"),
+    (lambda value: hasattr(value, "shape"), "; arrays belong to the parameters"),
+    (callable, "; a function can go by a name that the layer looks up"),
+)
 
 
 def described(value: Any, where: str, names: Mapping[type, str], write: Write) -> JSON:
@@ -66,11 +76,10 @@ def plain(where: str, value: Any) -> JSON:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
-    arrays = "; arrays belong to the parameters" if hasattr(value, "shape") else ""
-    function = "; a function can go by a name that the layer looks up" if callable(value) else ""
+    advice = next((words for kind, words in ADVICE if kind(value)), "")
     raise TypeError(
         f"{where}: got {shown(value)}, expected numbers, texts, None, tuples of them and layers"
-        f"{function or arrays}"
+        f"{advice}"
     )
 
 

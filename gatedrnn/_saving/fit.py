@@ -1,15 +1,19 @@
 """Parameters held against the layer that they are said to belong to."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from gatedrnn._saving.classes import known
 from gatedrnn._src import validation
 from gatedrnn._src.base import Params, is_bound, unbound
 from gatedrnn._src.describe import shown
 from gatedrnn._src.seq2seq import Seq2Seq, Seq2SeqParams
+
+SPARE = 1000  # repeated layers that may have no parameters
 
 
 def check_fit(layer: Any, params: Params, name: str = "params") -> None:
@@ -21,11 +25,36 @@ def check_fit(layer: Any, params: Params, name: str = "params") -> None:
     Raises:
       ValueError: parameters of another structure or of other shapes.
     """
+    _check_repeats(layer, params, name)
     if isinstance(layer, Seq2Seq):
         return _check_seq2seq(layer, params)
     _check_bound(params, name)
     wanted = validation.params_template(layer, _features(layer, params))
     return validation.check_shapes(name, _shapes_alone(params), wanted, layer)
+
+
+def _check_repeats(layer: Any, params: Params, name: str) -> None:
+    """Raise where `layer` repeats more layers than `params` can be of.
+
+    `init` makes them one by one, which would take without end what a few bytes ask for.
+    """
+    sizes = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    if (copies := _repeated(layer)) > sizes + SPARE:
+        raise ValueError(
+            f"{name}: got {sizes:,} numbers, expected those of the {copies:,} layers that gr.repeat"
+            " makes"
+        )
+
+
+def _repeated(value: Any) -> int:
+    """The layers inside a layer that repeats them, and inside what holds such layers."""
+    if isinstance(value, tuple):
+        return sum(map(_repeated, value))
+    kind: Any = type(value)
+    if not dataclasses.is_dataclass(kind):
+        return 0
+    inside = sum(_repeated(getattr(value, field.name)) for field in dataclasses.fields(kind))
+    return value.n * max(inside, 1) if kind is known(())["gatedrnn.Repeat"] else inside
 
 
 def _check_seq2seq(model: Seq2Seq, params: Params) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from jax import Array
 
 from gatedrnn import _version
 from gatedrnn._interop.require import require
-from gatedrnn._saving import arrays
+from gatedrnn._saving import arrays, whole
 from gatedrnn._saving.classes import known
 from gatedrnn._saving.description import JSON, all_ours, described, made, plain, read_plain
 from gatedrnn._saving.fit import check_fit
-from gatedrnn._saving.whole import replacing
 from gatedrnn._src.base import Params
 from gatedrnn._src.describe import shown
 
@@ -51,7 +49,7 @@ def save(
       TypeError: no layer, a value that no file holds, such as a function in a field, or a dtype.
       ValueError: parameters of another layer, a class that was not given, an array of which other
         processes have a part, or one that was deleted.
-      OSError: the file cannot be written.
+      OSError: the file cannot be written, or what is at `path` is no regular file.
       ModuleNotFoundError: without safetensors, the extra `files`.
 
     Example:
@@ -89,7 +87,7 @@ def save(
     }
     text = {KEY: json.dumps(description, ensure_ascii=False, allow_nan=False)}
     try:
-        with replacing(path) as part:
+        with whole.replacing(path) as part:
             numpy.save_file(tensors.values, part, text)
     except require("safetensors", "safetensors", "files").SafetensorError as error:
         raise OSError(f"cannot write {path}: {_line(error)}") from error
@@ -110,7 +108,7 @@ def load(path: str | os.PathLike[str], *, classes: Iterable[type] = ()) -> tuple
       `(layer, params)`.
 
     Raises:
-      OSError: there is no such file, or it cannot be read.
+      OSError: there is no such file, it is no regular one, or it cannot be read.
       ValueError: a file that is damaged or no such file, of a newer version of gatedrnn, with a
         class that was not given, with 64-bit arrays while JAX is in its 32-bit mode, or with a
         kernel in `gr.BPTT` that the device in use has not. The error names the file.
@@ -127,8 +125,7 @@ def load(path: str | os.PathLike[str], *, classes: Iterable[type] = ()) -> tuple
     require("safetensors.numpy", "safetensors", "files")
     path = _path(path)
     by_name = known(classes)
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{path}: it is no regular file, expected one that gr.save wrote")
+    whole.size(path)  # of a regular file: no other has an end
     try:
         return _read(path, by_name)
     except OSError:

@@ -27,6 +27,13 @@ step.lower = real.lower
 learning.train_step = step
 sys.exit(cli.main(sys.argv[1:]))
 """
+# one for which the folder of the run is not there, as on another file system
+ELSEWHERE = """
+import sys
+from gatedrnn._app import cli, followed
+followed.RECORD = "none.json"
+sys.exit(cli.main(sys.argv[1:]))
+"""
 PROGRAM = ("-m", "gatedrnn")
 LIMIT = 120  # seconds, after which a process that should have ended hangs
 
@@ -38,9 +45,15 @@ def port() -> int:
         return free.getsockname()[1]
 
 
-def start(*command: str) -> subprocess.Popen:
-    """A process of this Python, with two devices, and programs that are compiled quickly."""
-    flags = {"JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+def is_listened_to(number: int) -> bool:
+    """True once a process listens on a port."""
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", number)) == 0
+
+
+def start(*command: str, devices: int = 2) -> subprocess.Popen:
+    """A process of this Python, with some devices, and programs that are compiled quickly."""
+    flags = {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
         [sys.executable, *command],
         env=os.environ | flags,
@@ -54,12 +67,15 @@ def start_both(
     *arguments: str,
     programs: Sequence[Sequence[str]] = (PROGRAM, PROGRAM),
     others: Sequence[str] = (),
+    devices: Sequence[int] = (2, 2),
 ) -> list[subprocess.Popen]:
     """One run of two processes, of which the second has `others` as arguments besides."""
     place = ("--distributed", "--coordinator", f"127.0.0.1:{port()}", "--processes", "2")
     return [
-        start(*program, *arguments, *place, "--process", str(number), *more)
-        for number, (program, more) in enumerate(zip(programs, ((), others), strict=True))
+        start(*program, *arguments, *place, "--process", str(number), *more, devices=count)
+        for number, (program, more, count) in enumerate(
+            zip(programs, ((), others), devices, strict=True)
+        )
     ]
 
 

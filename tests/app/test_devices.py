@@ -15,16 +15,16 @@ import gatedrnn as gr
 from benchmarks import hlo
 from gatedrnn._app import devices, learning, memory, tasks
 from gatedrnn._app.errors import CommandError
+from gatedrnn._app.tasks.language import Language
 
 from . import tiny
 from .runs import TRAIN, checkpoint, metrics
 
 ONE = "devices     1 of 4 (cpu)\n"
-QUICK = ("frames", "language")  # ragged; a carry from batch to batch, and dropout
+# ragged; a carry from batch to batch, and dropout; trees
+QUICK = ("frames", "language", "formulas")
 DIVIDED = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.long)
-    for name in tiny.TASKS
-    if name != "formulas"
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in tiny.TASKS
 ]
 
 
@@ -44,11 +44,11 @@ def started(name):
 def test_divided_steps_are_the_whole_ones(workplace, name):
     """Of every task, in float32; of the gradients one all-reduce, nothing is gathered."""
     division, task, whole, static = started(name)
-    divided = division.state(whole)
+    divided, laid_out = division.state(whole), task.divided(2)
     key = jax.random.key(1)
     for step in range(2):
-        batch = task.batch(step)
-        whole, losses = learning.train_step(whole, batch, key, 6, **static)
+        whole, losses = learning.train_step(whole, task.batch(step), key, 6, **static)
+        batch = laid_out.batch(step)
         divided, same = learning.train_step(divided, division.batch(batch), key, 6, **static)
         divided = division.state(divided)
         np.testing.assert_allclose(*(list(found.values()) for found in (same, losses)), rtol=1e-4)
@@ -64,9 +64,17 @@ def test_divided_steps_are_the_whole_ones(workplace, name):
     assert kinds == {"all-reduce"}
 
 
-@pytest.mark.parametrize("devices", ["all", "2"])
-def test_the_command_divides(command, devices):
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("language", "all"),
+        ("language", "2"),
+        pytest.param("formulas", "2", marks=pytest.mark.long),
+    ],
+)
+def test_the_command_divides(command, name, devices):
     """The run is that of one device, and goes on with any other number."""
+    Path("tiny.toml").write_text(tiny.configuration(name), encoding="utf-8")
     runs = []
     for wanted, said in (
         (devices, "4 (cpu), 1" if devices == "all" else "2 of 4 (cpu), 2"),
@@ -83,6 +91,7 @@ def test_the_command_divides(command, devices):
         resumed = command(*TRAIN, "--resume")
         assert (resumed.code, "devices     4 (cpu), " in resumed.out) == (0, True)
         assert "devices" not in Path("runs/tiny/config.toml").read_text()
+        assert command("eval", "runs/tiny").out in resumed.out
         runs.append(
             (
                 *(metrics(kind) for kind in ("train", "validation")),
@@ -133,14 +142,17 @@ def test_what_does_not_divide_is_refused(refuses, settings, words):
     refuses(*TRAIN, *(part for setting in settings for part in ("--set", setting)), words=words)
 
 
-def test_trees_are_not_divided(refuses):
-    """By default they run on one device."""
-    Path("tiny.toml").write_text(tiny.configuration("formulas"), encoding="utf-8")
+def test_a_task_that_does_not_say_is_not_divided(refuses, monkeypatch):
+    """By default it runs on one device."""
+    monkeypatch.setattr(Language, "batch_axes", None)
     config = tasks.load("tiny.toml")
     assert devices.division(config, None) is None
     said = devices.described(config, None, None)
-    assert said.startswith("1 of 4 (cpu), the task does not say where the sequences of its")
-    words = ("train.devices: got 2, expected 1: the task formulas does not say where the",)
+    assert said == "1 of 4 (cpu), the task does not say how its batches are divided (batch_axes)"
+    words = (
+        "train.devices: got 2, expected 1: the task language does not say how its batches are"
+        " divided (batch_axes)",
+    )
     refuses(*TRAIN, "--set", "train.devices=2", words=words)
 
 

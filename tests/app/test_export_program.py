@@ -31,7 +31,10 @@ READS = {  # the inputs of each model that becomes a program, and the reason why
     "digit_writer": {"GRU": ALL},
     "digits": {"LSTM": ALL},
     "forecast": {"LSTM": ALL},
-    "formulas": {"TreeRNN": "it reads no sequences", "LSTM": ALL},
+    "formulas": {
+        "TreeRNN": "it reads no sequences; orbax reads its parameters, in best/TreeRNN",
+        "LSTM": ALL,
+    },
     "frames": {"LSTM": ALL, "MLP": ALL},
     "language": {"LSTM": ALL},
     "tagger": {"LSTM": ALL},
@@ -136,7 +139,9 @@ def test_says_what_goes_in_and_comes_out(saved, command):
     assert given == "input       xs int32 [T, B]"
     assert found.startswith("output      float32 [T, B, ")
     assert [p.name for p in Path().glob("*m.stablehlo*")] == ["m.stablehlo"]
-    code, out, _ = command("export", "runs/tiny", "--to", "m.stablehlo", "--carry")
+    code, out, _ = command("export", "runs/tiny", "--to", "m.stablehlo", "--carry", "--lengths")
+    given = [line.split()[1] for line in out.splitlines() if line.startswith("input")]
+    assert given[:3] == ["xs", "lengths", "carry.1.c"]  # in the order of the call
     assert "input       carry.1.h float32 [B, 8]\n" in out
     assert "output      [1]['1.h'] float32 [B, 8]\n" in out
 
@@ -160,7 +165,10 @@ def test_a_carry_goes_on(saved, command):
 def test_every_network_becomes_a_layer_or_is_refused(saved, command, refuses, task):
     """And comes back, equal to the bit."""
     saved(task)
-    refused = {"TreeRNN": "it reads no sequences", "MLP": "classes=[Rectifier]"}
+    refused = {
+        "TreeRNN": "it reads no sequences; orbax reads its parameters, in best/TreeRNN",
+        "MLP": "classes=[Rectifier]",
+    }
     for name, (model, params) in models_of_the_run().items():
         arguments = ("export", "runs/tiny", "--to", "net.safetensors", "--model", name)
         if name in refused:
@@ -192,6 +200,17 @@ def test_a_name_that_ends_in_no_kind_of_file(saved, refuses):
     for to in ("model", "model.pb", "model.ONNX"):
         words = (f"--to: got {to}, expected a name that ends in .onnx or .stablehlo or .safetens",)
         refuses("export", "runs/tiny", "--to", to, words=words)
+
+
+@pytest.mark.parametrize("ending", ["onnx", "stablehlo", "safetensors"])
+def test_what_is_no_regular_file_is_not_replaced(saved, refuses, ending):
+    """It may be a device; nor is the end of a link to one."""
+    saved("language")
+    os.mkfifo("pipe")
+    Path(f"link.{ending}").symlink_to("pipe")
+    words = (f"--to: link.{ending} is no regular file",)
+    refuses("export", "runs/tiny", "--to", f"link.{ending}", words=words)
+    assert Path("pipe").is_fifo()
 
 
 @pytest.mark.parametrize("to", ["m.stablehlo", "m.safetensors"])

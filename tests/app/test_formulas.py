@@ -80,6 +80,30 @@ def test_every_formula_is_trained_on_in_every_epoch(make):
     assert 5 * (count - 1) < len(set(epochs[0])) <= 5 * count
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_batches_for_several_devices(make, count):
+    """They have the formulas of one device's, step by step, and one shape, an equal part on each.
+
+    A device has the trees, the texts and the values of the same formulas, in the same order.
+    """
+    whole = make("train.batch=10", "data.per_depth=40")
+    task, steps = whole.divided(count), range(2 * len(whole.batches))
+    batches = [task.batch(step) for step in steps]
+    assert len({tuple(leaf.shape for leaf in jax.tree.leaves(batch)) for batch in batches}) == 1
+    for step, batch in zip(steps, batches, strict=True):
+        of_one = whole.batch(step)
+        assert of_one.forest.shards is None
+        assert batch.forest.roots.shape == (count, 10 // count)
+        texts = [words_of(batch, column) for column in range(10)]
+        assert sorted(texts) == sorted(words_of(of_one, column) for column in range(10))
+        roots = np.argwhere(batch.forest.roots < batch.forest.sizes.nodes)
+        for text, value, (shard, place) in zip(texts, batch.values, roots, strict=True):
+            trees, root = batch.forest.tree[shard], batch.forest.roots[shard, place]
+            formula = parse(" ".join(text))
+            np.testing.assert_array_equal(batch.kinds[shard][trees == trees[root]], formula.nodes)
+            assert value == formula.values[-1]
+
+
 @pytest.mark.parametrize("name", ["TreeRNN", "TreeLSTM", "LSTM"])
 def test_a_formula_alone_and_beside_another(name, make):
     """What is read is the tree or the text: neither its neighbours nor the padding."""

@@ -130,13 +130,8 @@ def survive(command, copies, arguments, expected, *, each):
 @pytest.mark.parametrize(
     ("name", "each"),
     [
-        ("adding", False),
         pytest.param("adding", True, marks=pytest.mark.long),
-        *(
-            pytest.param(name, False, marks=pytest.mark.long)
-            for name in tiny.TASKS
-            if name != "adding"
-        ),
+        *(pytest.param(name, False, marks=pytest.mark.long) for name in tiny.TASKS),
     ],
 )
 def test_killed_at_any_write_and_resumed_is_as_if_never_killed(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -11,7 +12,18 @@ import pytest
 from gatedrnn._app import run_folder
 
 from . import tiny
-from .connected import CONNECTED, FAILING, PROGRAM, ended, port, start, start_both, wait_for
+from .connected import (
+    CONNECTED,
+    ELSEWHERE,
+    FAILING,
+    PROGRAM,
+    ended,
+    is_listened_to,
+    port,
+    start,
+    start_both,
+    wait_for,
+)
 from .runs import RUN, TRAIN, checkpoint, metrics
 
 STEPS = 80
@@ -82,12 +94,14 @@ def test_killed_stopped_and_resumed_it_is_the_run_of_one_device(command):
 
 
 @pytest.mark.processes
-def test_two_processes_end_as_one_does(workplace, command):
+@pytest.mark.parametrize("name", ["adding", "formulas"])
+def test_two_processes_end_as_one_does(workplace, command, name):
     """The record, the pictures and what is said are those of one process; `eval` repeats them."""
-    Path("tiny.toml").write_text(tiny.configuration("adding"), encoding="utf-8")
+    Path("tiny.toml").write_text(tiny.configuration(name), encoding="utf-8")
     (code, out, err), (other, nothing, told) = ended(start_both(*TRAIN))
     assert (code, other, nothing) == (0, 0, ""), err + told
     assert "6 steps, " in out
+    assert "devices     4 (cpu) in 2 processes, 1 of the 4 rows of a batch on each\n" in out
     assert os.listdir("runs") == ["tiny"]
     assert command("eval", "runs/tiny").out in out
     found = {kind: metrics(kind) for kind in ("train", "validation")}
@@ -115,6 +129,7 @@ def test_a_process_that_fails_alone_ends_the_others(workplace):
     [
         (("--resume",), (), "runs/tiny: there is no such folder, and so no run"),
         ((), ("--set", "train.seed=3"), "the settings of process 1 are not those of process 0"),
+        ((), ("--resume",), "--overwrite and --resume of process 1 are not those of process 0"),
         (("--set", "data.path=none.txt"), (), "data.path: cannot read none.txt: No such file"),
         (("--set", "train.batch=3"), (), "train.batch: got 3, expected a multiple of the number"),
         (("--set", "train.devices=3"), (), "train.devices: got 3, expected a multiple of the"),
@@ -128,6 +143,27 @@ def test_processes_that_cannot_go_on_are_refused(workplace, arguments, others, w
     assert (code, out, other, nothing) == (2, "", 2, ""), err + told
     assert words in err.splitlines()[-1]
     assert "gatedrnn train:" not in told
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.processes
+def test_unequal_processes_are_refused(workplace):
+    """JAX would exchange nothing between them."""
+    before = sorted(Path().rglob("*"))
+    (code, _, err), (other, _, told) = ended(start_both(*TRAIN, devices=(2, 1)))
+    assert (code, other) == (2, 2), err + told
+    assert "the processes have 2, 1 devices, expected equally many" in err.splitlines()[-1]
+    assert "gatedrnn train:" not in told
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.processes
+def test_another_file_system_is_refused(workplace):
+    """Nothing is left of what process 0 wrote there."""
+    before = sorted(Path().rglob("*"))
+    (code, _, err), (other, _, _) = ended(start_both(*TRAIN, programs=(PROGRAM, ("-c", ELSEWHERE))))
+    assert (code, other) == (2, 2), err
+    assert "is not there in another process: all need the same file system" in err
     assert sorted(Path().rglob("*")) == before
 
 
@@ -149,6 +185,22 @@ def test_processes_that_cannot_go_on_are_refused(workplace, arguments, others, w
 def test_places_that_cannot_be(refuses, arguments, words):
     jax.devices()
     refuses(*TRAIN, *arguments, words=(words,))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_the_others_can_be_stopped(workplace, number):
+    """At once, and nothing is written; after some seconds it says that it waits."""
+    before, address = sorted(Path().rglob("*")), port()
+    place = ("--coordinator", f"127.0.0.1:{address}", "--processes", "2", "--process", "0")
+    process = start(*PROGRAM, *TRAIN, "--distributed", *place)
+    wait_for(lambda: is_listened_to(address), [process])
+    assert "waiting for the other processes" in process.stderr.readline()
+    process.send_signal(number)
+    began = time.monotonic()
+    assert ended([process])[0][:2] == (-number, "")
+    assert time.monotonic() - began < 20
+    assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.processes

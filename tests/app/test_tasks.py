@@ -94,7 +94,11 @@ def assert_measured(task, run):
     assert baselines == task.baselines()
 
 
-@every_task
+# two models and beams: the longest
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.long) if n == "dates" else n for n in tiny.TASKS],
+)
 def test_trained_stopped_resumed_and_evaluated(command, monkeypatch, prepared, name):
     """A run that is stopped and resumed ends as one that is not, and `eval` repeats its figures.
 

@@ -1,8 +1,9 @@
 """Boolean formulas, read as trees and as text: which of them are true.
 
-Axes: L tokens of the longest text, B formulas, N nodes of all their trees.
+Axes: L tokens of the longest text, B formulas, N nodes of all their trees; D shards.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -66,10 +67,13 @@ class Config(config.Config, frozen=True):
 
 
 class Batch(NamedTuple):
-    """Formulas in two ways of reading, and what they are worth."""
+    """Formulas in two ways of reading, and what they are worth.
+
+    Where the forest has shards, the formulas of the first come first, then those of the next.
+    """
 
     forest: gr.Forest  # for those that read trees
-    kinds: np.ndarray  # int32 [N], of nodes
+    kinds: np.ndarray  # int32 [N], of nodes; [D, N] with shards, N those of one
     tokens: np.ndarray  # int32 [L, B], for those that read text, padded
     lengths: np.ndarray  # int32 [B]
     values: np.ndarray  # float32 [B]: 1 for what is true
@@ -118,7 +122,8 @@ class TreeReader(Reader):
         """The logits [B] from the roots of all trees at once."""
         xs = jax.nn.one_hot(batch.kinds, len(NODES), dtype=np.float32)
         roots, _ = gr.fold_tree(self.composes, params.cell, xs, batch.forest)
-        return gr.dense(1).step(params.readout, (), roots.h)[1][:, 0]
+        hs = roots.h.reshape(-1, self.features)  # [B, H], of all shards
+        return gr.dense(1).step(params.readout, (), hs)[1][:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +151,7 @@ class Formulas(Task):
     criterion = Criterion("accuracy", "accuracy", higher=True, format=".1%")
     unit = "formula"
     models: dict[str, Reader]
+    batch_axes = (*(0 for _ in gr.Forest._fields), 0, 1, 0, 0)  # of shards, and of formulas
 
     def __init__(self, settings: Config) -> None:
         data, model, train = settings.data, settings.model, settings.train
@@ -169,7 +175,8 @@ class Formulas(Task):
                 )
         self.train_depth = data.train_depth
         self.amount, self._seed = train.batch, train.seed
-        self.batches = _batches(made.train, train.batch, train.seed)
+        self._drawn = _drawn(made.train, train.batch, train.seed)
+        self.batches = _laid_out(self._drawn)
         held_out = (made.validation, made.deeper)  # two batches: the first is much smaller
         self.parts = tuple(collate(part) for part in held_out)
         self.depths = np.array([formula.depth for part in held_out for formula in part])
@@ -188,6 +195,12 @@ class Formulas(Task):
         """The formulas of a step: in every epoch the same batches, in a new order."""
         (chosen,) = shuffled(len(self.batches), 1, step, self._seed)
         return self.batches[chosen]
+
+    def divided(self, count: int) -> "Formulas":
+        """The same batches, each with its trees shared out to `count` shards."""
+        task = copy.copy(self)
+        task.batches = _laid_out(self._drawn, count)
+        return task
 
     def evaluate(self, name: str, params: Any) -> dict[str, float]:
         """The accuracy at the depths trained on, at deeper ones, and at each of the latter."""
@@ -227,28 +240,40 @@ class Formulas(Task):
 
 
 def collate(
-    chosen: Sequence[Formula], sizes: gr.ForestSizes | None = None, length: int | None = None
+    chosen: Sequence[Formula],
+    sizes: gr.ForestSizes | None = None,
+    length: int | None = None,
+    shards: int | None = None,
 ) -> Batch:
-    """A batch of formulas, its forest padded to `sizes` and its texts to L = `length`."""
-    forest = gr.forest([formula.children for formula in chosen], sizes)
-    texts = pad([formula.tokens for formula in chosen], length=length)
+    """A batch of formulas, its forest padded to `sizes` and its texts to L = `length`.
+
+    With `shards`, of which the number of formulas is a multiple, each has equally many.
+    """
+    forest = gr.forest([formula.children for formula in chosen], sizes, shards=shards)
+    kinds = forest.place([formula.nodes for formula in chosen])
+    beside = [chosen[k] for k in forest.place_roots(np.arange(len(chosen))).ravel()]
     return Batch(
         forest,
-        forest.place([formula.nodes for formula in chosen]),
-        *texts,
-        np.array([formula.values[-1] for formula in chosen], np.float32),
+        kinds,
+        *pad([formula.tokens for formula in beside], length=length),
+        np.array([formula.values[-1] for formula in beside], np.float32),
     )
 
 
-def _batches(train: Sequence[Formula], size: int, seed: int) -> list[Batch]:
-    """`train` in batches of one shape: that which the largest of them needs.
+def _drawn(train: Sequence[Formula], size: int, seed: int) -> list[list[Formula]]:
+    """`train` in batches.
 
     The formulas that are left over go into a last batch with some of the others again.
     """
-    parts = [
+    return [
         [train[k] for k in shuffled(len(train), size, step, seed)]
         for step in range(-(-len(train) // size))
     ]
-    sizes = gr.forest_sizes([[formula.children for formula in part] for part in parts])
-    length = max(len(formula.tokens) for formula in train)
-    return [collate(part, sizes, length) for part in parts]
+
+
+def _laid_out(parts: Sequence[Sequence[Formula]], shards: int | None = None) -> list[Batch]:
+    """Batches of one shape: that which the largest of them, and the largest shard, needs."""
+    trees = [[formula.children for formula in part] for part in parts]
+    sizes = gr.forest_sizes(trees, shards=shards)
+    length = max(len(formula.tokens) for part in parts for formula in part)
+    return [collate(part, sizes, length, shards) for part in parts]
