@@ -42,7 +42,8 @@ def arguments():
     return PARAMS, NET.carry((B,), jnp.float64), jnp.arange(B) % V, keys
 
 
-SPECS = (P(), P("data"), P("data"), P("data"))
+ROW = P("data")
+SPECS = (P(), ROW, ROW, ROW)
 FUNCTIONS = {f.__name__: f for f in (greedy, sample, one_key, beam_search)}
 
 
@@ -150,6 +151,33 @@ def test_memories_of_rows(kind, search):
     assert_equal(compiled(*moved), jax.jit(run)(*given))
     if kind == "explicit":
         assert collectives(compiled.as_text()) == []
+
+
+@of_both_kinds
+@pytest.mark.parametrize("specs", [(ROW, ROW), (P(), ROW), (ROW, P())], ids=str)
+@pytest.mark.parametrize("shape", [(4,), (2, 2)], ids=str)
+def test_free_running(kind, specs, shape):
+    """Outputs lie where the first input does, wherever the carry comes from."""
+    net = gr.stack(gr.GRU(3), gr.Zoneout(gr.GRU(3), 0.2), gr.dense(4))
+    mesh = mesh_of(kind, shape, ("data", "model")[: len(shape)])
+
+    def run(params, carry, first):
+        return gr.generate(Partial(net.step, params), carry, first, steps=3)
+
+    def gradient(params, carry, first):
+        return jax.grad(lambda params: jnp.sum(jnp.sin(run(params, carry, first)[1])))(params)
+
+    first = jnp.asarray(np.random.default_rng(0).normal(size=(B, 4)))
+    given = random_params(net, 4), net.carry((B,), jnp.float64), first
+    moved = put(mesh, given, (P(), *specs))
+    for call in (run, jax.jit(run)):
+        carry, ys = call(*moved)
+        assert_equal((carry, ys), jax.jit(run)(*given))
+        if kind == "explicit":
+            assert places(ys) == ((None, "data") if specs[1] == ROW else ())
+    assert_equal(jax.jit(gradient)(*moved), jax.jit(gradient)(*given))
+    if kind == "explicit" and specs[1] == ROW:
+        assert collectives(jax.jit(run).lower(*moved).compile().as_text()) == []
 
 
 def test_a_step_that_closes_over_arrays_on_the_mesh():

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from jax.sharding import PartitionSpec as P
 from meshes import collectives, mesh_of, of_both_kinds, places, put
 from networks import assert_trees_close
@@ -152,6 +153,52 @@ def test_inside_shard_map():
     got = compiled(*given())
     assert_trees_close(jax.device_get(got), jax.device_get(of_parameters(*given())))
     assert collectives(compiled.as_text()) == [(0, "all-reduce")]
+
+
+@of_both_kinds
+@pytest.mark.parametrize("around", ["vmap", "checkify"])
+def test_inside(kind, around):
+    """Several read-outs over one axis, positions over another; labels are checked on all."""
+    mesh = mesh_of(kind, (2, 2), ("data", "model"))
+    params, hs, labels, _ = given()
+    function, of_params = gr.softmax_cross_entropy, P()
+    if around == "vmap":
+        params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+        of_params = P("model")
+        function = jax.vmap(function, (0, None, None))
+
+    def run(params, hs, labels):
+        gradient = jax.grad(lambda params: jnp.sum(jnp.sin(function(params, hs, labels))))
+        if around == "vmap":
+            return gradient(params)
+        return checkify.checkify(gradient, errors=checkify.user_checks)(params)[1]
+
+    moved = put(mesh, (params, hs, labels), (of_params, P(None, "data"), P(None, "data")))
+    with jax.set_mesh(mesh):
+        got = jax.jit(run)(*moved)
+    assert_trees_close(jax.device_get(got), jax.device_get(jax.jit(run)(params, hs, labels)))
+
+
+@of_both_kinds
+def test_inside_shard_map_over_another_axis(kind):
+    """Of each part the gradients of its own rows, which are divided further."""
+    mesh = mesh_of(kind, (2, 2), ("data", "time"))
+    arguments, steps = given(), P("time")
+    places = (P(), P(None, "data"), P(None, "data"), P(None, "data"))
+
+    def of_rows(*arguments):
+        return gradients(*arguments)[0][1]
+
+    mapped = jax.shard_map(
+        of_rows,
+        mesh=mesh,
+        in_specs=(P(), steps, steps, steps),
+        out_specs=steps,
+        axis_names={"time"},
+    )
+    with jax.set_mesh(mesh):
+        got = jax.jit(mapped)(*put(mesh, arguments, places))
+    assert_trees_close(jax.device_get(got), jax.device_get(of_rows(*arguments)))
 
 
 def test_compiles_once_outside_jit():

@@ -308,6 +308,20 @@ def test_weights_of_attention(kind):
         assert places(weights) == (None, "data")
 
 
+@of_both_kinds
+@pytest.mark.parametrize("memory_rows", [True, False], ids=["memory of rows", "memory whole"])
+def test_attention_over_every_step(kind, memory_rows):
+    """Without lengths no step is skipped, and the output's cotangent ends in the step itself."""
+    layer = gr.stack(gr.Attention(gr.GRU(H), 3, 2))
+    params, memory = random_params(layer, I), normal(5, B, 3)
+
+    def run(params, xs, memory):
+        return layer.apply(gr.attend(params, memory), xs)
+
+    specs = (STEPS if memory_rows else WHOLE,)
+    check(kind, run, params, normal(T, B, I), memory, specs=specs)
+
+
 # ------------------------------------------------------------------------------ collectives
 
 
@@ -410,21 +424,6 @@ def test_time_that_is_divided_is_refused():
     xs = put(mesh_of("explicit"), normal(4, B, I), P("data"))
     with pytest.raises(ValueError, match=r"xs: got its time axis divided over 'data' of the mesh"):
         jax.jit(lambda p, xs: gr.unroll(cell, p, xs))(random_params(cell, I), xs)
-
-
-@of_both_kinds
-def test_examples_by_vmap(kind):
-    """Examples in an axis of `jax.vmap`, which is divided."""
-    layer = gr.stack(gr.LSTM(H), gr.dense(2))
-    params, xs = random_params(layer, I), normal(B, T, 2, I)
-
-    def run(params, xs):
-        def loss(params):
-            return jnp.sum(jnp.sin(jax.vmap(lambda xs: layer.apply(params, xs)[1])(xs)))
-
-        return jax.grad(loss)(params)
-
-    equals_one_device(mesh_of(kind), run, (params, xs), (WHOLE, ROWS))
 
 
 @of_both_kinds

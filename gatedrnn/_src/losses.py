@@ -20,7 +20,18 @@ from gatedrnn._src import validation
 from gatedrnn._src.cross_entropy import Axes, losses
 from gatedrnn._src.integers import as_int32, guarded
 from gatedrnn._src.layers.pointwise import DenseParams, dense
-from gatedrnn._src.placement import Rows, moved, rows_of, spec_of
+from gatedrnn._src.placement import (
+    ROWS,
+    WHOLE,
+    Rows,
+    along,
+    moved,
+    names_of,
+    on_mesh,
+    rows_of,
+    sharded,
+    spec_of,
+)
 from gatedrnn._src.pytree import vary_alike
 
 
@@ -77,7 +88,10 @@ def softmax_cross_entropy(
         places = _places(params, rows)
         arguments = moved((*params, hs, labels, mask), tuple(places), rows.mesh)
         arguments = (DenseParams(*arguments[:2]), *arguments[2:])
-    return _masked(*_without_masked(*arguments, vocabulary), places)
+    arguments = _without_masked(*arguments, vocabulary)
+    if rows is not None and rows.mesh.manual_axes:  # JAX does not lower a `shard_map` in another
+        return on_mesh(_masked, (None,), arguments, (WHOLE, ROWS, ROWS, ROWS), ROWS, rows)
+    return _masked(places, *arguments)
 
 
 def _checked_vocabulary(params: Any, hs: Array) -> int:
@@ -175,7 +189,7 @@ def _places(params: DenseParams, rows: Rows) -> _Places:
 
 @partial(jax.jit, static_argnames="places")
 def _masked(
-    params: DenseParams, hs: Array, labels: Array, mask: Array | None, places: _Places | None
+    places: _Places | None, params: DenseParams, hs: Array, labels: Array, mask: Array | None
 ) -> Array:
     """Return the losses, zeros where masked.
 
@@ -191,13 +205,9 @@ def _masked(
     ) -> Array:
         return _of_device(DenseParams(kernel, bias), hs, labels, mask, over)
 
-    return jax.shard_map(
-        by_device,
-        mesh=mesh,
-        in_specs=tuple(places),
-        out_specs=places.labels,
-        axis_names=set(mesh.explicit_axes),
-    )(*params, hs, labels, mask)
+    used = along(mesh, names_of(tuple(places.hs) + tuple(places.bias)))
+    arguments = (*params, hs, labels, mask)
+    return sharded(by_device, arguments, tuple(places), places.labels, mesh, used)
 
 
 def _of_device(

@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import Array
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jax.export import is_symbolic_dim
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    NamedSharding,
+    PartitionSpec,
+    SingleDeviceSharding,
+)
 
 from gatedrnn._src.base import is_bound, is_shared
 
@@ -30,7 +37,7 @@ class Rows(NamedTuple):
     Attributes:
       mesh: the mesh, as the types of the arguments have it.
       axes: the axis, or the axes, or none of the mesh over which each axis of `*B` is divided.
-      alone: True where nothing but rows is divided.
+      alone: True where nothing but rows is divided, and not within `jax.shard_map`.
     """
 
     mesh: AbstractMesh
@@ -40,7 +47,7 @@ class Rows(NamedTuple):
     @property
     def names(self) -> set[str]:
         """The axes of the mesh over which rows are divided."""
-        return _names(self.axes)
+        return names_of(self.axes)
 
 
 class Role(enum.Enum):
@@ -73,11 +80,17 @@ def rows_of(name: str, xs: Any, lead: int, batch_axes: int, others: Any) -> Rows
       others: the other arguments.
 
     Raises:
-      ValueError: an axis before `*B`, time, is divided.
+      ValueError: an axis before `*B`, time, is divided; a shape is symbolic.
     """
     mesh = explicit_mesh((xs, others))
     if mesh is None:
         return None
+    if any(map(is_symbolic_dim, xs.shape)):  # JAX exports the program, and cannot call it
+        raise ValueError(
+            f"{name}: got symbolic shape {xs.shape} on {shown_mesh(mesh)}, whose axes are "
+            "explicit, expected automatic axes (axis_types=(jax.sharding.AxisType.Auto, ...) in "
+            "jax.make_mesh) or no mesh where sizes are symbolic"
+        )
     own = spec_of(xs)
     if any(axis is not None for axis in own[:lead]):
         whole = PartitionSpec(*[None] * lead, *own[lead:])
@@ -86,9 +99,10 @@ def rows_of(name: str, xs: Any, lead: int, batch_axes: int, others: Any) -> Rows
             f"every step on every device, as jax.reshard({name}, {whole}) brings it"
         )
     axes = own[lead : lead + batch_axes]
-    used = _names(axes)
-    left = set().union(*(_names(spec_of(leaf)) - used for leaf in jax.tree.leaves((xs, others))))
-    return Rows(mesh, axes, bool(used) and not left)
+    used = names_of(axes)
+    left = set().union(*(names_of(spec_of(leaf)) - used for leaf in jax.tree.leaves((xs, others))))
+    # JAX cannot lower the gradient of a `jax.shard_map` in another, of other axes
+    return Rows(mesh, axes, bool(used) and not left and not mesh.manual_axes)
 
 
 def on_mesh(
@@ -145,6 +159,22 @@ def placed(roles: Any, tree: Any, rows: Rows | None) -> Any:
     return tree if rows is None else _reshard(tree, specs(roles, tree, rows), rows.mesh)
 
 
+def placed_as_returned(call: Callable, arguments: tuple, others: Any) -> tuple:
+    """Return `arguments` on the devices where `call(*arguments)`, of the same structure, lies.
+
+    As they are without a mesh with explicit axes, on which `arguments` or `others` are.
+    """
+    if explicit_mesh((arguments, others)) is None:
+        return arguments
+    types = jax.make_jaxpr(call)(*arguments).out_avals
+
+    def of_leaf(leaf: Any, like: Any) -> Any:
+        return jax.reshard(leaf, like.sharding) if like.sharding.mesh.explicit_axes else leaf
+
+    leaves, structure = jax.tree.flatten(arguments)
+    return jax.tree.unflatten(structure, map(of_leaf, leaves, types))
+
+
 @partial(jax.jit, static_argnames=("places", "mesh"))
 def moved(trees: tuple, places: tuple[PartitionSpec, ...], mesh: AbstractMesh) -> tuple:
     """Return each of `trees` with all its leaves at one of `places` on `mesh`; outside jit too."""
@@ -166,12 +196,33 @@ def by_device(call: Callable, arguments: tuple, roles: tuple, results: Any, rows
     def of_result(role: Role | Like) -> Any:
         return places[role.argument] if isinstance(role, Like) else _front(role, rows)
 
-    return jax.shard_map(
-        call,
-        in_specs=places,
-        out_specs=jax.tree.map(of_result, results, is_leaf=_is_role),
-        axis_names=set(rows.mesh.explicit_axes),
-    )(*arguments)
+    places_of_results = jax.tree.map(of_result, results, is_leaf=_is_role)
+    automatic = jax.sharding.get_abstract_mesh()
+    over = along(rows.mesh, rows.names)
+    return sharded(call, arguments, places, places_of_results, automatic, over)
+
+
+def along(mesh: AbstractMesh, used: set[str]) -> set[str]:
+    """Return the axes for `sharded`: those that are used, or all where none is automatic.
+
+    Kernels need that no axis stays automatic.
+    """
+    return used if mesh.auto_axes else set()
+
+
+def sharded(
+    call: Callable, arguments: tuple, in_specs: Any, out_specs: Any, mesh: AbstractMesh, over: set
+) -> Any:
+    """Return `call(*arguments)` by `jax.shard_map` along `over`; empty: along every axis of `mesh`.
+
+    Those of an enclosing `jax.vmap` excepted.
+    """
+    # with a mesh in its context, `checkify.checkify` cannot read a `jax.shard_map`
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+        by_shard = jax.shard_map(
+            call, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=over
+        )
+        return by_shard(*arguments)
 
 
 def specs(roles: Any, tree: Any, rows: Rows) -> Any:
@@ -232,11 +283,15 @@ def spec_of(leaf: Any) -> tuple[Any, ...]:
 
 def _sharding(leaf: Any) -> NamedSharding | None:
     """Return the place of a leaf on a mesh with explicit axes, None elsewhere, or of no array."""
-    sharding = jax.typeof(leaf).sharding if isinstance(leaf, Array) else None
-    return sharding if sharding is not None and sharding.mesh.explicit_axes else None
+    if not isinstance(leaf, Array):
+        return None
+    if not isinstance(leaf, jax.core.Tracer) and isinstance(leaf.sharding, SingleDeviceSharding):
+        return None  # without a look at its type, which takes longer
+    sharding = jax.typeof(leaf).sharding
+    return sharding if sharding.mesh.explicit_axes else None
 
 
-def _names(spec: tuple[Any, ...]) -> set[str]:
+def names_of(spec: tuple[Any, ...]) -> set[str]:
     """Return the names of all axes of a mesh in a spec."""
     named = (axis if isinstance(axis, tuple) else (axis,) for axis in spec if axis is not None)
     return set().union(*named)

@@ -12,6 +12,7 @@ from jax import Array, lax
 from gatedrnn._src import checks, validation
 from gatedrnn._src.base import Carry
 from gatedrnn._src.decoding.checks import as_pair, as_partial, check_step
+from gatedrnn._src.placement import placed_as_returned
 
 
 def generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tuple[Carry, Array]:
@@ -60,5 +61,6 @@ def _generate(step: Callable, carry: Carry, first: Array, *, steps: int) -> tupl
         return (carry, y), y
 
     check_step(lambda state, _: (feed_back(state, None)[0], ()), (carry, first), None)
-    (carry, _), ys = lax.scan(feed_back, (carry, first), length=steps)
+    start = placed_as_returned(step, (carry, first), step)
+    (carry, _), ys = lax.scan(feed_back, start, length=steps)
     return carry, ys

@@ -296,6 +296,8 @@ class Layer(abc.ABC):
         params, xs, carry, context = checked
         batch_axes = len(self._batch_shape(xs, 1))
         rows = placement.rows_of(names.xs, xs, 1, batch_axes, (params, carry, context))
+        if rows is None:
+            return _from_carry(call, self, *checked)
         context = dataclasses.replace(context, rows=rows)
         flags = dataclasses.replace(context, mask=STEPS, lengths=ROWS, resets=STEPS, key=WHOLE)
         drops_time = self.drops_time or call is run_layer_final

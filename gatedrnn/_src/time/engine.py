@@ -121,7 +121,7 @@ def _forward_chunk(
         if by_autodiff and bptt.clip is not None:
             start = _clip_cotangent(bptt.clip, start)
         new, y, gates = advance(weights, start, a)
-        carry = where(skip, carry, new)
+        carry = where(skip, carry, vary_alike(new, like=carry))
         return carry, keep(carry, y, gates)
 
     inputs = steps._replace(xs=inputs)
@@ -245,6 +245,7 @@ def _backward_chunk(
         # a skipped step hands δcarry on as it is, and none of it to the rule
         entering = where(skip, zero, dcarry)
         dbefore, delta = rule.backward(cell, weights, local, entering, **cut_path)
+        dbefore = vary_alike(dbefore, like=entering)
         if bptt.clip is not None:
             dbefore = clipped(bptt.clip, dbefore)
         dreset = flow.dreset

@@ -218,18 +218,20 @@ def run(unrolled: Unrolled, *, every_carry: bool = False) -> tuple[Carry, Array,
     Returns the final carry, `ys [T, *B, F]`, and with `every_carry` the carry of every step.
     """
     arrays = tuple(getattr(unrolled, name) for name in _ROLES)
-    nothing: dict[str, Any] = dict.fromkeys(_ROLES)
-    xs, statics = unrolled.xs, unrolled._replace(**nothing)
+    xs = unrolled.xs
     rows = placement.rows_of("xs", xs, 1, xs.ndim - 2, arrays)
-    if rows is not None:
-        statics = statics._replace(rows=rows)
+    if rows is None:
+        return _run(unrolled, every_carry)
+    nothing: dict[str, Any] = dict.fromkeys(_ROLES)
+    statics = unrolled._replace(rows=rows)._replace(**nothing)
     roles, results = tuple(_ROLES.values()), (placement.Like(2), STEPS, STEPS)
     return placement.on_mesh(_run, (statics, every_carry), arrays, roles, results, rows)
 
 
 def _run(unrolled: Unrolled, every_carry: bool, *arrays: Any) -> tuple[Carry, Array, Any]:
-    """Do what `run` does, `unrolled` being without its arrays."""
-    unrolled = unrolled._replace(**dict(zip(_ROLES, arrays, strict=True)))
+    """Do what `run` does; of an `unrolled` without its arrays they follow."""
+    if arrays:
+        unrolled = unrolled._replace(**dict(zip(_ROLES, arrays, strict=True)))
     cell, mask, reverse, bptt = unrolled.cell, unrolled.mask, unrolled.reverse, unrolled.bptt
     params, xs, starts, cuts = unrolled.params, unrolled.xs, None, None
     if unrolled.resets is not None:
