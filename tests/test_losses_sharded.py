@@ -184,7 +184,7 @@ def test_inside_shard_map_over_another_axis(kind):
     """Of each part the gradients of its own rows, which are divided further."""
     mesh = mesh_of(kind, (2, 2), ("data", "time"))
     arguments, steps = given(), P("time")
-    places = (P(), P(None, "data"), P(None, "data"), P(None, "data"))
+    places = (P(), *[P("time", "data")] * 3)
 
     def of_rows(*arguments):
         return gradients(*arguments)[0][1]

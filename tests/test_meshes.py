@@ -303,6 +303,7 @@ def test_weights_of_attention(kind):
     rng = np.random.default_rng(0)
     sources, targets = (jnp.asarray(rng.integers(0, 6, (length, B))) for length in (5, T))
     arguments, specs = (params, sources, targets), (WHOLE, STEPS, STEPS)
+    equals_one_device(mesh_of(kind), model.attention, arguments, specs, jit=False, context=False)
     weights = equals_one_device(mesh_of(kind), model.attention, arguments, specs)
     if kind == "explicit":
         assert places(weights) == (None, "data")
@@ -427,18 +428,24 @@ def test_time_that_is_divided_is_refused():
 
 
 @of_both_kinds
-def test_second_order(kind):
-    """A product with the Hessian."""
-    cell = gr.GRU(H)
-    params, xs = random_params(cell, I), normal(T, B, I)
+@pytest.mark.parametrize("what", ["cell", "layer", "gates"])
+def test_a_mask_over_another_axis(kind, what):
+    """All that accompanies the inputs comes to the devices of the inputs, outside jit too."""
+    cell, mesh = gr.LSTM(H), mesh_of(kind, (2, 2), ("data", "model"))
+    layer, params = gr.recurrent(cell), random_params(gr.LSTM(H), I)
 
-    def run(params, xs):
-        loss = lambda p: jnp.sum(jnp.sin(gr.unroll(cell, p, xs)[1]))  # noqa: E731
-        flow = jax.grad(loss)
-        product = jax.grad(lambda p: sum(jnp.sum(jnp.cos(g)) for g in jax.tree.leaves(flow(p))))
-        return product(params)
+    def run(params, xs, mask, resets):
+        options = {"mask": mask, "resets": resets}
+        if what == "cell":
+            return gr.unroll(cell, params, xs, **options)
+        if what == "gates":
+            return gr.diagnostics.gates(cell, params, xs, **options)
+        return layer.apply(gr.RecurrentParams(params, None), xs, **options)
 
-    equals_one_device(mesh_of(kind), run, (params, xs), (WHOLE, STEPS))
+    arguments = params, normal(T, B, I), ~RESETS[::-1], RESETS
+    for places_ in ((WHOLE, STEPS, P(None, "model"), P()), (WHOLE, P(), STEPS, WHOLE)):
+        for jit in (True, False):
+            equals_one_device(mesh, run, arguments, places_, jit=jit, context=False)
 
 
 # ------------------------------------------------------------------------- around the networks

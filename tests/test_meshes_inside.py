@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 from jax.sharding import PartitionSpec as P
-from meshes import equals_one_device, mesh_of, places, put
+from meshes import equals_one_device, mesh_of, of_both_kinds, places, put
 from networks import normal, random_params
 from test_meshes import (
     LENGTHS,
@@ -20,7 +20,6 @@ from test_meshes import (
     H,
     I,
     T,
-    of_both_kinds,
     outputs_and_gradients,
 )
 
@@ -66,7 +65,9 @@ def test_inside_shard_map_over_another_axis(kind):
         loss = lambda p: jnp.sum(jnp.sin(gr.unroll(cell, p, xs)[1]))  # noqa: E731
         return jax.grad(loss)(params)
 
-    arguments = put(mesh, (random_params(cell, I), normal(T, 4, 2, I)), (P(), P(None, "data")))
+    arguments = put(
+        mesh, (random_params(cell, I), normal(T, 4, 2, I)), (P(), P(None, "data", "model"))
+    )
     with jax.set_mesh(mesh):
         by_shard = jax.shard_map(
             gradient,
@@ -112,3 +113,18 @@ def test_symbolic_sizes_are_refused():
     message = r"xs: got symbolic shape \(6, 4\*b, 5\) on the mesh \(data=4\), whose axes"
     with jax.set_mesh(mesh_of("explicit")), pytest.raises(ValueError, match=message):
         jax.export.export(run)(xs)
+
+
+@of_both_kinds
+def test_second_order(kind):
+    """A product with the Hessian."""
+    cell = gr.GRU(H)
+    params, xs = random_params(cell, I), normal(T, B, I)
+
+    def run(params, xs):
+        loss = lambda p: jnp.sum(jnp.sin(gr.unroll(cell, p, xs)[1]))  # noqa: E731
+        flow = jax.grad(loss)
+        product = jax.grad(lambda p: sum(jnp.sum(jnp.cos(g)) for g in jax.tree.leaves(flow(p))))
+        return product(params)
+
+    equals_one_device(mesh_of(kind), run, (params, xs), (WHOLE, STEPS))

@@ -154,9 +154,17 @@ def divisible_over() -> int:
     return math.prod(size for kind, size in axes if kind == AxisType.Auto)
 
 
-def placed(roles: Any, tree: Any, rows: Rows | None) -> Any:
-    """Return `tree` on the devices where `rows` are; as it is where those are not divided."""
-    return tree if rows is None else _reshard(tree, specs(roles, tree, rows), rows.mesh)
+def placed(roles: Any, tree: Any, rows: Rows | None, beside: Any) -> Any:
+    """Return `tree` on the devices where `rows` are; as it is where those are not divided.
+
+    `beside` holds arrays on the mesh, whose devices are those of the mesh outside `jit`.
+    """
+    return tree if rows is None else _placed(tree, beside, roles, rows)
+
+
+@partial(jax.jit, static_argnames=("roles", "rows"), keep_unused=True)
+def _placed(tree: Any, beside: Any, roles: Any, rows: Rows) -> Any:
+    return _reshard(tree, specs(roles, tree, rows), rows.mesh)
 
 
 def placed_as_returned(call: Callable, arguments: tuple, others: Any) -> tuple:

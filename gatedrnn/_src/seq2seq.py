@@ -24,7 +24,7 @@ from gatedrnn._src.layers.context import fold
 from gatedrnn._src.layers.pointwise import DenseParams, dense
 from gatedrnn._src.layers.recurrent import as_layer
 from gatedrnn._src.numerics import affine
-from gatedrnn._src.placement import ROWS, WHOLE
+from gatedrnn._src.placement import ROWS, STEPS, WHOLE
 
 Bridge = Literal["learned", "direct"]
 
@@ -130,7 +130,7 @@ class Seq2Seq:
         batch_shape = memory.shape[1:-1]
         rows = placement.rows_of("sources", memory, 1, len(batch_shape), params)
         carry = self.decoder.carry(batch_shape, memory.dtype, params.decoder)
-        carry = placement.placed(ROWS, carry, rows)
+        carry = placement.placed(ROWS, carry, rows, memory)
         if self.bridge == "direct":
             carry = _direct_bridge(encoded, carry)
         elif self.bridge == "learned":
@@ -225,6 +225,8 @@ class Seq2Seq:
         mask = validation.as_mask(
             target_lengths, None, targets.shape[0], batch_shape, "target_lengths", "targets"
         )
+        rows = placement.rows_of("targets", targets, 1, len(batch_shape), mask)
+        mask = placement.placed(STEPS, mask, rows, (targets, mask))
         targets = validation.zero_masked(targets, mask)
 
         def step(carry: Carry, x: Array) -> tuple[Carry, Array]:

@@ -208,7 +208,7 @@ def _reach(cell: Cell, params: Params, xs: Array, of: Reach, bptt: BPTT) -> Arra
 
     def squared_norm(output: Array) -> Array:
         # rows of the batch do not meet: one pass back gives the output's gradient in every row
-        (d,) = back(placed(ROWS, jnp.broadcast_to(output, y.shape), rows))
+        (d,) = back(placed(ROWS, jnp.broadcast_to(output, y.shape), rows, xs))
         return _sum_of_squares(d, xs.ndim - 1)
 
     squared_norms = lax.map(squared_norm, jnp.eye(y.shape[-1], dtype=y.dtype))
@@ -217,7 +217,7 @@ def _reach(cell: Cell, params: Params, xs: Array, of: Reach, bptt: BPTT) -> Arra
 
 def _no_probe(cell: Cell, xs: Array) -> Array:
     nothing = jnp.zeros((*xs.shape[:-1], row_size(cell)), xs.dtype)
-    return placed(STEPS, nothing, _rows(xs))
+    return placed(STEPS, nothing, _rows(xs), xs)
 
 
 def _rows(xs: Array) -> Rows | None:

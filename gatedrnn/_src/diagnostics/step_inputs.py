@@ -9,7 +9,7 @@ from jax import Array
 
 from gatedrnn._src.base import Carry, Cell, Params
 from gatedrnn._src.episodes import episode_starts
-from gatedrnn._src.placement import ROWS, placed, rows_of
+from gatedrnn._src.placement import ROWS, STEPS, placed, rows_of
 from gatedrnn._src.pytree import shift, where
 from gatedrnn._src.time.unroll import Options, checked, run
 
@@ -30,9 +30,10 @@ def step_inputs(
     unrolled = checked(cell, params, xs, carry, options)
     _, _, carries = run(unrolled, every_carry=True)
     rows = rows_of("xs", unrolled.xs, 1, unrolled.xs.ndim - 2, (params, carries))
-    first, reset_carry = placed(ROWS, (unrolled.carry, unrolled.reset_carry), rows)
+    first, reset_carry = placed(ROWS, (unrolled.carry, unrolled.reset_carry), rows, carries)
+    mask, resets = placed(STEPS, (unrolled.mask, unrolled.resets), rows, carries)
     before, starts = shift(first, carries, unrolled.reverse), None
-    if unrolled.resets is not None:
-        starts = episode_starts(unrolled.resets, unrolled.mask, unrolled.reverse)
+    if resets is not None:
+        starts = episode_starts(resets, mask, unrolled.reverse)
         before = where(starts, reset_carry, before)
-    return StepInputs(before, unrolled.xs, unrolled.mask, starts)
+    return StepInputs(before, unrolled.xs, mask, starts)

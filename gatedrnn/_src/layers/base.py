@@ -330,7 +330,7 @@ class Layer(abc.ABC):
         resets: Any,
         key: Any,
     ) -> tuple[Params, Array, Carry | None, Context]:
-        """All arguments, checked, cast and masked: nothing inside does any of it again."""
+        """All arguments, checked and cast: nothing inside does any of it again."""
         xs = validation.as_array(names.xs, xs)
         batch_shape = self.check_inputs(names.xs, xs, ("T",))
         mask = validation.as_mask(lengths, mask, xs.shape[0], batch_shape, names.lengths, names.xs)
@@ -340,7 +340,7 @@ class Layer(abc.ABC):
         if lengths is not None:
             lengths = as_int32(validation.as_array(names.lengths, lengths))
         key = None if key is None else validation.as_key(key)
-        return params, validation.zero_masked(xs, mask), carry, Context(mask, lengths, resets, key)
+        return params, xs, carry, Context(mask, lengths, resets, key)
 
     def _checked_step(
         self, names: Names, params: Params, carry: Carry, x: Any, resets: Any, key: Any
@@ -417,7 +417,8 @@ def _check_carries(layer: Layer, in_features: int | None) -> None:
 def _from_carry(
     call: Callable, layer: Layer, params: Params, xs: Array, carry: Carry | None, context: Context
 ) -> tuple[Carry, Array]:
-    """Run a layer from `carry`; None: from its own initial carry."""
+    """Run a layer from `carry` over masked `xs`; None: from its own initial carry."""
+    xs = validation.zero_masked(xs, context.mask)
     if carry is None:
         carry = layer.carry(layer._batch_shape(xs, 1), layer._dtype(params, xs), params)
     return layer._returned(carry, *call(layer, params, xs, carry, context))

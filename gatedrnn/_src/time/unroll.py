@@ -177,7 +177,7 @@ def checked(
     return Unrolled(
         cell,
         params,
-        validation.zero_masked(xs, mask),
+        _masked(xs, mask),
         carry,
         mask,
         resets,
@@ -187,6 +187,14 @@ def checked(
         key,
         first_step,
     )
+
+
+def _masked(xs: Array, mask: Array | None) -> Array:
+    """Return `xs` with zeros where masked, on the devices where `xs` is."""
+    if mask is None:
+        return xs
+    rows = placement.rows_of("xs", xs, 1, xs.ndim - 2, mask)
+    return placement.on_mesh(validation.zero_masked, (), (xs, mask), (STEPS, STEPS), STEPS, rows)
 
 
 def checked_inputs(cell: Cell, params: Params, xs: Array) -> Array:
