@@ -194,7 +194,8 @@ def _masked(xs: Array, mask: Array | None) -> Array:
     if mask is None:
         return xs
     rows = placement.rows_of("xs", xs, 1, xs.ndim - 2, mask)
-    return placement.on_mesh(validation.zero_masked, (), (xs, mask), (STEPS, STEPS), STEPS, rows)
+    arguments, result = (xs, mask), placement.Like(0)
+    return placement.on_mesh(validation.zero_masked, (), arguments, (STEPS, STEPS), result, rows)
 
 
 def checked_inputs(cell: Cell, params: Params, xs: Array) -> Array:
