@@ -221,8 +221,9 @@ def _origin(instructions: dict[str, Instruction], name: str) -> Instruction | in
 def collectives(text: str) -> dict[str, Counter[str]]:
     """Where -> how many of each kind, in the text of a compiled program.
 
-    The loop over steps is a while without another inside it; the loop over chunks, one with. They
-    are counted as they are written: one in a loop runs as often as the loop does.
+    The loop over steps is a while without another inside it; the loop over chunks, one with. The
+    condition of a loop is in the loop. They are counted as they are written: one in a loop runs as
+    often as the loop does.
     """
     program = parsed(text)
     found: dict[str, Counter[str]] = {where: Counter() for where in (STEPS, CHUNKS, OUTSIDE)}
@@ -242,7 +243,9 @@ def collectives(text: str) -> dict[str, Counter[str]]:
                 walk(called, where)
             if instruction.opcode == "while":
                 body = instruction.called("body")
-                walk(body, CHUNKS if bodies(body) else STEPS)
+                inside = CHUNKS if bodies(body) else STEPS
+                walk(body, inside)
+                walk(instruction.called("condition"), inside)
 
     walk("ENTRY", OUTSIDE)
     return found

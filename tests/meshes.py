@@ -2,13 +2,14 @@
 
 import contextlib
 import math
-import re
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from networks import assert_trees_close
+
+from benchmarks import hlo
 
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 
@@ -65,30 +66,22 @@ def compiled(mesh, function, arguments, specs):
         return jax.jit(function).lower(*put(mesh, arguments, specs)).compile().as_text()
 
 
-def collectives(program):
+def collectives(text):
     """`(depth in loops, name)` of every collective of a compiled program.
 
     The condition of a loop is in the loop, as its body is.
     """
-    computations, name = {}, ""
-    for line in program.splitlines():
-        opened = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
-        if opened:
-            name = "ENTRY" if opened.group(1) else opened.group(2)
-            computations[name] = []
-        elif line.startswith("  "):
-            computations[name].append(line)
+    program = hlo.parsed(text)
 
     def walk(name, depth):
-        for line in computations.get(name, []):
-            found = re.search(
-                r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
-                r"(-start)?\(",
-                line,
-            )
-            if found:
-                yield depth, found.group(1)
-            for kind, called in re.findall(r"(body|condition|to_apply|calls)=%?([\w.\-]+)", line):
-                yield from walk(called, depth + (kind in ("body", "condition")))
+        for instruction in program.get(name, []):
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in hlo.COLLECTIVES:
+                yield depth, kind
+            for called in instruction.inlined:
+                yield from walk(called, depth)
+            if instruction.opcode == "while":
+                for part in ("condition", "body"):
+                    yield from walk(instruction.called(part), depth + 1)
 
     return list(walk("ENTRY", 0))

@@ -169,8 +169,12 @@ def test_collectives_by_loop():
   ROOT %all-gather.7 = f32[4] all-gather(%p), dimensions={0}
 }
 
+%agreed (p: f32[4]) -> pred[] {
+  ROOT %all-reduce.2 = pred[] all-reduce(%p), to_apply=%sum
+}
+
 %chunk (p: f32[4]) -> f32[4] {
-  %while.2 = f32[4] while(%p), condition=%c, body=%step.1
+  %while.2 = f32[4] while(%p), condition=%agreed, body=%step.1
   ROOT %all-reduce.3 = f32[4] all-reduce(%while.2), to_apply=%sum
 }
 
@@ -187,7 +191,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 }
 """
     assert hlo.collectives(text) == {
-        hlo.STEPS: Counter({"all-gather": 1}),
+        hlo.STEPS: Counter({"all-gather": 1, "all-reduce": 1}),
         hlo.CHUNKS: Counter({"all-reduce": 1}),
         hlo.OUTSIDE: Counter({"all-reduce": 1, "reduce-scatter": 1}),
     }

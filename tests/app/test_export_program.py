@@ -205,6 +205,8 @@ def test_a_name_that_ends_in_no_kind_of_file(saved, refuses):
 @pytest.mark.parametrize("ending", ["onnx", "stablehlo", "safetensors"])
 def test_what_is_no_regular_file_is_not_replaced(saved, refuses, ending):
     """It may be a device; nor is the end of a link to one."""
+    if ending == "onnx":
+        pytest.importorskip("onnx")
     saved("language")
     os.mkfifo("pipe")
     Path(f"link.{ending}").symlink_to("pipe")
