@@ -24,7 +24,7 @@ MASK = jnp.asarray(np.random.default_rng(5).random((T, B)) < 0.6)
 KERNEL, BIAS = P(None, "model"), P("model")  # of a divided vocabulary
 
 
-@pytest.fixture(params=["blocks", "one block"], autouse=True)
+@pytest.fixture(params=["blocks", pytest.param("one block", marks=pytest.mark.long)], autouse=True)
 def of_blocks(request, monkeypatch):
     """Blocks of four columns, or all columns at once."""
     if request.param == "blocks":

@@ -327,7 +327,13 @@ def test_attention_over_every_step(kind, memory_rows):
 
 
 @of_both_kinds
-@pytest.mark.parametrize("layer", [*LAYERS.values(), *map(gr.recurrent, CELLS)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *LAYERS.values(),
+        *(pytest.param(gr.recurrent(cell), marks=pytest.mark.long) for cell in CELLS),
+    ],
+)
 def test_collectives(layer, kind):
     """Weight gradients are added up once, outside every loop over time where axes are explicit.
 

@@ -92,7 +92,7 @@ assert not [name for name in sys.modules if name.startswith("gatedrnn")]
 
 @pytest.mark.parametrize(
     "task",
-    [t if t == "tagger" else pytest.param(t, marks=pytest.mark.processes) for t in READS],
+    [pytest.param(task, marks=pytest.mark.processes) for task in READS],
 )
 def test_a_program_runs_where_this_package_is_not(saved, command, refuses, task):
     """It gives the values of the network at several sizes; the command has compared them, too."""

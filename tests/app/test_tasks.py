@@ -94,10 +94,11 @@ def assert_measured(task, run):
     assert baselines == task.baselines()
 
 
-# two models and beams: the longest
+SLOW = {"dates", "digit_writer", "frames", "tagger"}
+
+
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.long) if n == "dates" else n for n in tiny.TASKS],
+    "name", [pytest.param(n, marks=pytest.mark.long) if n in SLOW else n for n in tiny.TASKS]
 )
 def test_trained_stopped_resumed_and_evaluated(command, monkeypatch, prepared, name):
     """A run that is stopped and resumed ends as one that is not, and `eval` repeats its figures.

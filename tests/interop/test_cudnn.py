@@ -16,6 +16,8 @@ from networks import apply, assert_trees_close, assert_trees_equal, normal, outc
 import gatedrnn as gr
 from gatedrnn._interop import cudnn_layer
 
+pytestmark = pytest.mark.long
+
 T, IN, H, B = 5, 3, 4, 3  # time, input features, features, batch
 STEPS = jnp.arange(T, dtype=jnp.int32)[:, None]
 LSTM = gr.LSTM(H)

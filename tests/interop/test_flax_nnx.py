@@ -42,6 +42,8 @@ from flax import nnx
 from gatedrnn.flax import from_tree, to_tree
 from gatedrnn.flax.nnx import Cell, Layer
 
+pytestmark = pytest.mark.long
+
 KEY = jax.random.key(7)
 
 

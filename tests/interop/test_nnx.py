@@ -30,6 +30,8 @@ from interop.flax_cases import (
     without_inside,
 )
 
+pytestmark = pytest.mark.long
+
 nnx = pytest.importorskip("flax.nnx")
 
 XS = normal(T, B, IN)
